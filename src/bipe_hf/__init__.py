@@ -1,0 +1,47 @@
+"""Bilevel Positional Encoding (BiPE) for Hugging Face Transformers.
+
+Importing this package registers its configurations, models and tokenizer with the Auto classes.
+"""
+
+from importlib.metadata import version
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+from .configuration_bipe import BipeLlamaConfig
+from .modeling_bipe_llama import (
+    BipeLlamaForCausalLM,
+    BipeLlamaForQuestionAnswering,
+    BipeLlamaForSequenceClassification,
+    BipeLlamaForTokenClassification,
+    BipeLlamaModel,
+)
+from .tokenization_bipe import BipeTokenizer
+
+
+__version__ = version("bipe-hf")
+
+__all__ = [
+    "BipeLlamaConfig",
+    "BipeLlamaForCausalLM",
+    "BipeLlamaForQuestionAnswering",
+    "BipeLlamaForSequenceClassification",
+    "BipeLlamaForTokenClassification",
+    "BipeLlamaModel",
+    "BipeTokenizer",
+]
+
+AutoConfig.register("bipe_llama", BipeLlamaConfig)
+AutoModel.register(BipeLlamaConfig, BipeLlamaModel)
+AutoModelForCausalLM.register(BipeLlamaConfig, BipeLlamaForCausalLM)
+AutoModelForSequenceClassification.register(BipeLlamaConfig, BipeLlamaForSequenceClassification)
+AutoModelForTokenClassification.register(BipeLlamaConfig, BipeLlamaForTokenClassification)
+AutoModelForQuestionAnswering.register(BipeLlamaConfig, BipeLlamaForQuestionAnswering)
+AutoTokenizer.register(BipeLlamaConfig, fast_tokenizer_class=BipeTokenizer)

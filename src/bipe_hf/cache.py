@@ -1,0 +1,138 @@
+"""Segment history as one more layer of a transformers cache.
+
+A cached step sees only the new tokens, so the running segment index and the intra position must come from the cache. A
+`Cache` is a list of layers and runs `crop`, `reorder_cache`, `batch_repeat_interleave`, `batch_select_indices` and `reset`
+over all of them; a layer that keeps the segment state is therefore cropped, reordered and repeated together with the keys.
+"""
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .segmentation import SegmentState
+
+
+class SegmentHistoryLayer(CacheLayerMixin):
+    """Keeps the segment state after every cached token, or after the last one only.
+
+    Args:
+        is_static (`bool`):
+            For caches of fixed shape, which are never cropped: only the latest state is kept, and it is overwritten in
+            place so that a compiled step finds it at the same address. Otherwise the state after every token is kept,
+            which is what `crop` needs.
+    """
+
+    supports_early_init = False
+
+    def __init__(self, is_static: bool):
+        super().__init__()
+        self.is_compileable = is_static
+        self.is_croppable = not is_static
+        # `torch.LongTensor` of shape (batch, cached length or 1, 3): the fields of SegmentState
+        self.states: torch.Tensor | None = None
+
+    def latest(self) -> SegmentState | None:
+        """The state after the last cached token, entries of shape `(batch, 1)`; None while nothing is cached."""
+        if self.states is None or self.states.shape[1] == 0:
+            return None
+        return SegmentState(*self.states[:, -1:].unbind(-1))
+
+    def append(self, state: SegmentState) -> None:
+        """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
+        states = torch.stack(state, dim=-1)
+        if self.is_croppable:
+            self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
+        elif self.states is None:
+            self.states = states[:, -1:].clone()
+            if not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(self.states)
+        else:
+            self.states.copy_(states[:, -1:])
+        self.is_initialized = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        # A negative number removes from the end; older transformers also give the length to keep as a positive number.
+        if self.states is not None and tokens_to_remove != 0:
+            self.states = self.states[:, :tokens_to_remove]
+
+    def reset(self) -> None:
+        # The static tensor keeps its address; (-1, -1, 1) is the state before any token.
+        if self.states is not None and not self.is_croppable:
+            self.states.copy_(self.states.new_tensor([-1, -1, 1]).expand_as(self.states))
+        else:
+            self.states = None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.states is not None:
+            self.states = self.states.repeat_interleave(repeats, dim=0)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.states is not None:
+            self.states = self.states[rows.to(self.states.device)]
+
+    def get_seq_length(self) -> int:
+        return 0 if self.states is None else self.states.shape[1]
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    # The layer holds a few integers a token and no keys: there is nothing to allocate early, to offload or to fetch.
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None: ...
+
+    def offload(self) -> None: ...
+
+    def prefetch(self) -> None: ...
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        raise TypeError("a segment history layer holds no keys: the cache was made for a model with more layers")
+
+
+def read_segment_history(cache: Cache | None) -> SegmentState | None:
+    """The segment state after the last cached token, or None where nothing is cached yet.
+
+    Raises:
+        ValueError: if the cache holds keys but no segment history: another model wrote it, and starting again at segment
+            0 would be silently wrong; or if the two were not cropped together.
+    """
+    if cache is None:
+        return None
+    layer = _segment_history_layer(cache)
+    if layer is None:
+        if cache.get_seq_length() > 0:
+            raise ValueError(
+                f"past_key_values holds {int(cache.get_seq_length())} tokens but no segment history, so the segment of "
+                "the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
+            )
+        return None
+    if layer.is_croppable and layer.get_seq_length() != cache.get_seq_length():
+        raise ValueError(
+            f"past_key_values holds {cache.get_seq_length()} tokens but a segment history of {layer.get_seq_length()}. "
+            "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike."
+        )
+    return layer.latest()
+
+
+def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: int) -> None:
+    """Appends the states after new tokens (entries of shape `(batch, new tokens)`) to the cache."""
+    layer = _segment_history_layer(cache)
+    if layer is None:
+        # A cache made without a config grows its layers on demand; ours must come after all of them.
+        while len(cache.layers) < num_hidden_layers:
+            cache.layers.append(cache.layer_class_to_replicate())
+        layer = SegmentHistoryLayer(is_static=cache.is_compileable)
+        cache.layers.append(layer)
+    layer.append(state)
+
+
+def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:
+    if cache.layers and isinstance(cache.layers[-1], SegmentHistoryLayer):
+        return cache.layers[-1]
+    return None

@@ -1,0 +1,96 @@
+"""The configuration fields of BiPE, once, and the configuration class of each family."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig, PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+INTER_ENCODINGS = ("rope", "alibi", "none")
+INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
+SEGMENTATIONS = ("separators", "tokens", "document")
+
+
+@strict
+class BipeConfigMixin(PreTrainedConfig):
+    """Fields that a BiPE configuration has beyond its parent's.
+
+    Args:
+        inter_encoding (`str`, *optional*, defaults to `"rope"`):
+            Relative encoding over segment ids: `"rope"`, `"alibi"` or `"none"`.
+        intra_encoding (`str`, *optional*, defaults to `"learned"`):
+            Absolute encoding of the position inside a segment, added to the word embedding: `"learned"`, `"sinusoidal"`
+            or `"none"`.
+        segmentation (`str`, *optional*, defaults to `"separators"`):
+            What a segment is: `"separators"` (a run of tokens up to a separator), `"tokens"` (each token its own, which
+            makes the plain encoding of `inter_encoding`) or `"document"` (all one, which makes a plain absolute encoding).
+        separator_token_ids (`list[int]`, *optional*, defaults to `[]`):
+            Tokens that end a segment, for `segmentation="separators"`. `BipeTokenizer.separator_token_ids` has them.
+        max_segment_length (`int`, *optional*, defaults to 1024):
+            Rows of the intra table, in tokens. Later positions of a longer segment share the last row.
+        alibi_slope_scale (`float`, *optional*, defaults to 96.0):
+            Factor on the ALiBi slopes of Press et al. The paper takes 96 over segments; plain ALiBi is 1.0.
+        log_scale_train_length (`int`, *optional*):
+            Turns on the authors' `log_scale`: queries are multiplied by `log(seg + 1) / log(log_scale_train_length)`.
+
+    Raises:
+        ValueError: if a field has a value that is not accepted; the message says which are.
+    """
+
+    inter_encoding: str = "rope"
+    intra_encoding: str = "learned"
+    segmentation: str = "separators"
+    separator_token_ids: list[int] | None = None
+    max_segment_length: int = 1024
+    alibi_slope_scale: float | int = 96.0
+    log_scale_train_length: int | None = None
+
+    def __post_init__(self, **kwargs):
+        self.separator_token_ids = sorted(set(self.separator_token_ids or []))
+        super().__post_init__(**kwargs)
+        if self.segmentation == "separators" and not self.separator_token_ids:
+            logger.warning_once(
+                "segmentation is 'separators' but separator_token_ids is empty: every sequence is one segment, so the "
+                "inter encoding has nothing to tell apart. Pass separator_token_ids=BipeTokenizer.separator_token_ids, "
+                "or say segmentation='document' if this is meant."
+            )
+
+    def validate_bipe_fields(self):
+        """Part of `@strict`-powered validation: the values of the BiPE fields."""
+        for name, accepted in (
+            ("inter_encoding", INTER_ENCODINGS),
+            ("intra_encoding", INTRA_ENCODINGS),
+            ("segmentation", SEGMENTATIONS),
+        ):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        if self.max_segment_length < 1:
+            raise ValueError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
+        if not 0 < self.alibi_slope_scale < float("inf"):
+            raise ValueError(f"alibi_slope_scale must be a positive number, got {self.alibi_slope_scale}")
+        if self.log_scale_train_length is not None and self.log_scale_train_length < 2:
+            raise ValueError(
+                "log_scale_train_length must be None or at least 2 (its logarithm divides the queries), "
+                f"got {self.log_scale_train_length}"
+            )
+        outside = [token_id for token_id in self.separator_token_ids if not 0 <= token_id < self.vocab_size]
+        if outside:
+            raise ValueError(
+                f"separator_token_ids must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
+            )
+
+
+@strict
+class BipeLlamaConfig(BipeConfigMixin, LlamaConfig):
+    __doc__ = f"""Configuration of a Llama model with bilevel positional encoding.
+
+    All fields of [`~transformers.LlamaConfig`], and:
+
+    {BipeConfigMixin.__doc__.partition("Args:")[2]}
+
+    With `inter_encoding="rope"`, lengths in `rope_parameters` and `max_position_embeddings` count segments where the
+    rotary scaling reads them.
+    """
+
+    model_type = "bipe_llama"

@@ -1,0 +1,225 @@
+"""Import of the authors' checkpoints: their configuration and weights to a `bipe_llama` folder.
+
+The authors' release (github.com/zhenyuhe00/BiPE) is a Llama of transformers 4.3x with fields `rpe_type`, `train_scale`,
+`log_scale` and `rope_scaling` in its configuration, one table `model.embeds.0.weight` of intra positions, and, for ALiBi,
+a buffer `self_attn.alibi` in every layer.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .configuration_bipe import BipeLlamaConfig
+from .modeling_bipe_llama import BipeLlamaForCausalLM
+from .positional import alibi_slopes
+
+
+# Their `rpe_type`: inter encoding, intra encoding, segmentation, factor on the slopes
+ENCODINGS = {
+    "rope": ("rope", "none", "tokens", 1.0),
+    "alibi": ("alibi", "none", "tokens", 1.0),
+    "bipe_rope": ("rope", "learned", "separators", 96.0),
+    "bipe_alibi": ("alibi", "learned", "separators", 96.0),
+}
+AUTHORS_SEPARATOR_TOKEN_IDS = (13, 869)
+# Their code clamps intra positions here whatever the size of the table, so later rows were never read.
+AUTHORS_TABLE_ROWS = 1024
+SAME_IN_BOTH = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
+    "max_position_embeddings initializer_range rms_norm_eps bos_token_id eos_token_id tie_word_embeddings"
+).split()
+
+INTRA_TABLE = "model.embeds.0.weight"
+ALIBI_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.alibi")
+ROTARY_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key of a checkpoint; `str()` gives the text that the command prints."""
+
+    source: Path
+    output: Path
+    encoding: str
+    parameters: int
+    used: dict[str, str] = field(default_factory=dict)
+    """Key in the checkpoint: what it became."""
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.used))
+        lines = [f"{key:<{width}}  {fate}" for key, fate in sorted(self.used.items())]
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append(f"{self.source} -> {self.output}: {self.encoding}, {self.parameters:,} parameters")
+        return "\n".join(lines)
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    separator_token_ids: list[int] | None = None,
+) -> ConversionReport:
+    """Turns a checkpoint of the authors' code into a folder that `AutoModelForCausalLM` loads.
+
+    Args:
+        checkpoint: folder with `config.json` and weights, in one file or sharded, as `.safetensors` or `.bin`. A pickle is
+            read as weights only and can run no code.
+        output: folder to write; must be empty or new unless `overwrite`.
+        separator_token_ids: tokens that end a segment, where the checkpoint was trained with others than the authors'
+            released code, which takes 869 and 13 of the Llama tokenizer.
+
+    Raises:
+        FileNotFoundError: if the folder, its configuration or its weights are not there.
+        FileExistsError: if `output` is not empty and `overwrite` is not given.
+        ValueError: if the configuration is none of the authors', if a file cannot be read, or if a key of the checkpoint is
+            unknown, missing or of the wrong shape.
+    """
+    checkpoint, output = Path(checkpoint), Path(output)
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(f"checkpoint folder not found: {checkpoint}")
+    if output.exists() and any(output.iterdir()) and not overwrite:
+        raise FileExistsError(f"output folder is not empty: {output} (--overwrite writes the model into it all the same)")
+
+    source_config = _read_json(checkpoint / "config.json")
+    weights = read_weights(checkpoint)
+    report = ConversionReport(checkpoint, output, encoding=str(source_config.get("rpe_type")), parameters=0)
+    config = _convert_config(source_config, weights, separator_token_ids, report)
+    with torch.device("meta"):
+        expected = BipeLlamaForCausalLM(config).state_dict()
+    state_dict = _convert_weights(weights, config, set(expected), report)
+
+    if config.tie_word_embeddings and "lm_head.weight" not in state_dict:
+        state_dict["lm_head.weight"] = state_dict["model.embed_tokens.weight"]
+    missing = sorted(set(expected) - set(state_dict))
+    if missing:
+        raise ValueError(f"{checkpoint} lacks the keys {', '.join(missing)}")
+    for key, value in state_dict.items():
+        if value.shape != expected[key].shape:
+            raise ValueError(
+                f"{key} has the shape {tuple(value.shape)}, but config.json asks for {tuple(expected[key].shape)}"
+            )
+    model = BipeLlamaForCausalLM(config).to(state_dict["model.embed_tokens.weight"].dtype)
+    model.load_state_dict(state_dict)
+    report.parameters = model.num_parameters()
+    model.save_pretrained(output)
+    return report
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint folder, by name. Pickles are read as weights only."""
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / single).is_file():
+            return _read_tensors(folder / single)
+        if (folder / index).is_file():
+            shards = sorted(set(_read_json(folder / index)["weight_map"].values()))
+            return {key: value for shard in shards for key, value in _read_tensors(folder / shard).items()}
+    raise FileNotFoundError(
+        f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and their sharded forms (*.index.json)"
+    )
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file not found: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds more than weights, or is corrupt; nothing in it was run") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is corrupt or no weights file: {error}") from error
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"file not found: {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _convert_config(
+    source: dict, weights: dict[str, torch.Tensor], separator_token_ids: list[int] | None, report: ConversionReport
+) -> BipeLlamaConfig:
+    rpe_type = source.get("rpe_type")
+    if rpe_type not in ENCODINGS:
+        raise ValueError(
+            f"rpe_type in config.json must be one of {', '.join(ENCODINGS)} (the authors' field), got {rpe_type!r}"
+        )
+    inter_encoding, intra_encoding, segmentation, slope_scale = ENCODINGS[rpe_type]
+    fields = {key: source[key] for key in SAME_IN_BOTH if key in source}
+    fields["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+    scaling = source.get("rope_scaling")
+    if scaling is not None and inter_encoding == "rope":
+        if scaling.get("type") not in ("linear", "dynamic"):
+            raise ValueError(f"rope_scaling type must be linear or dynamic, got {scaling.get('type')!r}")
+        fields["rope_parameters"] |= {"rope_type": scaling["type"], "factor": float(scaling["factor"])}
+        if scaling["type"] == "dynamic" and segmentation == "separators":
+            report.notes.append(
+                "dynamic scaling grows with the number of segments here, with the number of tokens in the authors' code"
+            )
+    if source.get("pad_token_id") is not None and source["pad_token_id"] >= 0:
+        fields["pad_token_id"] = source["pad_token_id"]
+    if source.get("log_scale"):
+        fields["log_scale_train_length"] = source["train_scale"]
+    if segmentation == "separators":
+        fields["separator_token_ids"] = (
+            list(AUTHORS_SEPARATOR_TOKEN_IDS) if separator_token_ids is None else separator_token_ids
+        )
+        if INTRA_TABLE in weights:
+            fields["max_segment_length"] = min(len(weights[INTRA_TABLE]), AUTHORS_TABLE_ROWS)
+    return BipeLlamaConfig(
+        inter_encoding=inter_encoding,
+        intra_encoding=intra_encoding,
+        segmentation=segmentation,
+        alibi_slope_scale=slope_scale,
+        **fields,
+    )
+
+
+def _convert_weights(
+    weights: dict[str, torch.Tensor], config: BipeLlamaConfig, expected: set[str], report: ConversionReport
+) -> dict[str, torch.Tensor]:
+    state_dict = {}
+    for key, value in weights.items():
+        if key == INTRA_TABLE and config.intra_encoding == "learned":
+            target = "model.intra_encoding.weight"
+            state_dict[target] = value[: config.max_segment_length]
+            dropped = len(value) - config.max_segment_length
+            report.used[key] = target + (f" ({dropped} rows that were never read left out)" if dropped else "")
+        elif ALIBI_BUFFER.fullmatch(key) and config.inter_encoding == "alibi":
+            _check_alibi_buffer(key, value, config)
+            report.used[key] = "computed from the configuration (checked: the slopes are the same)"
+        elif ROTARY_BUFFER.fullmatch(key):
+            report.used[key] = "computed from the configuration"
+        elif key in expected:
+            state_dict[key] = value
+            report.used[key] = key
+        else:
+            raise ValueError(f"unknown key {key!r} of shape {tuple(value.shape)}: nothing in the model takes it")
+    return state_dict
+
+
+def _check_alibi_buffer(key: str, buffer: torch.Tensor, config: BipeLlamaConfig) -> None:
+    slopes = config.alibi_slope_scale * torch.tensor(alibi_slopes(config.num_attention_heads), dtype=torch.float64)
+    if buffer.ndim != 4 or buffer.shape[1] != len(slopes) or buffer.shape[3] < 2:
+        raise ValueError(f"{key} must have the shape (1, {len(slopes)}, 1, length), got {tuple(buffer.shape)}")
+    stored = buffer[0, :, 0, 1].double()
+    if not torch.allclose(stored, slopes, rtol=1e-2):  # the buffer may be stored in 16 bits
+        raise ValueError(f"{key} holds other slopes than {config.alibi_slope_scale} x those of Press et al.")

@@ -1,0 +1,254 @@
+"""What every BiPE model does, whatever its family: positions in front, segment history behind, segments in `generate`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+
+from .cache import read_segment_history, write_segment_history
+from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterTerms, mask_for_columns
+from .segmentation import (
+    Segments,
+    SegmentState,
+    document_starts,
+    positions_in_document,
+    segment_tokens,
+)
+
+
+class BilevelInputs(NamedTuple):
+    """What the layers of a model receive; made once per forward by [`BipeModelMixin.bilevel_inputs`]."""
+
+    hidden_states: torch.Tensor
+    """Word embeddings plus intra encoding, of shape `(batch, length, hidden_size)`."""
+    attention_mask: torch.Tensor | None
+    """In the form that the attention backend wants."""
+    inter_terms: InterTerms
+    layer_kwargs: dict
+    """Where documents start, for the backends that take no mask."""
+
+
+class BipePreTrainedMixin:
+    """Weight initialisation of what BiPE adds. Comes before the `PreTrainedModel` of the family."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, tuple(INTER_ENCODINGS.values())):
+            module.reset_buffers()
+        elif isinstance(module, BipeModelMixin):
+            init.copy_(module.separator_token_ids, torch.tensor(module.config.separator_token_ids, dtype=torch.long))
+
+
+class BipeModelMixin:
+    """The base model's part: segments, encodings, mask and history. Comes before the base model of the family."""
+
+    def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module]) -> None:
+        """Builds the encodings that the configuration names."""
+        self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
+        self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class)
+        separators = torch.tensor(config.separator_token_ids, dtype=torch.long)
+        self.separator_token_ids = nn.Buffer(separators, persistent=False)
+
+    def segment(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None = None,
+        *,
+        is_token: torch.Tensor | None = None,
+        starts_document: torch.Tensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        past: SegmentState | None = None,
+    ) -> Segments:
+        """Segments of the given tokens under this model's segmentation (see [`segment_tokens`]).
+
+        Raises:
+            ValueError: if `segment_ids` is neither given nor can be derived, or has the wrong shape or dtype.
+        """
+        inputs = input_ids if input_ids is not None else inputs_embeds
+        batch_size, length = inputs.shape[:2]
+        if segment_ids is not None:
+            if segment_ids.shape != (batch_size, length):
+                raise ValueError(
+                    f"segment_ids must have one id for each token, shape {(batch_size, length)}, got "
+                    f"{tuple(segment_ids.shape)}"
+                )
+            if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
+                raise ValueError(f"segment_ids must be integers, got {segment_ids.dtype}")
+            segment_ids = segment_ids.to(inputs.device)
+
+        if self.config.segmentation == "separators" and input_ids is not None:
+            ends_segment = torch.isin(input_ids, self.separator_token_ids)
+        elif self.config.segmentation == "separators" and segment_ids is None:
+            raise ValueError(
+                "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
+                "input_ids. Pass segment_ids of shape (batch, length), or input_ids."
+            )
+        else:
+            ends = self.config.segmentation == "tokens"
+            ends_segment = torch.full((batch_size, length), ends, dtype=torch.bool, device=inputs.device)
+        return segment_tokens(
+            ends_segment, is_token=is_token, starts_document=starts_document, segment_ids=segment_ids, past=past
+        )
+
+    def bilevel_inputs(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        past_key_values: Cache | None,
+        segment_ids: torch.LongTensor | None,
+    ) -> tuple[BilevelInputs, SegmentState]:
+        """Everything that depends on positions, once per forward.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
+            inputs_embeds (`torch.Tensor` of shape `(batch, length, hidden_size)`): word embeddings.
+            attention_mask (`torch.Tensor`, *optional*):
+                2-D, of shape `(batch, past + length)`, 0 at padding; or 4-D as the backend takes it, in which case no
+                token is padding unless `segment_ids` says so.
+            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
+                Read only for where packed documents start.
+            past_key_values ([`~transformers.Cache`], *optional*)
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
+
+        Returns:
+            What the layers receive, and the segment state after each token, for [`write_segment_history`].
+        """
+        batch_size, length = inputs_embeds.shape[:2]
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        is_token = _is_token(attention_mask, past_length, length)
+        starts_document = None
+        if position_ids is not None and length > 1:
+            position_ids = position_ids.to(inputs_embeds.device).expand(batch_size, -1)
+            starts_document = document_starts(position_ids, is_token)
+            if not (torch.compiler.is_compiling() or starts_document.any()):
+                starts_document = None
+        if starts_document is not None and past_key_values is not None:
+            if not torch.compiler.is_compiling():
+                raise ValueError(
+                    "position_ids restart inside the sequence (packed documents) while past_key_values is given: tokens "
+                    "would attend to the documents before theirs. Pass packed documents without a cache."
+                )
+            starts_document = None
+
+        segments = self.segment(
+            input_ids,
+            inputs_embeds,
+            is_token=is_token,
+            starts_document=starts_document,
+            segment_ids=segment_ids,
+            past=read_segment_history(past_key_values),
+        )
+        hidden_states = inputs_embeds
+        if self.intra_encoding is not None:
+            hidden_states = hidden_states + self.intra_encoding(segments.intra_positions, hidden_states.dtype)
+        terms = self.inter_encoding(segments.segment_ids, hidden_states)
+
+        layer_kwargs = {}
+        if starts_document is None:
+            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values)
+        else:
+            # Documents and padding in one: transformers looks for documents only where it is given no 2-D mask.
+            position_ids = positions_in_document(starts_document, is_token)
+            keeps_mask = attention_mask is not None and attention_mask.ndim != 2
+            mask = create_causal_mask(
+                self.config,
+                inputs_embeds,
+                attention_mask if keeps_mask else None,
+                past_key_values=None,
+                position_ids=position_ids,
+            )
+            if "flash" in self.config._attn_implementation:
+                lengths, longest = prepare_fa_kwargs_from_position_ids(position_ids)
+                layer_kwargs = dict(
+                    zip(("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"), (*lengths, *longest), strict=True)
+                )
+        if terms.columns is not None and isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16):
+            mask = mask_for_columns(mask)
+        return BilevelInputs(hidden_states, mask, terms, layer_kwargs), segments.state
+
+    def write_segment_history(self, cache: Cache | None, state: SegmentState) -> None:
+        if cache is not None:
+            write_segment_history(cache, state, self.config.num_hidden_layers)
+
+
+class BipeGenerationMixin:
+    """`generate` with segments. Comes before the causal language model of the family."""
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        segment_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """Adds `segment_ids` where the model cannot derive them from the inputs of one step.
+
+        Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
+        With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so the
+        segments are found before that.
+        """
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        has_padding_mask = attention_mask is not None and attention_mask.ndim == 2
+        if segment_ids is not None:
+            total_length = attention_mask.shape[1] if has_padding_mask else input_ids.shape[1]
+            inputs["segment_ids"] = self._segment_ids_of_step(segment_ids, total_length, inputs, is_first_iteration)
+        elif has_padding_mask and past_key_values is not None and past_key_values.is_compileable:
+            step_ids, step_embeds = inputs["input_ids"], inputs.get("inputs_embeds")
+            length = (step_ids if step_ids is not None else step_embeds).shape[1]
+            if length > 1:
+                segments = self.get_decoder().segment(
+                    step_ids,
+                    step_embeds,
+                    is_token=attention_mask[:, -length:].bool(),
+                    past=read_segment_history(past_key_values),
+                )
+                inputs["segment_ids"] = segments.segment_ids
+        return inputs
+
+    def _segment_ids_of_step(
+        self, segment_ids: torch.LongTensor, total_length: int, inputs: dict, is_first_iteration: bool | None
+    ) -> torch.LongTensor | None:
+        """The part of the prompt's `segment_ids` that belongs to this step, continued where the step goes beyond it."""
+        if is_first_iteration and segment_ids.shape[1] < total_length:
+            raise ValueError(
+                f"segment_ids must cover all {total_length} tokens of the prompt, the cached ones included, got "
+                f"{segment_ids.shape[1]}"
+            )
+        step_ids = inputs["input_ids"]
+        length = (step_ids if step_ids is not None else inputs["inputs_embeds"]).shape[1]
+        given = segment_ids[:, total_length - length : total_length]
+        if given.shape[1] in (0, length):
+            return given if given.shape[1] else None
+        decoder = self.get_decoder()
+        known = decoder.segment(step_ids[:, : given.shape[1]], segment_ids=given)
+        last = SegmentState(*(entry[:, -1:] for entry in known.state))
+        rest = decoder.segment(step_ids[:, given.shape[1] :], past=last)
+        return torch.cat([given, rest.segment_ids], dim=1)
+
+
+def _is_token(attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, length: int) -> torch.Tensor | None:
+    """Which of the new tokens are no padding, of shape `(batch, length)`; None where the mask does not say."""
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+        return None
+    columns = torch.arange(length, device=attention_mask.device) + past_length
+    return attention_mask.index_select(1, columns).bool()

@@ -1,0 +1,171 @@
+"""Token ids to segment ids to intra positions: the two levels of BiPE, in plain vectorised torch.
+
+A segment is a run of tokens that ends with a separator; the separator belongs to the segment that it ends
+(He et al., ICML 2024, arXiv 2401.16421, section 3). Nothing here loops, reads a value on the host or changes shape with
+the data, so everything compiles with `torch.compile(fullgraph=True)`.
+
+Three conventions hold in the whole package:
+
+- padding belongs to no segment: its segment id is `PADDING_SEGMENT_ID`, and it does not move any other token's position;
+- a step of `position_ids` that goes down or stays is the start of a new packed document, whose segments count from 0;
+- `SegmentState` is all that the next token needs to know of the past, so a cache keeps that and no token.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+PADDING_SEGMENT_ID = -1
+
+
+class SegmentState(NamedTuple):
+    """What a token leaves to the next one; each a `torch.LongTensor` of shape `(batch, length)`.
+
+    Before any token the state is `(-1, -1, 1)`: as if a segment -1 had just ended.
+    """
+
+    segment_id: torch.Tensor
+    """Segment of the last token that is no padding, -1 before the first."""
+    intra_position: torch.Tensor
+    """Position of that token inside its segment, -1 before the first."""
+    ended: torch.Tensor
+    """1 where that token ended its segment, else 0."""
+
+
+class Segments(NamedTuple):
+    """Both positions of every token and the state after it."""
+
+    segment_ids: torch.Tensor
+    """`torch.LongTensor` of shape `(batch, length)`, `PADDING_SEGMENT_ID` at padding."""
+    intra_positions: torch.Tensor
+    """`torch.LongTensor` of shape `(batch, length)`, 0 at padding; not clamped to a table."""
+    state: SegmentState
+
+
+def initial_state(batch_size: int, device: torch.device | str | None = None) -> SegmentState:
+    """The state before any token, each entry of shape `(batch_size, 1)`."""
+    minus_one = torch.full((batch_size, 1), -1, dtype=torch.long, device=device)
+    return SegmentState(minus_one, minus_one, torch.ones_like(minus_one))
+
+
+def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:
+    """Marks the tokens at which a new packed document starts.
+
+    Args:
+        position_ids (`torch.LongTensor` of shape `(batch, length)`):
+            Position of each token in its document. Where it does not go up, a new document starts.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            False at padding, which starts nothing and is passed over. All tokens by default.
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, length)`. A row's first token is not marked: nothing stands before it.
+    """
+    before_any = position_ids.new_full((position_ids.shape[0], 1), torch.iinfo(position_ids.dtype).min)
+    starts = position_ids <= _at_previous_token(position_ids, is_token, before_any)
+    return starts if is_token is None else starts & is_token
+
+
+def segment_tokens(
+    ends_segment: torch.Tensor,
+    *,
+    is_token: torch.Tensor | None = None,
+    starts_document: torch.Tensor | None = None,
+    segment_ids: torch.Tensor | None = None,
+    past: SegmentState | None = None,
+) -> Segments:
+    """Finds the segment of every token and the token's position inside it.
+
+    Args:
+        ends_segment (`torch.BoolTensor` of shape `(batch, length)`):
+            True at separators.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            False at padding, on either side or in between. All tokens by default.
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            True where a packed document starts (see [`document_starts`]).
+        segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+            Given segment ids. They override the counting of separators; negative ones are padding. A segment is then a
+            run of equal ids inside a document.
+        past ([`SegmentState`], *optional*):
+            State after the tokens that came before, entries of shape `(batch, 1)`. Nothing came before by default.
+
+    Returns:
+        [`Segments`]
+    """
+    if past is None:
+        past = initial_state(ends_segment.shape[0], ends_segment.device)
+    if segment_ids is not None:
+        is_given = segment_ids >= 0
+        is_token = is_given if is_token is None else is_token & is_given
+    if is_token is not None:
+        ends_segment = ends_segment & is_token
+
+    if segment_ids is None:
+        ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
+        if starts_document is not None:
+            # The count never falls, so the running maximum is the count at the start of the latest document.
+            ended_before = ended_before - torch.where(starts_document, ended_before, 0).cummax(dim=1).values
+        segment_ids = ended_before
+    segment_ids = _at_latest_token(segment_ids.long(), is_token, past.segment_id)
+
+    starts_segment = segment_ids != _shift(segment_ids, past.segment_id)
+    if starts_document is not None:
+        starts_segment = starts_segment | starts_document
+    index = _token_index(ends_segment, is_token) + past.intra_position + 1
+    intra_positions = index - torch.where(starts_segment, index, 0).cummax(dim=1).values
+
+    ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
+    state = SegmentState(segment_ids, intra_positions, ended)
+    if is_token is not None:
+        segment_ids = torch.where(is_token, segment_ids, PADDING_SEGMENT_ID)
+        intra_positions = torch.where(is_token, intra_positions, 0)
+    return Segments(segment_ids, intra_positions, state)
+
+
+def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:
+    """`position_ids` that step by one inside a document and restart at 0 wherever attention must not look back.
+
+    Runs of padding become documents of their own, so that no token attends to them. This is the form in which
+    transformers reads packed documents when it makes masks.
+
+    Args:
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`)
+        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*)
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, length)`
+    """
+    if is_token is not None:
+        starts_document = starts_document | (is_token != _shift(is_token, is_token[:, :1]))
+    index = torch.arange(starts_document.shape[1], device=starts_document.device).expand_as(starts_document)
+    return index - torch.where(starts_document, index, 0).cummax(dim=1).values
+
+
+def _shift(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Moves `values` one column to the right; `first`, of shape `(batch, 1)`, comes in from the left."""
+    return torch.cat([first, values[:, :-1]], dim=1)
+
+
+def _exclusive_cumsum(values: torch.Tensor) -> torch.Tensor:
+    return values.cumsum(dim=1) - values.long()
+
+
+def _token_index(like: torch.Tensor, is_token: torch.Tensor | None) -> torch.Tensor:
+    """Counts tokens from 0, padding passed over (it repeats the index of the token before it)."""
+    if is_token is None:
+        return torch.arange(like.shape[1], device=like.device).expand(like.shape)
+    return is_token.cumsum(dim=1) - 1
+
+
+def _at_latest_token(values: torch.Tensor, is_token: torch.Tensor | None, before_any: torch.Tensor) -> torch.Tensor:
+    """Replaces the values at padding by the one at the latest token before it, or by `before_any` where there is none."""
+    if is_token is None:
+        return values
+    column = torch.arange(1, values.shape[1] + 1, device=values.device)
+    latest = torch.where(is_token, column, 0).cummax(dim=1).values
+    return torch.cat([before_any, values], dim=1).gather(1, latest)
+
+
+def _at_previous_token(values: torch.Tensor, is_token: torch.Tensor | None, before_any: torch.Tensor) -> torch.Tensor:
+    """The value at the latest token strictly before each column, or `before_any` where there is none."""
+    return _shift(_at_latest_token(values, is_token, before_any), before_any)
