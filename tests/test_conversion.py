@@ -19,8 +19,8 @@ from bipe_hf.segmentation import segment_tokens
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(folder.name for folder in GOLDEN.iterdir())
-# The authors add `slope * seg_j`, up to 6,000 here, to a logit of order 1 in float32. With 12 heads, whose slopes are no
-# round numbers, that alone moves their result by 3.07e-4 from float64: nothing exact can come within 1e-4 of it.
+# The authors add `slope * seg_j`, up to 6,000 here, to a logit of order 1 in float32. With 12 heads, whose slopes are
+# no round numbers, that alone moves their result by 3.07e-4 from float64: nothing exact can come within 1e-4 of it.
 ROUNDED_BY_THE_AUTHORS = "bipe_alibi_12_heads"
 
 

@@ -1,8 +1,9 @@
 """Segment history as one more layer of a transformers cache.
 
 A cached step sees only the new tokens, so the running segment index and the intra position must come from the cache. A
-`Cache` is a list of layers and runs `crop`, `reorder_cache`, `batch_repeat_interleave`, `batch_select_indices` and `reset`
-over all of them; a layer that keeps the segment state is therefore cropped, reordered and repeated together with the keys.
+`Cache` is a list of layers and runs `crop`, `reorder_cache`, `batch_repeat_interleave`, `batch_select_indices` and
+`reset` over all of them; a layer that keeps the segment state is therefore cropped, reordered and repeated together
+with the keys.
 """
 
 import torch
@@ -99,8 +100,8 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
     """The segment state after the last cached token, or None where nothing is cached yet.
 
     Raises:
-        ValueError: if the cache holds keys but no segment history: another model wrote it, and starting again at segment
-            0 would be silently wrong; or if the two were not cropped together.
+        ValueError: if the cache holds keys but no segment history: another model wrote it, and starting again at
+            segment 0 would be silently wrong; or if the two were not cropped together.
     """
     if cache is None:
         return None
@@ -108,13 +109,13 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
     if layer is None:
         if cache.get_seq_length() > 0:
             raise ValueError(
-                f"past_key_values holds {int(cache.get_seq_length())} tokens but no segment history, so the segment of "
-                "the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
+                f"past_key_values holds {int(cache.get_seq_length())} tokens but no segment history, so the segment "
+                "of the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
             )
         return None
     if layer.is_croppable and layer.get_seq_length() != cache.get_seq_length():
         raise ValueError(
-            f"past_key_values holds {cache.get_seq_length()} tokens but a segment history of {layer.get_seq_length()}. "
+            f"past_key_values holds {cache.get_seq_length()} tokens, its segment history {layer.get_seq_length()}. "
             "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike."
         )
     return layer.latest()

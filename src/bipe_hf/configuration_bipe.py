@@ -20,11 +20,12 @@ class BipeConfigMixin(PreTrainedConfig):
         inter_encoding (`str`, *optional*, defaults to `"rope"`):
             Relative encoding over segment ids: `"rope"`, `"alibi"` or `"none"`.
         intra_encoding (`str`, *optional*, defaults to `"learned"`):
-            Absolute encoding of the position inside a segment, added to the word embedding: `"learned"`, `"sinusoidal"`
-            or `"none"`.
+            Absolute encoding of the position inside a segment, added to the word embedding: `"learned"`,
+            `"sinusoidal"` or `"none"`.
         segmentation (`str`, *optional*, defaults to `"separators"`):
-            What a segment is: `"separators"` (a run of tokens up to a separator), `"tokens"` (each token its own, which
-            makes the plain encoding of `inter_encoding`) or `"document"` (all one, which makes a plain absolute encoding).
+            What a segment is: `"separators"` (a run of tokens up to a separator), `"tokens"` (each token its own,
+            which makes the plain encoding of `inter_encoding`) or `"document"` (all one, which makes a plain absolute
+            encoding).
         separator_token_ids (`list[int]`, *optional*, defaults to `[]`):
             Tokens that end a segment, for `segmentation="separators"`. `BipeTokenizer.separator_token_ids` has them.
         max_segment_length (`int`, *optional*, defaults to 1024):
@@ -52,7 +53,7 @@ class BipeConfigMixin(PreTrainedConfig):
         if self.segmentation == "separators" and not self.separator_token_ids:
             logger.warning_once(
                 "segmentation is 'separators' but separator_token_ids is empty: every sequence is one segment, so the "
-                "inter encoding has nothing to tell apart. Pass separator_token_ids=BipeTokenizer.separator_token_ids, "
+                "inter encoding has nothing to tell apart. Pass separator_token_ids=tokenizer.separator_token_ids, "
                 "or say segmentation='document' if this is meant."
             )
 

@@ -1,8 +1,8 @@
 """Import of the authors' checkpoints: their configuration and weights to a `bipe_llama` folder.
 
-The authors' release (github.com/zhenyuhe00/BiPE) is a Llama of transformers 4.3x with fields `rpe_type`, `train_scale`,
-`log_scale` and `rope_scaling` in its configuration, one table `model.embeds.0.weight` of intra positions, and, for ALiBi,
-a buffer `self_attn.alibi` in every layer.
+The authors' release (github.com/zhenyuhe00/BiPE) is a Llama of transformers 4.3x with fields `rpe_type`,
+`train_scale`, `log_scale` and `rope_scaling` in its configuration, one table `model.embeds.0.weight` of intra
+positions, and, for ALiBi, a buffer `self_attn.alibi` in every layer.
 """
 
 import json
@@ -31,9 +31,20 @@ AUTHORS_SEPARATOR_TOKEN_IDS = (13, 869)
 # Their code clamps intra positions here whatever the size of the table, so later rows were never read.
 AUTHORS_TABLE_ROWS = 1024
 SAME_IN_BOTH = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act "
-    "max_position_embeddings initializer_range rms_norm_eps bos_token_id eos_token_id tie_word_embeddings"
-).split()
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+)
 
 INTRA_TABLE = "model.embeds.0.weight"
 ALIBI_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.alibi")
@@ -70,8 +81,8 @@ def convert_checkpoint(
     """Turns a checkpoint of the authors' code into a folder that `AutoModelForCausalLM` loads.
 
     Args:
-        checkpoint: folder with `config.json` and weights, in one file or sharded, as `.safetensors` or `.bin`. A pickle is
-            read as weights only and can run no code.
+        checkpoint: folder with `config.json` and weights, in one file or sharded, as `.safetensors` or `.bin`. A
+            pickle is read as weights only and can run no code.
         output: folder to write; must be empty or new unless `overwrite`.
         separator_token_ids: tokens that end a segment, where the checkpoint was trained with others than the authors'
             released code, which takes 869 and 13 of the Llama tokenizer.
@@ -79,14 +90,16 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are not there.
         FileExistsError: if `output` is not empty and `overwrite` is not given.
-        ValueError: if the configuration is none of the authors', if a file cannot be read, or if a key of the checkpoint is
-            unknown, missing or of the wrong shape.
+        ValueError: if the configuration is none of the authors', if a file cannot be read, or if a key of the
+            checkpoint is unknown, missing or of the wrong shape.
     """
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"checkpoint folder not found: {checkpoint}")
     if output.exists() and any(output.iterdir()) and not overwrite:
-        raise FileExistsError(f"output folder is not empty: {output} (--overwrite writes the model into it all the same)")
+        raise FileExistsError(
+            f"output folder is not empty: {output} (--overwrite writes the model into it all the same)"
+        )
 
     source_config = _read_json(checkpoint / "config.json")
     weights = read_weights(checkpoint)
@@ -125,7 +138,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             shards = sorted(set(_read_json(folder / index)["weight_map"].values()))
             return {key: value for shard in shards for key, value in _read_tensors(folder / shard).items()}
     raise FileNotFoundError(
-        f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and their sharded forms (*.index.json)"
+        f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and sharded forms (*.index.json)"
     )
 
 
@@ -172,7 +185,7 @@ def _convert_config(
         fields["rope_parameters"] |= {"rope_type": scaling["type"], "factor": float(scaling["factor"])}
         if scaling["type"] == "dynamic" and segmentation == "separators":
             report.notes.append(
-                "dynamic scaling grows with the number of segments here, with the number of tokens in the authors' code"
+                "dynamic scaling grows with the number of segments here, with that of tokens in the authors' code"
             )
     if source.get("pad_token_id") is not None and source["pad_token_id"] >= 0:
         fields["pad_token_id"] = source["pad_token_id"]

@@ -1,4 +1,4 @@
-"""What every BiPE model does, whatever its family: positions in front, segment history behind, segments in `generate`."""
+"""What every BiPE model does, whatever its family: positions, segment history, segments in `generate`."""
 
 from typing import NamedTuple
 
@@ -121,23 +121,10 @@ class BipeModelMixin:
         Returns:
             What the layers receive, and the segment state after each token, for [`write_segment_history`].
         """
-        batch_size, length = inputs_embeds.shape[:2]
+        length = inputs_embeds.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         is_token = _is_token(attention_mask, past_length, length)
-        starts_document = None
-        if position_ids is not None and length > 1:
-            position_ids = position_ids.to(inputs_embeds.device).expand(batch_size, -1)
-            starts_document = document_starts(position_ids, is_token)
-            if not (torch.compiler.is_compiling() or starts_document.any()):
-                starts_document = None
-        if starts_document is not None and past_key_values is not None:
-            if not torch.compiler.is_compiling():
-                raise ValueError(
-                    "position_ids restart inside the sequence (packed documents) while past_key_values is given: tokens "
-                    "would attend to the documents before theirs. Pass packed documents without a cache."
-                )
-            starts_document = None
-
+        starts_document = _starts_document(position_ids, is_token, inputs_embeds, past_key_values)
         segments = self.segment(
             input_ids,
             inputs_embeds,
@@ -157,20 +144,18 @@ class BipeModelMixin:
         else:
             # Documents and padding in one: transformers looks for documents only where it is given no 2-D mask.
             position_ids = positions_in_document(starts_document, is_token)
-            keeps_mask = attention_mask is not None and attention_mask.ndim != 2
-            mask = create_causal_mask(
-                self.config,
-                inputs_embeds,
-                attention_mask if keeps_mask else None,
-                past_key_values=None,
-                position_ids=position_ids,
-            )
+            mask_4d = attention_mask if is_token is None else None
+            mask = create_causal_mask(self.config, inputs_embeds, mask_4d, None, position_ids=position_ids)
             if "flash" in self.config._attn_implementation:
-                lengths, longest = prepare_fa_kwargs_from_position_ids(position_ids)
-                layer_kwargs = dict(
-                    zip(("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"), (*lengths, *longest), strict=True)
-                )
-        if terms.columns is not None and isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16):
+                (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
+                layer_kwargs = {
+                    "cu_seq_lens_q": starts_q,
+                    "cu_seq_lens_k": starts_k,
+                    "max_length_q": longest_q,
+                    "max_length_k": longest_k,
+                }
+        is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
+        if terms.columns is not None and is_16_bit:
             mask = mask_for_columns(mask)
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs), segments.state
 
@@ -196,8 +181,8 @@ class BipeGenerationMixin:
         """Adds `segment_ids` where the model cannot derive them from the inputs of one step.
 
         Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
-        With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so the
-        segments are found before that.
+        With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
+        the segments are found before that.
         """
         inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -228,7 +213,7 @@ class BipeGenerationMixin:
     def _segment_ids_of_step(
         self, segment_ids: torch.LongTensor, total_length: int, inputs: dict, is_first_iteration: bool | None
     ) -> torch.LongTensor | None:
-        """The part of the prompt's `segment_ids` that belongs to this step, continued where the step goes beyond it."""
+        """This step's part of the prompt's `segment_ids`, continued where the step goes beyond the prompt."""
         if is_first_iteration and segment_ids.shape[1] < total_length:
             raise ValueError(
                 f"segment_ids must cover all {total_length} tokens of the prompt, the cached ones included, got "
@@ -246,9 +231,34 @@ class BipeGenerationMixin:
         return torch.cat([given, rest.segment_ids], dim=1)
 
 
-def _is_token(attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, length: int) -> torch.Tensor | None:
+def _is_token(
+    attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, length: int
+) -> torch.Tensor | None:
     """Which of the new tokens are no padding, of shape `(batch, length)`; None where the mask does not say."""
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
         return None
     columns = torch.arange(length, device=attention_mask.device) + past_length
     return attention_mask.index_select(1, columns).bool()
+
+
+def _starts_document(
+    position_ids: torch.LongTensor | None,
+    is_token: torch.Tensor | None,
+    inputs_embeds: torch.Tensor,
+    past_key_values: Cache | None,
+) -> torch.Tensor | None:
+    """Where packed documents start, of shape `(batch, length)`; None where there is one document in each row."""
+    batch_size, length = inputs_embeds.shape[:2]
+    if position_ids is None or length == 1:
+        return None
+    starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
+    if torch.compiler.is_compiling():  # no value may be read; without a cache the general mask is right in any case
+        return starts if past_key_values is None else None
+    if not starts.any():
+        return None
+    if past_key_values is not None:
+        raise ValueError(
+            "position_ids restart inside the sequence (packed documents) while past_key_values is given: tokens would "
+            "attend to the documents before theirs. Pass packed documents without a cache."
+        )
+    return starts

@@ -1,7 +1,7 @@
 """Llama with bilevel positional encoding (BiPE; He et al., ICML 2024, arXiv 2401.16421).
 
-Read it beside `transformers.models.llama.modeling_llama`: attention takes [`InterTerms`] in place of rotary angles, the
-base model asks [`BipeModelMixin`] for everything that depends on positions, and the heads name `segment_ids`.
+Read it beside `transformers.models.llama.modeling_llama`: attention takes [`InterTerms`] in place of rotary angles,
+the base model asks [`BipeModelMixin`] for everything that depends on positions, and the heads name `segment_ids`.
 """
 
 from collections.abc import Callable
@@ -100,8 +100,8 @@ class BipeLlamaDecoderLayer(LlamaDecoderLayer):
 class BipeLlamaPreTrainedModel(BipePreTrainedMixin, LlamaPreTrainedModel):
     config: BipeLlamaConfig
     config_class = BipeLlamaConfig
-    _no_split_modules = ["BipeLlamaDecoderLayer"]  # noqa: RUF012
-    _can_record_outputs = {"hidden_states": BipeLlamaDecoderLayer, "attentions": BipeLlamaAttention}  # noqa: RUF012
+    _no_split_modules = ["BipeLlamaDecoderLayer"]
+    _can_record_outputs = {"hidden_states": BipeLlamaDecoderLayer, "attentions": BipeLlamaAttention}
 
 
 class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
@@ -142,9 +142,9 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
                 its own, and segments count from 0 again. The values are read for nothing else.
 
         Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes without
-                `segment_ids` where separators would have to be read; if the cache holds keys but no segment history;
-                if documents are packed and a cache is given.
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
+                without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
+                history; if documents are packed and a cache is given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")

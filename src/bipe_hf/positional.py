@@ -1,9 +1,9 @@
 """The position encodings: intra encodings added to the input, inter encodings applied in attention.
 
 An inter encoding is a module that is called once per forward with the segment ids and returns [`InterTerms`]: rotary
-angles for queries and keys, bias columns, or both. The attention modules apply what they find there and know no encoding
-by name. To add an encoding: write one class here, name it in `INTER_ENCODINGS`, add the name to the values that the
-configuration accepts.
+angles for queries and keys, bias columns, or both. The attention modules apply what they find there and know no
+encoding by name. To add an encoding: write one class here, name it in `INTER_ENCODINGS`, add the name to the values
+that the configuration accepts.
 """
 
 import math
@@ -23,7 +23,7 @@ class BiasColumns(NamedTuple):
     query: torch.Tensor
     """Of shape `(batch, heads, length, columns)`."""
     key: torch.Tensor
-    """Of shape `(batch, 1, length, columns)`: nothing in it depends on the head, so grouped-query attention shares it."""
+    """Of shape `(batch, 1, length, columns)`: the same for all heads, so grouped-query attention shares it."""
     scaling: float
     """Factor that the attention kernel must put on the logits, columns included."""
     query_factor: float
@@ -59,7 +59,8 @@ class LearnedIntraEncoding(nn.Embedding):
 class SinusoidalIntraEncoding(nn.Module):
     """Sines in the first half of the dimensions, cosines in the second (Vaswani et al., 2017, section 3.5).
 
-    Nothing is stored, so there is nothing to load or to cast: the angles are exact in float32 whatever the model's dtype.
+    Nothing is stored, so there is nothing to load or to cast: the angles are exact in float32 whatever the model's
+    dtype.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -95,7 +96,7 @@ class InterEncoding(nn.Module):
         self.log_scale_train_length = config.log_scale_train_length
 
     def reset_buffers(self) -> None:
-        """Fills buffers that no checkpoint holds again, after the model was made without memory (on the meta device)."""
+        """Fills the buffers that no checkpoint holds, after the model was made on the meta device."""
 
     def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
         """Turns segment ids into what attention needs.
@@ -136,15 +137,16 @@ class AlibiInterEncoding(InterEncoding):
     The bias `-r (seg_i - seg_j)` of a head with slope r is the product of columns `r` and `-r seg_i` of the query with
     columns `seg_j` and `1` of the key. Three things keep it as exact as a bias that is computed apart:
 
-    - **Digits.** `r seg` can be large while the difference is small, so rounding it would be felt. Slopes and segment ids
-      are therefore written in digits of base `2**bits`, each of which the dtype holds exactly, as the kernel's float32
-      sum holds each product of two. Columns go from the most to the least significant, so that for near segments every
-      partial sum is exact too.
+    - **Digits.** `r seg` can be large while the difference is small, so rounding it would be felt. Slopes and segment
+      ids are therefore written in digits of base `2**bits`, each of which the dtype holds exactly, as the kernel's
+      float32 sum holds each product of two. Columns go from the most to the least significant, so that for near
+      segments every partial sum is exact too.
     - **Columns first.** The kernel sums a dot product from its first to its last dimension. In front, the columns have
       cancelled before the first product of the head is added; at the end they would swallow its last bits.
-    - **A power of two as the kernel's scale.** Some float32 kernels scale the query before the product, which rounds the
-      digits unless the scale is a power of two. The rest of the usual scale goes to the query. Kernels for 16 bits scale
-      the float32 logits, and rounding a 16-bit query would cost more than it brings, so they get the usual scale.
+    - **A power of two as the kernel's scale.** Some float32 kernels scale the query before the product, which rounds
+      the digits unless the scale is a power of two. The rest of the usual scale goes to the query. Kernels for 16 bits
+      scale the float32 logits, and rounding a 16-bit query would cost more than it brings, so they get the usual
+      scale.
 
     Zeros fill the columns up until the head dimension is a multiple of 8, which flash kernels ask for. Segment ids are
     exact below 2**22 (about 4 million segments), in bfloat16 and float64 below 2**24.
@@ -163,7 +165,8 @@ class AlibiInterEncoding(InterEncoding):
     def slope_integers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Slopes as `mantissa * 2**exponent`, mantissas of `MANTISSA_BITS` bits; each of shape `(2, heads, 1)`.
 
-        The first row divides the slopes by a power of two, the second by `head_dim**-0.5`, as the kernel multiplies by it.
+        The first row divides the slopes by a power of two, the second by `head_dim**-0.5`, as the kernel multiplies by
+        it.
         """
         rows = [[slope / scaling for slope in self.slopes] for scaling in self.scalings]
         fractions = torch.tensor([[math.frexp(slope)[0] for slope in row] for row in rows], dtype=torch.float64)
@@ -279,8 +282,9 @@ def attach_columns(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Puts the columns in front of queries and keys and as many zeros behind the values.
 
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length, head_dim)`.
-    Flash kernels want one head dimension for all three; the attention output ends with the zeros' share, to be cut off.
+    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
+    head_dim)`. Flash kernels want one head dimension for all three; the attention output ends with the zeros' share,
+    to be cut off.
     """
     if columns.query_factor != 1.0:
         query = query * columns.query_factor
@@ -292,12 +296,14 @@ def attach_columns(
 def eager_with_columns(eager_attention: Callable) -> Callable:
     """Eager attention whose logits are at least float32.
 
-    A bias can leave the range of float16 where the mask is about to be added, and infinity minus infinity is no number.
+    A bias can leave the range of float16 where the mask is about to be added, and infinity minus infinity is no
+    number.
     """
 
-    def forward(module, query, key, value, attention_mask, **kwargs):  # noqa: ANN
+    def forward(module, query, key, value, attention_mask, **kwargs):
         dtype = torch.promote_types(query.dtype, torch.float32)
-        output, weights = eager_attention(module, query.to(dtype), key.to(dtype), value.to(dtype), attention_mask, **kwargs)
+        inputs = (x.to(dtype) for x in (query, key, value))
+        output, weights = eager_attention(module, *inputs, attention_mask, **kwargs)
         return output.to(query.dtype), weights.to(query.dtype)
 
     return forward

@@ -1,12 +1,13 @@
 """Token ids to segment ids to intra positions: the two levels of BiPE, in plain vectorised torch.
 
 A segment is a run of tokens that ends with a separator; the separator belongs to the segment that it ends
-(He et al., ICML 2024, arXiv 2401.16421, section 3). Nothing here loops, reads a value on the host or changes shape with
-the data, so everything compiles with `torch.compile(fullgraph=True)`.
+(He et al., ICML 2024, arXiv 2401.16421, section 3). Nothing here loops, reads a value on the host or changes shape
+with the data, so everything compiles with `torch.compile(fullgraph=True)`.
 
 Three conventions hold in the whole package:
 
-- padding belongs to no segment: its segment id is `PADDING_SEGMENT_ID`, and it does not move any other token's position;
+- padding belongs to no segment: its segment id is `PADDING_SEGMENT_ID`, and it does not move any other token's
+  position;
 - a step of `position_ids` that goes down or stays is the start of a new packed document, whose segments count from 0;
 - `SegmentState` is all that the next token needs to know of the past, so a cache keeps that and no token.
 """
@@ -158,7 +159,7 @@ def _token_index(like: torch.Tensor, is_token: torch.Tensor | None) -> torch.Ten
 
 
 def _at_latest_token(values: torch.Tensor, is_token: torch.Tensor | None, before_any: torch.Tensor) -> torch.Tensor:
-    """Replaces the values at padding by the one at the latest token before it, or by `before_any` where there is none."""
+    """Replaces values at padding by the one at the latest token before it, `before_any` where there is none."""
     if is_token is None:
         return values
     column = torch.arange(1, values.shape[1] + 1, device=values.device)

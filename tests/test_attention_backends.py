@@ -1,0 +1,172 @@
+"""Every attention backend gives the same result, for every encoding, padding and packing."""
+
+import pytest
+import torch
+import transformers.modeling_flash_attention_utils as flash_utils
+
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+
+
+ENCODINGS = {
+    "rope": {"inter_encoding": "rope"},
+    "alibi": {"inter_encoding": "alibi"},
+    "alibi with log scale": {"inter_encoding": "alibi", "log_scale_train_length": 16, "intra_encoding": "sinusoidal"},
+    "nope": {"inter_encoding": "none"},
+}
+
+
+def model_of(encoding, attention, dtype=torch.float32):
+    torch.manual_seed(0)
+    config = BipeLlamaConfig(
+        vocab_size=23,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        separator_token_ids=[1, 2, 3],
+        **ENCODINGS[encoding],
+    )
+    model = BipeLlamaForCausalLM(config).to(dtype).eval()
+    # Set here, because from_config refuses a backend whose package is not installed; the test brings its kernels.
+    model.config._attn_implementation = attention
+    return model
+
+
+def plain_inputs():
+    ids = torch.randint(0, 23, (2, 24), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids}, torch.ones_like(ids).bool()
+
+
+def padded_inputs(left):
+    inputs, is_token = plain_inputs()
+    is_token[0, :9] = False
+    if not left:
+        is_token = is_token.flip(1)
+    return {**inputs, "attention_mask": is_token.long()}, is_token
+
+
+def packed_inputs():
+    inputs, is_token = plain_inputs()
+    rows = [[*range(10), *range(14)], [*range(3), *range(20), 0]]
+    return {**inputs, "position_ids": torch.tensor(rows)}, is_token
+
+
+def packed_and_padded_inputs():
+    inputs, is_token = packed_inputs()
+    is_token[:, -4:] = False
+    return {**inputs, "attention_mask": is_token.long()}, is_token
+
+
+INPUTS = {
+    "plain": plain_inputs,
+    "left padding": lambda: padded_inputs(left=True),
+    "right padding": lambda: padded_inputs(left=False),
+    "packed": packed_inputs,
+    "packed and padded": packed_and_padded_inputs,
+}
+
+
+def naive_flash(query, key, value, softmax_scale=None, causal=False, **kwargs):
+    """Same contract as `flash_attn_func`: `(batch, length, heads, head_dim)`, one head dimension, a multiple of 8."""
+    assert query.shape[-1] == key.shape[-1] == value.shape[-1]
+    assert query.shape[-1] % 8 == 0
+    assert causal
+    groups = query.shape[2] // key.shape[2]
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    logits = query @ key.transpose(2, 3) * softmax_scale
+    # aligned at the lower right, as in flash attention 2.1 and later
+    mask = torch.ones(logits.shape[-2:]).tril(key.shape[2] - query.shape[2]).bool()
+    return (logits.masked_fill(~mask, float("-inf")).softmax(-1) @ value).transpose(1, 2)
+
+
+def naive_flash_varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **kwargs):
+    """Same contract as `flash_attn_varlen_func`: sequences one after the other along the first dimension."""
+    output = torch.empty_like(query)
+    queries, keys = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    assert queries[-1] == len(query)
+    for i in range(len(queries) - 1):
+        q, k = slice(*queries[i : i + 2]), slice(*keys[i : i + 2])
+        output[q] = naive_flash(query[None, q], key[None, k], value[None, k], **kwargs)[0]
+    return output
+
+
+@pytest.fixture
+def flash_kernels(monkeypatch):
+    """transformers' own flash attention code, with kernels that run on any machine."""
+    functions = (naive_flash, naive_flash_varlen, None, flash_utils._pad_input, flash_utils._unpad_input)
+    monkeypatch.setattr(flash_utils, "_lazy_imports", lambda *args, **kwargs: functions)
+    monkeypatch.setattr(flash_utils, "_loaded_implementation", None)
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_backends_equal_eager(attention, encoding, inputs, flash_kernels):
+    arguments, is_token = INPUTS[inputs]()
+    with torch.inference_mode():
+        expected = model_of(encoding, "eager")(**arguments).logits[is_token]
+        actual = model_of(encoding, attention)(**arguments).logits[is_token]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "alibi"])
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_backends_equal_eager_with_a_cache(attention, encoding, flash_kernels):
+    arguments, is_token = padded_inputs(left=True)
+    ids, mask = arguments["input_ids"], arguments["attention_mask"]
+    logits = []
+    for implementation in ("eager", attention):
+        model = model_of(encoding, implementation)
+        with torch.inference_mode():
+            first = model(ids[:, :15], attention_mask=mask[:, :15], use_cache=True)
+            rest = model(ids[:, 15:], attention_mask=mask, past_key_values=first.past_key_values)
+        logits.append(torch.cat([first.logits, rest.logits], dim=1)[is_token])
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "alibi"])
+def test_flex_attention_equals_eager(encoding):
+    """One call for each encoding: the kernel is compiled, which takes most of a minute."""
+    arguments, is_token = padded_inputs(left=True)
+    with torch.inference_mode():
+        expected = model_of(encoding, "eager")(**arguments).logits[is_token]
+        actual = model_of(encoding, "flex_attention")(**arguments).logits[is_token]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_eager_alibi_gives_weights_that_sum_to_one():
+    model = model_of("alibi", "eager")
+    attentions = model(**plain_inputs()[0], output_attentions=True).attentions
+    assert len(attentions) == 2
+    for weights in attentions:
+        assert weights.shape == (2, 4, 24, 24)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 24))
+        assert weights.triu(1).abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_16_bit_alibi_is_finite_over_thousands_of_segments(attention, dtype):
+    """The bias of far segments leaves the range of float16, on both sides of the diagonal."""
+    model = model_of("alibi", attention)
+    ids = torch.full((1, 4000), 1)
+    ids[:, ::3] = 9
+    with torch.inference_mode():
+        exact = model(ids).logits
+        rounded = model.to(dtype)(ids).logits
+    assert rounded.isfinite().all()
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "alibi"])
+def test_bfloat16_autocast_stays_near_float32(encoding):
+    model = model_of(encoding, "sdpa")
+    inputs, _ = plain_inputs()
+    with torch.inference_mode():
+        exact = model(**inputs).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(**inputs).logits
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)

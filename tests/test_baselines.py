@@ -1,0 +1,187 @@
+"""Special cases that must equal a stock Llama, and the encodings that make the baselines."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+
+
+SHAPE = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "attention_bias": True,
+}
+PLAIN_ROPE = {"inter_encoding": "rope", "intra_encoding": "none", "segmentation": "tokens"}
+ROPE_TYPES = {
+    "default": {"rope_type": "default", "rope_theta": 10000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+}
+
+
+def pair(attention="sdpa", dtype=torch.float32, **fields):
+    """A stock Llama and a BiPE Llama of the same shape with the same weights."""
+    torch.manual_seed(0)
+    fields = {**SHAPE, "attn_implementation": attention, **fields}
+    stock = LlamaForCausalLM(LlamaConfig(**fields)).to(dtype)
+    ours = BipeLlamaForCausalLM(BipeLlamaConfig(**fields, **PLAIN_ROPE)).to(dtype)
+    ours.load_state_dict(stock.state_dict())
+    return stock, ours
+
+
+def batch(length=48, rows=3):
+    return torch.randint(0, 97, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("rope_type", ROPE_TYPES)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_tokens_with_rope_equal_stock_llama_exactly(attention, rope_type):
+    stock, ours = pair(attention, rope_parameters=ROPE_TYPES[rope_type])
+    ids = batch()
+    expected, actual = stock(ids, labels=ids), ours(ids, labels=ids)
+    assert torch.equal(actual.logits, expected.logits)
+    assert torch.equal(actual.loss, expected.loss)
+    expected.loss.backward()
+    actual.loss.backward()
+    for (name, stock_parameter), our_parameter in zip(stock.named_parameters(), ours.parameters(), strict=True):
+        assert torch.equal(stock_parameter.grad, our_parameter.grad), name
+
+
+def test_tokens_with_rope_equal_stock_llama_on_flex_attention():
+    stock, ours = pair("flex_attention", num_attention_heads=4, num_key_value_heads=2)
+    ids = batch(16, 1)
+    with torch.inference_mode():
+        assert torch.equal(ours.eval()(ids).logits, stock.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_tokens_with_rope_equal_stock_llama_under_padding(side):
+    stock, ours = pair()
+    ids = batch()
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    if side == "right":
+        mask = mask.flip(1)
+    # Stock Llama counts padding in its positions unless told otherwise; relative positions are the same either way.
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    expected = stock(ids, attention_mask=mask, position_ids=position_ids).logits
+    actual = ours(ids, attention_mask=mask).logits
+    assert torch.equal(actual[mask.bool()], expected[mask.bool()])
+
+
+def test_tokens_with_rope_equal_stock_llama_on_packed_documents():
+    stock, ours = pair()
+    stock.config.use_cache = False  # stock Llama looks for documents only where it makes no cache
+    ids = batch(12)
+    position_ids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 0, 1]).expand(3, -1)
+    assert torch.equal(ours(ids, position_ids=position_ids).logits, stock(ids, position_ids=position_ids).logits)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"do_sample": False},
+        {"do_sample": False, "use_cache": False},
+        {"do_sample": False, "num_beams": 3},
+        {"do_sample": True, "top_k": 5},
+        {"do_sample": False, "prompt_lookup_num_tokens": 2},
+    ],
+    ids=["greedy", "uncached", "beams", "sampling", "prompt lookup"],
+)
+def test_tokens_with_rope_generate_what_stock_llama_generates(arguments):
+    stock, ours = pair()
+    ids = batch(9, 1)
+    outputs = []
+    for model in (stock, ours):
+        torch.manual_seed(5)
+        outputs.append(model.eval().generate(ids, max_new_tokens=20, pad_token_id=0, eos_token_id=None, **arguments))
+    assert torch.equal(*outputs)
+
+
+def test_tied_embeddings_and_bfloat16_equal_stock_llama():
+    stock, ours = pair(dtype=torch.bfloat16, tie_word_embeddings=True)
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+    ids = batch()
+    assert torch.equal(ours(ids).logits, stock(ids).logits)
+
+
+def test_gradient_checkpointing_keeps_loss_and_gradients():
+    for inter_encoding in ("rope", "alibi"):
+        torch.manual_seed(0)
+        config = BipeLlamaConfig(**SHAPE, inter_encoding=inter_encoding, separator_token_ids=[3, 4, 5])
+        model = BipeLlamaForCausalLM(config).train()
+        ids = batch()
+        plain = model(ids, labels=ids, use_cache=False).loss
+        plain.backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        model.zero_grad()
+        model.gradient_checkpointing_enable()
+        checkpointed = model(ids, labels=ids, use_cache=False).loss
+        checkpointed.backward()
+        assert torch.equal(checkpointed, plain)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            assert torch.equal(parameter.grad, gradient)
+
+
+def test_nope_sees_no_order_beyond_causality():
+    """The last token of a NoPE model of one layer may not tell its past apart from a shuffled past."""
+    config = BipeLlamaConfig(
+        **{**SHAPE, "num_hidden_layers": 1}, inter_encoding="none", intra_encoding="none", segmentation="document"
+    )
+    model = BipeLlamaForCausalLM(config).eval()
+    ids = batch(10, 1)
+    shuffled = torch.cat([ids[:, torch.tensor([4, 2, 8, 0, 6, 1, 7, 3, 5])], ids[:, -1:]], dim=1)
+    torch.testing.assert_close(model(shuffled).logits[:, -1], model(ids).logits[:, -1])
+
+
+@pytest.mark.parametrize("intra_encoding", ["learned", "sinusoidal"])
+def test_document_segmentation_is_a_plain_absolute_encoding(intra_encoding):
+    config = BipeLlamaConfig(
+        **SHAPE,
+        inter_encoding="none",
+        intra_encoding=intra_encoding,
+        segmentation="document",
+        separator_token_ids=[3],
+        max_segment_length=16,
+    )
+    model = BipeLlamaForCausalLM(config).eval()
+    ids = batch(24, 2)
+    positions = torch.arange(24).clamp(max=15)  # later ones share the last row
+    if intra_encoding == "learned":
+        table = model.model.intra_encoding.weight
+    else:
+        rates = 10000.0 ** (-torch.arange(0, 48, 2, dtype=torch.float64) / 48)
+        angles = torch.arange(16, dtype=torch.float64)[:, None] * rates
+        table = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+    expected = model.model.embed_tokens(ids) + table[positions]
+    hidden_states = model.model(ids, output_hidden_states=True).hidden_states[0]
+    torch.testing.assert_close(hidden_states, expected)
+
+
+def test_odd_hidden_sizes_get_a_sinusoidal_encoding():
+    config = BipeLlamaConfig(
+        vocab_size=11,
+        hidden_size=9,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        inter_encoding="none",
+        intra_encoding="sinusoidal",
+        segmentation="document",
+    )
+    assert BipeLlamaForCausalLM(config)(torch.tensor([[1, 2, 3]])).logits.isfinite().all()

@@ -1,0 +1,154 @@
+"""What a configuration accepts, what it says of the rest, and that it survives saving and the Auto classes."""
+
+import inspect
+import logging
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+import bipe_hf
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeLlamaModel
+
+
+TINY = {
+    "vocab_size": 31,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "separator_token_ids": [5, 3],
+    "pad_token_id": 0,
+}
+AUTO_CLASSES = {
+    AutoModel: "BipeLlamaModel",
+    AutoModelForCausalLM: "BipeLlamaForCausalLM",
+    AutoModelForSequenceClassification: "BipeLlamaForSequenceClassification",
+    AutoModelForTokenClassification: "BipeLlamaForTokenClassification",
+    AutoModelForQuestionAnswering: "BipeLlamaForQuestionAnswering",
+}
+
+
+def test_public_names():
+    assert sorted(bipe_hf.__all__) == [*sorted(["BipeLlamaConfig", *AUTO_CLASSES.values()]), "BipeTokenizer"]
+    for name in bipe_hf.__all__:
+        assert getattr(bipe_hf, name).__name__ == name
+
+
+def test_defaults_are_those_of_the_paper():
+    config = BipeLlamaConfig(separator_token_ids=[1])
+    assert (config.inter_encoding, config.intra_encoding, config.segmentation) == ("rope", "learned", "separators")
+    assert (config.max_segment_length, config.alibi_slope_scale, config.log_scale_train_length) == (1024, 96.0, None)
+    assert config.model_type == "bipe_llama"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, alibi, none, got 't5'"),
+        ({"intra_encoding": "rope"}, "intra_encoding must be one of learned, sinusoidal, none, got 'rope'"),
+        ({"segmentation": "words"}, "segmentation must be one of separators, tokens, document, got 'words'"),
+        ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
+        ({"alibi_slope_scale": 0.0}, "alibi_slope_scale must be a positive number, got 0.0"),
+        ({"alibi_slope_scale": float("inf")}, "alibi_slope_scale must be a positive number, got inf"),
+        ({"log_scale_train_length": 1}, "log_scale_train_length must be None or at least 2"),
+        ({"separator_token_ids": [31]}, r"separator_token_ids must lie in the vocabulary, from 0 to 30, got \[31\]"),
+        ({"separator_token_ids": ["."]}, "separator_token_ids"),
+        ({"max_segment_length": "long"}, "max_segment_length"),
+    ],
+)
+def test_invalid_fields_fail_at_construction_and_say_what_is_accepted(fields, message):
+    with pytest.raises(Exception, match=message):
+        BipeLlamaConfig(**{**TINY, **fields})
+
+
+def test_separators_without_any_are_warned_of(caplog):
+    library_logger = logging.getLogger("transformers")
+    library_logger.addHandler(caplog.handler)
+    try:
+        bipe_hf.configuration_bipe.logger.warning_once.cache_clear()
+        BipeLlamaConfig(**{**TINY, "separator_token_ids": []})
+        assert "separator_token_ids is empty" in caplog.text
+        caplog.clear()
+        bipe_hf.configuration_bipe.logger.warning_once.cache_clear()
+        BipeLlamaConfig(**{**TINY, "separator_token_ids": [], "segmentation": "document"})
+        assert not caplog.text
+    finally:
+        library_logger.removeHandler(caplog.handler)
+
+
+def test_separators_are_a_sorted_set():
+    assert BipeLlamaConfig(**TINY, max_segment_length=7).separator_token_ids == [3, 5]
+    assert BipeLlamaConfig(**{**TINY, "separator_token_ids": [5, 5, 3]}).separator_token_ids == [3, 5]
+
+
+@pytest.mark.parametrize("auto_class", AUTO_CLASSES, ids=AUTO_CLASSES.values())
+@pytest.mark.parametrize("inter_encoding", ["rope", "alibi"])
+def test_models_save_load_and_register(auto_class, inter_encoding, tmp_path):
+    config = BipeLlamaConfig(**TINY, inter_encoding=inter_encoding, num_labels=3)
+    model = auto_class.from_config(config).eval()
+    assert type(model).__name__ == AUTO_CLASSES[auto_class]
+    model.save_pretrained(tmp_path)
+    saved, original = AutoConfig.from_pretrained(tmp_path).to_dict(), model.config.to_dict()
+    assert {**saved, "_name_or_path": ""} == {**original, "_name_or_path": ""}
+    loaded = auto_class.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
+    segment_ids = torch.tensor([[0, 0, 1, 1, 2, 2, 3]])
+    for arguments in ({}, {"segment_ids": segment_ids}):
+        expected, actual = model(ids, **arguments), loaded(ids, **arguments)
+        for key in expected:
+            if isinstance(expected[key], torch.Tensor):
+                assert torch.equal(expected[key], actual[key])
+    assert not torch.equal(model(ids)[0], model(ids, segment_ids=segment_ids)[0])
+
+
+def test_heads_load_the_weights_of_a_pretrained_language_model(tmp_path):
+    language_model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY))
+    language_model.save_pretrained(tmp_path)
+    for auto_class in AUTO_CLASSES:
+        loaded = auto_class.from_pretrained(tmp_path)
+        base = loaded if isinstance(loaded, BipeLlamaModel) else loaded.model
+        for (name, expected), actual in zip(language_model.model.named_parameters(), base.parameters(), strict=True):
+            assert torch.equal(expected, actual), name
+
+
+def test_a_model_is_built_once():
+    """The decoder and its attention exist once: no constructor builds what another one throws away."""
+    counted = []
+
+    class Counting(torch.nn.Linear):
+        def __init__(self, *args, **kwargs):
+            counted.append(args)
+            super().__init__(*args, **kwargs)
+
+    original, torch.nn.Linear = torch.nn.Linear, Counting
+    try:
+        model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY))
+    finally:
+        torch.nn.Linear = original
+    assert len(counted) == sum(isinstance(module, original) for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_buffers_survive_loading_in_another_dtype(tmp_path, dtype):
+    """Slopes and separators are no weights: a checkpoint does not hold them, and a cast must not round them."""
+    model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY, inter_encoding="alibi"))
+    model.save_pretrained(tmp_path)
+    for loaded in (BipeLlamaForCausalLM.from_pretrained(tmp_path, dtype=dtype), model.to(dtype)):
+        fresh = BipeLlamaForCausalLM(loaded.config).model
+        assert torch.equal(loaded.model.separator_token_ids, fresh.separator_token_ids)
+        assert torch.equal(loaded.model.inter_encoding.slope_mantissas, fresh.inter_encoding.slope_mantissas)
+        assert torch.equal(loaded.model.inter_encoding.slope_exponents, fresh.inter_encoding.slope_exponents)
+        assert loaded(torch.tensor([[1, 3, 2]])).logits.dtype == dtype
+
+
+def test_forward_names_segment_ids_so_that_trainer_keeps_the_column():
+    for name in AUTO_CLASSES.values():
+        assert "segment_ids" in inspect.signature(getattr(bipe_hf, name).forward).parameters
