@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch.nn import functional as F
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from bipe_hf import BipeTokenizer
 from bipe_hf.conversion import AUTHORS_SEPARATOR_TOKEN_IDS, convert_checkpoint
 from bipe_hf.positional import alibi_slopes
 from bipe_hf.segmentation import segment_tokens
@@ -184,10 +188,25 @@ def test_log_scale_and_separators_reach_the_configuration(converted):
     assert (plain["segmentation"], plain["alibi_slope_scale"], plain["intra_encoding"]) == ("tokens", 1.0, "none")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("bipe_rope", BipeTokenizer), ("rope", PreTrainedTokenizerFast)])
+def test_tokenizer_of_the_checkpoint_comes_along(tmp_path, name, kind):
+    """Wrapped with the separators of the model; a model without separators keeps the plain one."""
+    source = copy_of(name, tmp_path)
+    vocabulary = {f"t{i}": i for i in range(896)}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="t0"))
+    backend.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="t0").save_pretrained(source)
+    convert_checkpoint(source, tmp_path / "output")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output")
+    assert type(tokenizer) is kind
+    if kind is BipeTokenizer:
+        assert tokenizer("t5 t13 t6 t869 t7").segment_ids == [0, 0, 1, 1, 2]
+
+
 def test_dynamic_scaling_is_converted_with_a_note_on_its_unit(tmp_path):
     source = copy_of("bipe_rope", tmp_path, rope_scaling={"type": "dynamic", "factor": 2.0})
     report = convert_checkpoint(source, tmp_path / "output")
-    assert "number of segments" in report.notes[0]
+    assert "number of segments" in " ".join(report.notes)
     config = json.loads((tmp_path / "output" / "config.json").read_text())
     assert config["rope_parameters"] == {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 

@@ -20,12 +20,16 @@ class SegmentHistoryLayer(CacheLayerMixin):
             For caches of fixed shape, which are never cropped: only the latest state is kept, and it is overwritten in
             place so that a compiled step finds it at the same address. Otherwise the state after every token is kept,
             which is what `crop` needs.
+        first_layer ([`~transformers.cache_utils.CacheLayerMixin`]):
+            The layer that a forward uses next after the last one. An offloaded cache fetches layers in a ring, of
+            which this one is a part that holds nothing.
     """
 
     supports_early_init = False
 
-    def __init__(self, is_static: bool):
+    def __init__(self, is_static: bool, first_layer: CacheLayerMixin):
         super().__init__()
+        self.first_layer = first_layer
         self.is_compileable = is_static
         self.is_croppable = not is_static
         # `torch.LongTensor` of shape (batch, cached length or 1, 3): the fields of SegmentState
@@ -85,12 +89,13 @@ class SegmentHistoryLayer(CacheLayerMixin):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
-    # The layer holds a few integers a token and no keys: there is nothing to allocate early, to offload or to fetch.
+    def prefetch(self) -> None:
+        self.first_layer.prefetch()
+
+    # The layer holds a few integers a token and no keys: there is nothing to allocate early or to offload.
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None: ...
 
     def offload(self) -> None: ...
-
-    def prefetch(self) -> None: ...
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         raise TypeError("a segment history layer holds no keys: the cache was made for a model with more layers")
@@ -107,7 +112,8 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
         return None
     layer = _segment_history_layer(cache)
     if layer is None:
-        if cache.get_seq_length() > 0:
+        # The length of a static cache is a tensor, whose value a compiled step cannot read.
+        if not torch.compiler.is_compiling() and cache.get_seq_length() > 0:
             raise ValueError(
                 f"past_key_values holds {int(cache.get_seq_length())} tokens but no segment history, so the segment "
                 "of the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
@@ -128,7 +134,7 @@ def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: 
         # A cache made without a config grows its layers on demand; ours must come after all of them.
         while len(cache.layers) < num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())
-        layer = SegmentHistoryLayer(is_static=cache.is_compileable)
+        layer = SegmentHistoryLayer(is_static=cache.is_compileable, first_layer=cache.layers[0])
         cache.layers.append(layer)
     layer.append(state)
 

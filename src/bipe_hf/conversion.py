@@ -14,10 +14,12 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_bipe import BipeLlamaConfig
 from .modeling_bipe_llama import BipeLlamaForCausalLM
 from .positional import alibi_slopes
+from .tokenization_bipe import BipeTokenizer
 
 
 # Their `rpe_type`: inter encoding, intra encoding, segmentation, factor on the slopes
@@ -105,6 +107,7 @@ def convert_checkpoint(
     weights = read_weights(checkpoint)
     report = ConversionReport(checkpoint, output, encoding=str(source_config.get("rpe_type")), parameters=0)
     config = _convert_config(source_config, weights, separator_token_ids, report)
+    tokenizer = _convert_tokenizer(checkpoint, config, report)
     with torch.device("meta"):
         expected = BipeLlamaForCausalLM(config).state_dict()
     state_dict = _convert_weights(weights, config, set(expected), report)
@@ -123,7 +126,25 @@ def convert_checkpoint(
     model.load_state_dict(state_dict)
     report.parameters = model.num_parameters()
     model.save_pretrained(output)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output)
     return report
+
+
+def _convert_tokenizer(
+    checkpoint: Path, config: BipeLlamaConfig, report: ConversionReport
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that came with the checkpoint, wrapped where segments end at separators."""
+    if not (checkpoint / "tokenizer.json").is_file():
+        report.notes.append("no tokenizer.json in the checkpoint: save a tokenizer into the output folder")
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+    if config.segmentation == "separators":
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
+    report.notes.append(f"tokenizer saved as {type(tokenizer).__name__}")
+    return tokenizer
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -123,7 +123,7 @@ class BipeModelMixin:
         """
         length = inputs_embeds.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        is_token = _is_token(attention_mask, past_length, length)
+        is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, past_key_values)
         segments = self.segment(
             input_ids,
@@ -138,26 +138,47 @@ class BipeModelMixin:
             hidden_states = hidden_states + self.intra_encoding(segments.intra_positions, hidden_states.dtype)
         terms = self.inter_encoding(segments.segment_ids, hidden_states)
 
-        layer_kwargs = {}
-        if starts_document is None:
-            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values)
-        else:
-            # Documents and padding in one: transformers looks for documents only where it is given no 2-D mask.
-            position_ids = positions_in_document(starts_document, is_token)
-            mask_4d = attention_mask if is_token is None else None
-            mask = create_causal_mask(self.config, inputs_embeds, mask_4d, None, position_ids=position_ids)
-            if "flash" in self.config._attn_implementation:
-                (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
-                layer_kwargs = {
-                    "cu_seq_lens_q": starts_q,
-                    "cu_seq_lens_k": starts_k,
-                    "max_length_q": longest_q,
-                    "max_length_k": longest_k,
-                }
+        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, past_key_values, starts_document, is_token)
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
         if terms.columns is not None and is_16_bit:
             mask = mask_for_columns(mask)
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs), segments.state
+
+    def _mask(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+        starts_document: torch.Tensor | None,
+        is_token: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, dict]:
+        """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
+        if starts_document is None:
+            return create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values), {}
+        if "flash" in self.config._attn_implementation:
+            can_check = is_token is not None and not torch.compiler.is_compiling()
+            if can_check and _resumes_document(is_token, starts_document).any():
+                raise ValueError(
+                    "attention_mask has padding inside a packed document, which flash attention cannot pass over. Put "
+                    "padding between documents, or use attn_implementation='sdpa'."
+                )
+            position_ids = positions_in_document(starts_document, is_token)
+            (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
+            lengths = {"cu_seq_lens_q": starts_q, "cu_seq_lens_k": starts_k}
+            return None, {**lengths, "max_length_q": longest_q, "max_length_k": longest_k}
+        if attention_mask is None:
+            position_ids = positions_in_document(starts_document)
+            return create_causal_mask(self.config, inputs_embeds, None, None, position_ids=position_ids), {}
+        # transformers looks for documents only where it is given no mask
+        document = starts_document.cumsum(dim=1)
+        mask = create_causal_mask(
+            self.config,
+            inputs_embeds,
+            attention_mask,
+            None,
+            and_mask_function=lambda row, head, query, key: document[row, query] == document[row, key],
+        )
+        return mask, {}
 
     def write_segment_history(self, cache: Cache | None, state: SegmentState) -> None:
         if cache is not None:
@@ -193,52 +214,87 @@ class BipeGenerationMixin:
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        has_padding_mask = attention_mask is not None and attention_mask.ndim == 2
+        is_padded = attention_mask is not None and attention_mask.ndim == 2
+        mask_is_hidden = is_padded and past_key_values is not None and past_key_values.is_compileable
+        length = _length_of(inputs)
         if segment_ids is not None:
-            total_length = attention_mask.shape[1] if has_padding_mask else input_ids.shape[1]
-            inputs["segment_ids"] = self._segment_ids_of_step(segment_ids, total_length, inputs, is_first_iteration)
-        elif has_padding_mask and past_key_values is not None and past_key_values.is_compileable:
-            step_ids, step_embeds = inputs["input_ids"], inputs.get("inputs_embeds")
-            length = (step_ids if step_ids is not None else step_embeds).shape[1]
-            if length > 1:
-                segments = self.get_decoder().segment(
-                    step_ids,
-                    step_embeds,
-                    is_token=attention_mask[:, -length:].bool(),
-                    past=read_segment_history(past_key_values),
-                )
-                inputs["segment_ids"] = segments.segment_ids
+            past_length = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+            segment_ids = segment_ids[:, past_length : past_length + length]
+            if segment_ids.shape[1] == 0:  # the step lies behind the prompt
+                segment_ids = None
+        if segment_ids is not None or (mask_is_hidden and (length > 1 or is_first_iteration)):
+            is_token = attention_mask[:, -length:].bool() if is_padded else None
+            past = read_segment_history(past_key_values)
+            inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
         return inputs
 
-    def _segment_ids_of_step(
-        self, segment_ids: torch.LongTensor, total_length: int, inputs: dict, is_first_iteration: bool | None
-    ) -> torch.LongTensor | None:
-        """This step's part of the prompt's `segment_ids`, continued where the step goes beyond the prompt."""
-        if is_first_iteration and segment_ids.shape[1] < total_length:
-            raise ValueError(
-                f"segment_ids must cover all {total_length} tokens of the prompt, the cached ones included, got "
-                f"{segment_ids.shape[1]}"
+    def _continue_segment_ids(
+        self,
+        inputs: dict,
+        segment_ids: torch.LongTensor | None,
+        is_token: torch.Tensor | None,
+        past: SegmentState | None,
+    ) -> torch.LongTensor:
+        """Segment ids of a step whose first columns may be given; the other columns are derived from there on."""
+        ids, embeds, decoder = inputs["input_ids"], inputs.get("inputs_embeds"), self.get_decoder()
+        parts = []
+        num_given = 0 if segment_ids is None else segment_ids.shape[1]
+        for columns in (slice(num_given), slice(num_given, _length_of(inputs))):
+            if columns.stop == (columns.start or 0):
+                continue
+            segments = decoder.segment(
+                None if ids is None else ids[:, columns],
+                None if embeds is None else embeds[:, columns],
+                is_token=None if is_token is None else is_token[:, columns],
+                segment_ids=segment_ids if columns.start is None else None,
+                past=past,
             )
-        step_ids = inputs["input_ids"]
-        length = (step_ids if step_ids is not None else inputs["inputs_embeds"]).shape[1]
-        given = segment_ids[:, total_length - length : total_length]
-        if given.shape[1] in (0, length):
-            return given if given.shape[1] else None
-        decoder = self.get_decoder()
-        known = decoder.segment(step_ids[:, : given.shape[1]], segment_ids=given)
-        last = SegmentState(*(entry[:, -1:] for entry in known.state))
-        rest = decoder.segment(step_ids[:, given.shape[1] :], past=last)
-        return torch.cat([given, rest.segment_ids], dim=1)
+            past = SegmentState(*(entry[:, -1:] for entry in segments.state))
+            parts.append(segments.segment_ids)
+        return torch.cat(parts, dim=1)
+
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
+
+        Raises:
+            ValueError: if `segment_ids` does not have one id for each token of the prompt, cached ones included.
+        """
+        segment_ids = kwargs.get("segment_ids")
+        is_assistant = generation_config is not None and generation_config.is_assistant
+        if segment_ids is not None and not is_assistant:  # an assistant's prompt grows from call to call
+            given = (kwargs.get(name) for name in ("attention_mask", "inputs_embeds", "input_ids"))
+            prompt = next((tensor for tensor in given if tensor is not None), inputs)
+            if prompt is not None and segment_ids.shape[1] != prompt.shape[1]:
+                raise ValueError(
+                    f"segment_ids must cover all {prompt.shape[1]} tokens of the prompt, the cached ones included, "
+                    f"got {segment_ids.shape[1]}"
+                )
+        return super().generate(inputs, generation_config, **kwargs)
+
+    def _get_static_cache_init_shape(self) -> tuple | None:
+        # Bias columns widen the keys, so the cache takes its shape from the first of them.
+        return None if self.get_decoder().inter_encoding.has_columns else super()._get_static_cache_init_shape()
+
+
+def _length_of(inputs: dict) -> int:
+    return (inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]).shape[1]
 
 
 def _is_token(
-    attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, length: int
+    attention_mask: torch.Tensor | None,
+    past_length: int | torch.Tensor,
+    length: int,
+    segment_ids: torch.LongTensor | None,
 ) -> torch.Tensor | None:
-    """Which of the new tokens are no padding, of shape `(batch, length)`; None where the mask does not say."""
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
-        return None
-    columns = torch.arange(length, device=attention_mask.device) + past_length
-    return attention_mask.index_select(1, columns).bool()
+    """Which of the new tokens are no padding, of shape `(batch, length)`; None where nothing says so."""
+    is_token = None
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        columns = torch.arange(length, device=attention_mask.device) + past_length
+        is_token = attention_mask.index_select(1, columns).bool()
+    if segment_ids is not None:
+        is_given = segment_ids >= 0
+        is_token = is_given if is_token is None else is_token & is_given.to(is_token.device)
+    return is_token
 
 
 def _starts_document(
@@ -262,3 +318,10 @@ def _starts_document(
             "attend to the documents before theirs. Pass packed documents without a cache."
         )
     return starts
+
+
+def _resumes_document(is_token: torch.Tensor, starts_document: torch.Tensor) -> torch.Tensor:
+    """Tokens after padding that go on with a document."""
+    follows_padding = torch.zeros_like(is_token)
+    follows_padding[:, 1:] = is_token[:, 1:] & ~is_token[:, :-1]
+    return follows_padding & ~starts_document & (is_token.cumsum(dim=1) > 1)

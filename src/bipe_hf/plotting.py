@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .evaluation.results import Evaluation, Result, comparability_note
 
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure

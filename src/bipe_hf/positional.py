@@ -91,6 +91,9 @@ INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig], nn.Module | None]] = {
 class InterEncoding(nn.Module):
     """Base of all inter encodings, and NoPE itself: attention sees no position."""
 
+    has_columns = False
+    """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
+
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module]):
         super().__init__()
         self.log_scale_train_length = config.log_scale_train_length
@@ -151,6 +154,8 @@ class AlibiInterEncoding(InterEncoding):
     Zeros fill the columns up until the head dimension is a multiple of 8, which flash kernels ask for. Segment ids are
     exact below 2**22 (about 4 million segments), in bfloat16 and float64 below 2**24.
     """
+
+    has_columns = True
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module]):
         super().__init__(config, rotary_class)

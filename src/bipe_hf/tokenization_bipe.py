@@ -32,6 +32,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
+
 logger = logging.get_logger(__name__)
 
 PADDING_SEGMENT_ID = -1

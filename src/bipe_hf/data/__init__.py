@@ -13,6 +13,7 @@ from .blocks import make_blocks
 from .corpora import DEFAULT_CORPUS, load_documents
 from .tokenize import cached_tokenizer, tokenize_documents, train_tokenizer
 
+
 __all__ = [
     "DEFAULT_CORPUS",
     "cached_tokenizer",

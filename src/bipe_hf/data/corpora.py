@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 from .python_corpus import python_installation, read_python
 from .split import split_by_document
 
+
 DEFAULT_CORPUS = "python"
 
 # `datasets` knows cached results by names and arguments, not by our code: raise this when the code below or in

@@ -6,6 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+
 # Left out: what is not Python's own, tests, generated tables, and files that say how and where this Python was built
 # (they differ between machines). Files under 200 bytes are stubs.
 _SKIPPED_FOLDERS = {

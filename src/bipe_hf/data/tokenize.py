@@ -11,6 +11,7 @@ from datasets.fingerprint import Hasher
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|pad|>"
 

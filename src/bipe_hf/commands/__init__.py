@@ -1,0 +1,65 @@
+"""The command line: `bipe-hf <command> --help` explains each command."""
+
+import argparse
+import importlib
+import importlib.metadata
+import sys
+
+
+# One module of this package each. A module has NAME, HELP (one line), add_arguments(parser) and run(arguments).
+COMMANDS = ("pretrain", "evaluate", "plot", "generate", "convert")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after `bipe-hf`; `None` takes them from the process.
+
+    Returns:
+        Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr; 130 after Ctrl-C.
+        `argparse` itself leaves with `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no
+        comment on the input is a defect of the program and keeps its traceback.
+    """
+    try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt as interrupt:
+        print(f"bipe-hf: interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"bipe-hf: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(
+        prog="bipe-hf",
+        description="Train, measure and use language models with Bilevel Positional Encoding (BiPE).",
+        epilog="`bipe-hf COMMAND --help` explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bipe-hf {importlib.metadata.version('bipe-hf')}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        command = importlib.import_module(f"{__name__}.{name}")
+        subparser = subparsers.add_parser(
+            command.NAME, help=command.HELP, description=command.HELP, allow_abbrev=False
+        )
+        subparser.set_defaults(run=command.run)
+        if name == chosen:  # the arguments of `pretrain` take seconds to collect
+            command.add_arguments(subparser)
+
+    arguments, unknown = parser.parse_known_args(argv)
+    if "overrides" in arguments:
+        arguments.overrides = unknown
+    elif unknown:
+        subparsers.choices[chosen].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,81 @@
+"""`bipe-hf generate MODEL PROMPT`: continue a text, printed as it is written."""
+
+import argparse
+import sys
+
+
+NAME = "generate"
+HELP = "continue a text with a trained model, printed as it is written"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command to `parser`."""
+    parser.add_argument("model", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    parser.add_argument("prompt", metavar="PROMPT", help="text to continue; - reads it from standard input")
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens to add (default: 100)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="draw each token at random, the more freely the higher T is (1 draws from the model's own"
+        " probabilities); without it the likeliest token is taken each time",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="with --temperature: draw only among the likeliest tokens that together have probability P (0 < P <= 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random draws (default: 0)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator where there is one)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Checks the request, loads the model and streams the text to standard output."""
+    if arguments.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens {arguments.max_new_tokens}: at least 1 is needed")
+    if arguments.temperature is not None and not arguments.temperature > 0:
+        raise ValueError(
+            f"--temperature {arguments.temperature}: must be above 0 (leave it out for the likeliest text)"
+        )
+    if arguments.top_p is not None and arguments.temperature is None:
+        raise ValueError("--top-p only limits random draws: give --temperature too")
+    if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
+        raise ValueError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if not prompt:
+        raise ValueError("the prompt is empty: give at least one character to continue")
+
+    import torch
+    from transformers import TextStreamer, set_seed
+
+    from ..evaluation.inputs import load_model, open_candidate
+
+    device = _device(arguments.device)
+    candidate = open_candidate(arguments.model, name="")
+    model = load_model(candidate, device, dtype="auto", attention=None)
+    # Only what every causal model takes: a BiPE model derives the segments, also those of the tokens to come.
+    inputs = candidate.tokenizer(prompt, return_tensors="pt")
+    sampling = {"do_sample": arguments.temperature is not None}
+    if sampling["do_sample"]:
+        sampling |= {"temperature": arguments.temperature, "top_p": arguments.top_p or 1.0, "top_k": 0}
+        set_seed(arguments.seed)
+    with torch.inference_mode():
+        model.generate(
+            input_ids=inputs.input_ids.to(device),
+            attention_mask=inputs.attention_mask.to(device),
+            max_new_tokens=arguments.max_new_tokens,
+            streamer=TextStreamer(candidate.tokenizer, skip_special_tokens=True),
+            **sampling,
+        )
+
+
+def _device(name: str | None):
+    import torch
+
+    if name is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an assertion
+        raise ValueError(f"--device {name}: {error}") from error

@@ -1,0 +1,195 @@
+"""What an evaluation reads: model folders and the text, each as its own tokenizer divides it."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset, IterableDataset
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..data import tokenize_documents
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `training.json` says of how a model was trained."""
+
+    train_length: int
+    data: str
+    validation_fraction: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model folder that passed every check that needs no weights."""
+
+    folder: Path
+    given: str
+    name: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    training: Training | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """The stream of token ids (long, `(tokens,)`) and what `Result` says of it."""
+
+    ids: Tensor
+    documents: int
+    bytes_per_token: float
+    sha256: str
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def open_candidate(given: str, name: str) -> Candidate:
+    folder = Path(given)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model {given}: there is no config.json in this folder")
+    # Without these files AutoTokenizer makes up an empty tokenizer for some model types.
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+        raise FileNotFoundError(f"model {given}: there is no tokenizer (tokenizer.json) in this folder")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model {given}: config or tokenizer cannot be read ({first_line(error)})") from error
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= highest < config.vocab_size:
+        raise ValueError(
+            f"model {given}: vocabulary mismatch, its tokenizer's ids go up to {highest}, "
+            f"the model's up to {config.vocab_size - 1}"
+        )
+    weights = sorted(file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    if not weights:
+        raise FileNotFoundError(f"model {given}: there are no weights (*.safetensors) in this folder")
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in (*weights, folder / "config.json")]
+    fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
+    return Candidate(folder, given, name, config, tokenizer, _training(folder), fingerprint)
+
+
+def _training(folder: Path) -> Training | None:
+    file = folder / "training.json"
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return Training(content["train_length"], content["data"], content["config"]["validation_fraction"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what `bipe-hf pretrain` writes ({error!r})") from error
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, with as many parts before it as tell all of them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def held_out_fraction(candidates: Sequence[Candidate], data: str, given: float | None) -> float:
+    """The `validation_fraction` that holds out what training held out, unless another one is given.
+
+    Raises `ValueError` where the models were trained on this data with different fractions and none is given: some
+    have seen what others have not.
+    """
+    used = {
+        candidate.given: candidate.training.validation_fraction
+        for candidate in candidates
+        if candidate.training is not None and Path(candidate.training.data).resolve() == Path(data).resolve()
+    }
+    if given is None:
+        if len(set(used.values())) > 1:
+            raise ValueError(f"validation_fraction: the models were trained with different ones ({used}): give one")
+        return next(iter(used.values()), 0.05)
+    for model, fraction in used.items():
+        if fraction != given:
+            warnings.warn(
+                f"{model} was trained with validation_fraction {fraction}: it may know this text", stacklevel=3
+            )
+    return given
+
+
+def _read_text(
+    documents: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, multiple: int, max_tokens: int | None
+) -> Text:
+    """The stream of token ids; its length is a multiple of `multiple`."""
+    limit = math.inf if max_tokens is None else max_tokens // multiple * multiple
+    ids, ends, num_bytes = [], [0], [0]
+    for document in tokenize_documents(documents, tokenizer):
+        ids.append(torch.tensor(document["input_ids"], dtype=torch.long))
+        ends.append(ends[-1] + len(document["input_ids"]))
+        num_bytes.append(num_bytes[-1] + document["num_bytes"])
+        if ends[-1] >= limit:
+            break
+    tokens = min(limit, ends[-1] // multiple * multiple)
+    if tokens == 0:
+        raise ValueError(
+            f"the text has {ends[-1]} tokens, too few for one block of {multiple} "
+            "(the longest length, or the least common multiple where not all lengths divide it)"
+        )
+    reached = next(at for at, end in enumerate(ends) if end >= tokens)
+    stream = torch.cat(ids)[:tokens]
+    sha256 = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
+    return Text(stream, reached, num_bytes[reached] / ends[reached], sha256)
+
+
+def read_texts(
+    documents: Dataset | IterableDataset,
+    candidates: Sequence[Candidate],
+    multiple: int,
+    max_tokens: int | None,
+    source: str,
+) -> list[Text]:
+    """Each candidate's text; the documents are tokenized once for all candidates with the same tokenizer."""
+    texts = {}
+    for candidate in candidates:
+        key = _tokenizer_key(candidate)
+        if key not in texts:
+            try:
+                texts[key] = _read_text(documents, candidate.tokenizer, multiple, max_tokens)
+            except ValueError as error:
+                raise ValueError(f"{source}, tokenizer of {candidate.given}: {error}") from error
+    return [texts[_tokenizer_key(candidate)] for candidate in candidates]
+
+
+def _tokenizer_key(candidate: Candidate) -> str:
+    """Equal for tokenizers that give the same ids."""
+    tokenizer = candidate.tokenizer
+    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token) if tokenizer.is_fast else candidate.given
+
+
+def load_model(candidate: Candidate, device: torch.device, dtype: str, attention: str | None) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            candidate.folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"model {candidate.given} cannot be loaded ({first_line(error)})") from error
+    # transformers makes up what is missing and drops what it does not know: neither is the model that was asked for.
+    for kind in ("missing_keys", "unexpected_keys"):
+        if report[kind]:
+            raise ValueError(
+                f"model {candidate.given}: its weights do not fit its config, {kind.replace('_', ' ')} "
+                f"{', '.join(sorted(report[kind])[:3])} ... (a checkpoint of the BiPE authors needs `bipe-hf convert`)"
+            )
+    return model.to(device).eval()

@@ -1,0 +1,204 @@
+"""What an evaluation reports: rows, the file that keeps them, and the tables that show them."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+FORMAT = "bipe-hf evaluation 1"
+PROTOCOLS = {
+    "blocks": "non-overlapping blocks, every token scored but the first of each",
+    "sliding": "sliding window, only tokens new to it scored",
+    "tail": "non-overlapping blocks, the last 256 tokens of each scored",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model measured by one protocol at one length.
+
+    `nll` is the mean negative log-likelihood in nats of the `tokens_scored` tokens, `perplexity` its exponential.
+    `bits_per_byte` is `nll / ln 2 / bytes_per_token`, where `bytes_per_token` is the ratio of UTF-8 bytes to tokens
+    over the documents that the text reaches into, each counted whole and its end-of-text token counted as a token.
+    `text_tokens` is the length of the stream, `text_sha256` identifies its token ids: perplexities compare only where
+    it is the same. `segments_per_block` is the mean number of distinct segments in a window, None where the model
+    knows no segments. `stride` is None but for `sliding`. `blocks` counts windows, `seconds` is wall time.
+    """
+
+    model: str
+    name: str
+    encoding: str
+    train_length: int | None
+    protocol: str
+    length: int
+    stride: int | None
+    tokens_scored: int
+    blocks: int
+    segments_per_block: float | None
+    nll: float
+    perplexity: float
+    bits_per_byte: float
+    seconds: float
+    text_documents: int
+    text_tokens: int
+    text_sha256: str
+    bytes_per_token: float
+    model_fingerprint: str
+
+    @property
+    def measurement(self) -> tuple[str, str, int | None, int]:
+        """Model, protocol, stride and length: what a file of results holds once."""
+        return self.model, self.protocol, self.stride, self.length
+
+
+@dataclass
+class Evaluation:
+    """Results with what is needed to repeat them; `save` and `load` keep it as JSON."""
+
+    created: str
+    command: str
+    environment: dict
+    data: dict
+    results: list[Result]
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
+        _replace_file(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2, allow_nan=False) + "\n")
+        _replace_file(path.with_suffix(".md"), f"{self.summary()}\n\n{markdown_table(self.results)}")
+
+    def summary(self) -> str:
+        """One line that says what was read with which command."""
+        return f"`{self.command}`: {self.data['split']} split of {self.data['source']}, measured {self.created}"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """Read what `save` wrote.
+
+        Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no results file {path}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f'{path} was not written by `bipe-hf evaluate`: its "format" is not "{FORMAT}"')
+        try:
+            del content["format"]
+            content["results"] = [Result(**row) for row in content["results"]]
+            return cls(**content)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path} does not hold what `bipe-hf evaluate` writes ({error})") from error
+
+
+def _replace_file(path: Path, content: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def comparability_note(results: Iterable[Result]) -> str | None:
+    """A warning where perplexities do not compare because the token ids scored are not the same, else None."""
+    if len({result.text_sha256 for result in results}) <= 1:
+        return None
+    return (
+        "note: not every result scores the same token ids (another tokenizer, or another stretch of the text): "
+        "compare bits per byte, not perplexity"
+    )
+
+
+def plain_number(value: float) -> str:
+    """Two decimals below a thousand, whole numbers below a million, then three significant digits."""
+    if value < 1000:
+        return f"{value:.2f}"
+    return f"{value:.0f}" if value < 1e6 else f"{value:.2e}"
+
+
+QUANTITIES: dict[str, Callable[[Result], str]] = {
+    "perplexity": lambda result: plain_number(result.perplexity),
+    "bits per byte": lambda result: f"{result.bits_per_byte:.4f}",
+    "segments per block": lambda result: _or_dash(result.segments_per_block, "{:.1f}".format),
+    "tokens scored": lambda result: str(result.tokens_scored),
+}
+
+
+def _tables(results: Sequence[Result]) -> list[tuple[str, list[list[str]]]]:
+    """Title and rows (the first one the heading) of each table: every quantity of every protocol, lengths across."""
+    tables = []
+    for protocol, stride in dict.fromkeys((result.protocol, result.stride) for result in results):
+        chosen = [result for result in results if (result.protocol, result.stride) == (protocol, stride)]
+        lengths = sorted({result.length for result in chosen})
+        models = dict.fromkeys((result.model, result.name, result.encoding, result.train_length) for result in chosen)
+        cells = {(result.model, result.length): result for result in chosen}
+        heading = ["model", "encoding", "train length", *map(str, lengths)]
+        for quantity, show in QUANTITIES.items():
+            rows = [
+                [name, encoding, _or_dash(train_length, str)]
+                + [_or_dash(cells.get((model, length)), show) for length in lengths]
+                for model, name, encoding, train_length in models
+            ]
+            if all(cell == "-" for row in rows for cell in row[3:]):  # no model here knows segments
+                continue
+            explained = f"{PROTOCOLS[protocol]}{'' if stride is None else f', stride {stride}'}"
+            tables.append((f"{quantity}, protocol {protocol} ({explained})", [heading, *rows]))
+    return tables
+
+
+def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
+    return "-" if value is None else show(value)
+
+
+def text_table(results: Sequence[Result]) -> str:
+    """Aligned plain text: for each protocol perplexity, bits per byte, segments per block and tokens scored."""
+    parts = []
+    for title, rows in _tables(results):
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if at < 2 else cell.rjust(width)
+                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        parts.append("\n".join([title, *lines]))
+    note = comparability_note(results)
+    return "\n\n".join(parts if note is None else [*parts, note])
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """The tables of `text_table` as Markdown."""
+    parts = []
+    for title, (heading, *rows) in _tables(results):
+        rule = ["---", "---"] + ["---:"] * (len(heading) - 2)
+        lines = ["| " + " | ".join(row) + " |" for row in (heading, rule, *rows)]
+        parts.append("\n".join([title[0].upper() + title[1:] + ":", "", *lines]))
+    note = comparability_note(results)
+    return "\n\n".join(parts if note is None else [*parts, note[0].upper() + note[1:] + "."]) + "\n"
+
+
+def encoding_label(config: PreTrainedConfig) -> str:
+    """What the field calls a config's positional encoding; `model_type` for a model that is not of this package."""
+    if not is_bipe(config):
+        return config.model_type
+    inter = {"rope": "RoPE", "alibi": "ALiBi"}.get(config.inter_encoding, config.inter_encoding)
+    if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
+        return "NoPE" if config.inter_encoding == "none" else inter
+    ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]
+    if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing
+        return ape
+    if config.inter_encoding == "none":
+        return f"{ape} in segments"
+    if config.intra_encoding == "none":
+        return f"{inter} over segments"
+    return f"BiPE-{inter}" if config.intra_encoding == "learned" else f"BiPE-{inter} ({config.intra_encoding})"
+
+
+def is_bipe(config: PreTrainedConfig) -> bool:
+    return config.model_type.startswith("bipe_")

@@ -1,0 +1,227 @@
+"""The whole run: arguments checked, then every model measured and every result written as it comes."""
+
+import datetime
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data import DEFAULT_CORPUS, load_documents
+from .inputs import Candidate, Text, first_line, held_out_fraction, load_model, open_candidate, read_texts, short_names
+from .results import PROTOCOLS, Evaluation, Result, encoding_label
+from .scoring import STRIDE, Windows, check_output_layer, make_windows, score, segments_per_block
+
+
+SPLITS = ("train", "validation")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def _check_arguments(
+    lengths: Sequence[int],
+    split: str,
+    protocols: Sequence[str],
+    stride: int,
+    max_tokens: int | None,
+    batch_tokens: int,
+    dtype: str,
+) -> None:
+    for name, given, accepted in (("split", split, SPLITS), ("dtype", dtype, DTYPES)):
+        if given not in accepted:
+            raise ValueError(f"{name}: {given!r} is none of {', '.join(accepted)}")
+    for name, number in (("stride", stride), ("batch_tokens", batch_tokens)):
+        if number < 1:
+            raise ValueError(f"{name}: {number} is not a positive number of tokens")
+    if not lengths or not protocols:
+        raise ValueError("give at least one length and one protocol")
+    for name, given in (("lengths", lengths), ("protocols", protocols)):
+        if len(set(given)) < len(given):
+            raise ValueError(f"{name}: the same one is given twice in {', '.join(map(str, given))}")
+    for length in lengths:
+        if length < 2:
+            raise ValueError(f"lengths: {length} is too short, a block needs at least 2 tokens to predict one")
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocols: {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        for length in lengths:
+            make_windows(protocol, length, length, stride)
+    multiple = math.lcm(*lengths)
+    if max_tokens is not None and max_tokens < multiple:
+        raise ValueError(
+            f"max_tokens: {max_tokens} tokens hold no block of {multiple} "
+            "(the longest length, or the least common multiple where not all lengths divide it)"
+        )
+
+
+def _check_device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} cannot be used here ({first_line(error)})") from error
+    return torch.device(device)
+
+
+def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
+    if output.suffix != ".json":
+        raise ValueError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
+    if overwrite and resume:
+        raise ValueError("overwrite and resume exclude each other")
+    # The tables belong to the results: without the results, a file of their name is somebody else's.
+    for file in (output, output.with_suffix(".md")):
+        if file.exists() and not overwrite and not (resume and output.exists()):
+            raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise ValueError(f"output: nothing can be written in {output.parent} ({error.strerror})") from error
+
+
+def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
+    earlier = Evaluation.load(output)
+    if earlier.data != evaluation.data or earlier.environment["dtype"] != evaluation.environment["dtype"]:
+        raise ValueError(f"resume: {output} holds results on other data or in another dtype (--overwrite replaces it)")
+    return earlier.results
+
+
+def _measure(
+    candidate: Candidate,
+    model: PreTrainedModel,
+    text: Text,
+    protocol: str,
+    windows: Windows,
+    stride: int | None,
+    batch_tokens: int,
+) -> Result:
+    description = f"{candidate.name} {protocol} {windows.length}"
+    start = time.perf_counter()
+    nll = score(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
+    seconds = time.perf_counter() - start
+    if not nll < math.log(sys.float_info.max):  # nan included
+        raise ValueError(f"{description}: the mean loss is {nll}; a dtype with more range may help (float32)")
+    return Result(
+        model=candidate.given,
+        name=candidate.name,
+        encoding=encoding_label(candidate.config),
+        train_length=None if candidate.training is None else candidate.training.train_length,
+        protocol=protocol,
+        length=windows.length,
+        stride=stride,
+        tokens_scored=windows.tokens_scored,
+        blocks=len(windows.begins),
+        segments_per_block=segments_per_block(candidate.config, text.ids, windows),
+        nll=nll,
+        perplexity=math.exp(nll),
+        bits_per_byte=nll / math.log(2) / text.bytes_per_token,
+        seconds=seconds,
+        text_documents=text.documents,
+        text_tokens=len(text.ids),
+        text_sha256=text.sha256,
+        bytes_per_token=text.bytes_per_token,
+        model_fingerprint=candidate.fingerprint,
+    )
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    lengths: Sequence[int],
+    *,
+    data: str = DEFAULT_CORPUS,
+    split: str = "validation",
+    text_column: str = "text",
+    validation_fraction: float | None = None,
+    streaming: bool = False,
+    protocols: Sequence[str] = ("blocks",),
+    stride: int = STRIDE,
+    max_tokens: int | None = None,
+    batch_tokens: int = 8192,
+    device: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "bipe_hf.evaluation.evaluate",
+) -> Evaluation:
+    """Measure every model by every protocol at every length, each with the tokenizer in its folder.
+
+    Args:
+        models: folders written by `save_pretrained`, with model and tokenizer.
+        lengths: tokens per window, distinct; for `sliding` and `tail` greater than `stride` and 256.
+        data, split, text_column, streaming: what `bipe_hf.data.load_documents` reads.
+        validation_fraction: share of the documents that it holds out where the data has no splits; None takes that of
+            the models' training (`training.json`), so that no text that they saw is scored.
+        protocols: names from `PROTOCOLS`.
+        stride: tokens by which the window of `sliding` moves.
+        max_tokens: score at most so many tokens of the text, its beginning; None for all of it.
+        batch_tokens: tokens in a batch; it changes speed and memory, not results.
+        device: a torch device; None takes the accelerator where there is one.
+        dtype: one of `DTYPES`; `auto` is the dtype in which the model was saved.
+        attn_implementation: as in `from_pretrained`.
+        output: JSON file, rewritten after each result, with tables beside it (`.md`); None writes nothing.
+        overwrite: replace `output`. resume: keep the results in `output` and measure only what it lacks.
+        command: recorded in the results.
+
+    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
+    """
+    _check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens, dtype)
+    target = _check_device(device)
+    folders = [Path(model) for model in models]
+    if not folders:
+        raise ValueError("models: give at least one model folder")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"models: the same folder is given twice in {', '.join(map(str, models))}")
+    candidates = [open_candidate(str(model), name) for model, name in zip(models, short_names(folders), strict=True)]
+    reading = {
+        "text_column": text_column,
+        "validation_fraction": held_out_fraction(candidates, data, validation_fraction),
+    }
+    evaluation = Evaluation(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        environment={
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "transformers", "bipe-hf")},
+            "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
+            "dtype": dtype,
+        },
+        data={"source": data, "split": split, **reading, "max_tokens": max_tokens},
+        results=[],
+    )
+    if output is not None:
+        output = Path(output)
+        _check_output(output, overwrite, resume)
+        if resume and output.exists():
+            evaluation.results = _earlier_results(output, evaluation)
+    documents = load_documents(data, streaming=streaming, **reading)[split]
+    texts = read_texts(documents, candidates, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
+
+    for candidate, text in zip(candidates, texts, strict=True):
+        finished = {(row.measurement, row.model_fingerprint, row.text_sha256) for row in evaluation.results}
+        wanted = [
+            (protocol, stride if protocol == "sliding" else None, at) for protocol in protocols for at in lengths
+        ]
+        missing = [
+            row for row in wanted if ((candidate.given, *row), candidate.fingerprint, text.sha256) not in finished
+        ]
+        if not missing:
+            continue
+        model = load_model(candidate, target, dtype, attn_implementation)
+        check_output_layer(model, text.ids)
+        for protocol, moved, length in missing:
+            windows = make_windows(protocol, len(text.ids), length, stride)
+            result = _measure(candidate, model, text, protocol, windows, moved, batch_tokens)
+            kept = [earlier for earlier in evaluation.results if earlier.measurement != result.measurement]
+            evaluation.results = [*kept, result]
+            if output is not None:
+                evaluation.save(output)
+        del model  # before the next one is loaded
+    return evaluation

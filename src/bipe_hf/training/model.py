@@ -1,0 +1,119 @@
+"""From settings to a config, a tokenizer and a model, for any model class that transformers knows."""
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+from datasets import DatasetDict, IterableDatasetDict
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from ..data import cached_tokenizer
+from ..tokenization_bipe import BipeTokenizer
+from .arguments import DEFAULT_MODEL_TYPE, DataArguments, ModelArguments
+
+
+def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTrainedConfig:
+    """The config of the model to train; `fit_tokenizer` adds what depends on the tokenizer.
+
+    Raises:
+        ValueError: a field that models of this type do not have, or values that their config refuses.
+    """
+    given = model_args.config_fields()
+    if model_args.initial_model is None:
+        config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
+        given.setdefault("max_position_embeddings", data_args.train_length)
+    else:
+        config_class = type(AutoConfig.from_pretrained(model_args.initial_model))
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+    for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
+        raise ValueError(f"{name}: a model of type {config_class.model_type} has no such field")
+    try:
+        if model_args.initial_model is None:
+            if given.get("segmentation", defaults.get("segmentation")) == "separators":
+                given["separator_token_ids"] = [0]  # holds the place of those that fit_tokenizer finds
+            return config_class(**given)
+        return config_class.from_pretrained(model_args.initial_model, **given)
+    except StrictDataclassError as error:
+        raise ValueError(f"config of the model: {error.__cause__ or error}") from error
+
+
+def load_tokenizer(
+    model_args: ModelArguments, data_args: DataArguments, documents: DatasetDict | IterableDatasetDict
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the settings name, or a BPE trained on the train split.
+
+    Raises:
+        ValueError: the tokenizer has another size than `vocab_size` says.
+    """
+    source = data_args.tokenizer or model_args.initial_model
+    if source is None:
+        return cached_tokenizer(documents["train"], data_args.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if data_args.vocab_size not in (None, len(tokenizer)):
+        raise ValueError(f"vocab_size: {data_args.vocab_size} given, but the tokenizer {source} has {len(tokenizer)}")
+    return tokenizer
+
+
+def fit_tokenizer(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, data_args: DataArguments
+) -> PreTrainedTokenizerBase:
+    """Sets vocabulary, special tokens and separators in `config`, and returns the tokenizer to save with the model.
+
+    Where segments end at separators, that is a `BipeTokenizer`. For every other model it is a plain one: the
+    `segment_ids` of a `BipeTokenizer` would override the model's own segmentation.
+
+    Raises:
+        ValueError: more tokens than the initial model has, or separators that no part of the model uses.
+    """
+    if model_args.initial_model is None:
+        config.vocab_size = len(tokenizer)
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    elif len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model {model_args.initial_model} only"
+            f" {config.vocab_size}"
+        )
+    if "segmentation" in config.to_dict() and config.segmentation == "separators":
+        inherited = None if model_args.initial_model is None else config.separator_token_ids
+        separators = data_args.separators or inherited or "sentences"
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+        config.separator_token_ids = tokenizer.separator_token_ids
+        return tokenizer
+    if data_args.separators is not None:
+        raise ValueError(f"separators: {data_args.separators!r} given, but this model does not segment by separators")
+    if isinstance(tokenizer, BipeTokenizer):
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map)
+    return tokenizer
+
+
+def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    """A float32 model with `config`: random weights, or those of `initial_model`."""
+    if model_args.initial_model is not None:
+        return load_model(model_args.initial_model, model_args, config=config)
+    return AutoModelForCausalLM.from_config(
+        config, attn_implementation=model_args.attn_implementation, dtype=torch.float32
+    )
+
+
+def load_model(source: str | os.PathLike, model_args: ModelArguments, **kwargs: Any) -> PreTrainedModel:
+    """The model saved in `source`, in float32: the steps of an optimizer are too small for 16-bit weights."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source, attn_implementation=model_args.attn_implementation, dtype=torch.float32, **kwargs
+        )
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {source} are damaged: {error}") from error

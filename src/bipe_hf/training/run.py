@@ -1,0 +1,192 @@
+"""The run itself: data, `transformers.Trainer`, and what is written at the end."""
+
+import dataclasses
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from transformers import (
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..data import load_documents, make_blocks, tokenize_documents
+from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, check_arguments
+from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
+from .run_folder import begin_run, find_checkpoint, finish_run
+
+
+def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
+    """Trains a causal language model into `output_dir`, or resumes the interrupted run found there.
+
+    The folder then loads with `AutoModelForCausalLM` and `AutoTokenizer`.
+
+    Args:
+        settings: fields of `ModelArguments`, `DataArguments` and `transformers.TrainingArguments` by name, typed as
+            they are there.
+        overwrite: delete the run that `output_dir` holds and train again.
+
+    Returns:
+        What `training.json` records: lengths, tokens, seconds, losses (mean nats per token), parameters, settings.
+
+    Raises:
+        ValueError: settings that are unknown, do not fit each other, or differ from those of the interrupted run; text
+            shorter than one block; a vocabulary that does not fit.
+        FileNotFoundError: data, tokenizer or initial model not found.
+        FileExistsError: `output_dir` holds a finished run, or something that is no run.
+    """
+    for key in RESERVED_KEYS.keys() & settings.keys():
+        raise ValueError(f"{key} cannot be set: {RESERVED_KEYS[key]}")
+    model_args, data_args, training_args = HfArgumentParser(ARGUMENT_CLASSES).parse_dict(settings)
+    training_args.include_num_input_tokens_seen = "all"
+    check_arguments(model_args, data_args, training_args)
+    settings = settings | dataclasses.asdict(model_args) | dataclasses.asdict(data_args)
+    is_main = training_args.process_index == 0
+    say = print if is_main else lambda line: None
+
+    folder = Path(training_args.output_dir)
+    checkpoint = find_checkpoint(folder, settings, overwrite=overwrite, say=say)
+    config = build_config(model_args, data_args) if checkpoint is None else None
+    with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
+        # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
+        documents = load_documents(
+            data_args.data,
+            text_column=data_args.text_column,
+            validation_fraction=data_args.validation_fraction,
+            streaming=data_args.streaming,
+        )
+        if checkpoint is None:
+            tokenizer = load_tokenizer(model_args, data_args, documents)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        train_blocks = _blocks(documents, "train", tokenizer, data_args)
+        validation_blocks = _blocks(documents, "validation", tokenizer, data_args)
+    set_seed(training_args.seed)
+    if checkpoint is None:
+        tokenizer = fit_tokenizer(config, tokenizer, model_args, data_args)
+        model = build_model(model_args, config)
+    else:
+        model = load_model(checkpoint, model_args)
+    if data_args.max_validation_blocks is not None:
+        validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
+    say(_summary(model, train_blocks, data_args, training_args))
+
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_blocks,
+        eval_dataset=validation_blocks,
+        data_collator=collate_blocks,
+        processing_class=tokenizer,
+        callbacks=[_CurrentIntervals()],
+    )
+    if checkpoint is None and is_main:
+        begin_run(folder, settings, overwrite=overwrite)
+    seconds = _train(trainer, checkpoint)
+    model.config.use_cache = True  # Trainer turned it off, and would save it so
+    trainer.save_model()
+    validation = trainer.evaluate()
+    trainer.save_state()
+
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = {
+        "train_length": data_args.train_length,
+        "data": data_args.data,
+        "steps": trainer.state.global_step,
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "tokens_seen": trainer.state.num_input_tokens_seen,
+        "seconds": seconds,
+        "train_loss": losses[-1] if losses else None,
+        "eval_loss": validation["eval_loss"],
+        "parameters": model.num_parameters(),
+        "device": str(training_args.device),
+        "config": settings,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("bipe-hf", "torch", "transformers", "datasets", "tokenizers")},
+    }
+    if trainer.is_world_process_zero():
+        finish_run(folder, result)
+    say(f"validation loss {result['eval_loss']:.4f}, perplexity {math.exp(result['eval_loss']):.2f}")
+    say(f"saved to {folder}")
+    return result
+
+
+def collate_blocks(blocks: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Stacks blocks into a batch for a causal language model (which shifts the labels itself).
+
+    There is no `attention_mask`: blocks are full, and without a mask the causal kernels run.
+
+    Args:
+        blocks: `input_ids` and, where document boundaries are kept, `position_ids` restarting at 0 in each document;
+            all of one length.
+
+    Returns:
+        `torch.LongTensor`s of shape `(batch, length)`: the columns of the blocks, and `labels`, -100 at the first
+        token of each document, which would be predicted from the document before it.
+    """
+    batch = {name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]}
+    labels = batch["input_ids"].clone()
+    if "position_ids" in batch:
+        labels[batch["position_ids"] == 0] = -100
+    return batch | {"labels": labels}
+
+
+class _CurrentIntervals(TrainerCallback):
+    """Trainer takes the logging, saving and evaluation intervals of a resumed run from the checkpoint, although they
+    may have been changed since."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
+def _blocks(
+    documents: DatasetDict | IterableDatasetDict,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    data_args: DataArguments,
+) -> Dataset | IterableDataset:
+    tokenized = tokenize_documents(documents[split], tokenizer, num_proc=data_args.num_proc)
+    try:
+        return make_blocks(tokenized, data_args.train_length, document_boundaries=data_args.document_boundaries)
+    except ValueError as error:
+        raise ValueError(f"{data_args.data}, {split} split: {error}") from error
+
+
+def _first(blocks: Dataset | IterableDataset, count: int) -> Dataset | IterableDataset:
+    return blocks.take(min(count, len(blocks)) if isinstance(blocks, Dataset) else count)
+
+
+def _summary(
+    model: PreTrainedModel,
+    blocks: Dataset | IterableDataset,
+    data_args: DataArguments,
+    training_args: TrainingArguments,
+) -> str:
+    per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+    count = f"{len(blocks):,}" if isinstance(blocks, Dataset) else "a stream of"
+    return (
+        f"{model.config.model_type}: {model.num_parameters():,} parameters; {data_args.data}: {count} blocks of"
+        f" {data_args.train_length} tokens, {per_step} per step; device {training_args.device}"
+    )
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> float:
+    """Trains to the end and returns the seconds that it took."""
+    if checkpoint is None:
+        return trainer.train().metrics["train_runtime"]
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step >= state.max_steps:  # interrupted after the last step; Trainer would add another one
+        trainer.state = state
+        return 0.0
+    return trainer.train(resume_from_checkpoint=str(checkpoint)).metrics["train_runtime"]

@@ -1,0 +1,160 @@
+"""The output folder of a training run: whether a run may start there, and from which checkpoint it continues.
+
+`pretrain.yaml` is the first file of a run and marks the folder as one; `training.json` is the last and marks the run
+as finished.
+"""
+
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
+
+
+SETTINGS_FILE = "pretrain.yaml"
+RESULT_FILE = "training.json"
+
+# What a run writes. Nothing else in the folder is ever deleted.
+_RUN_FILES = (
+    RESULT_FILE,
+    "checkpoint-*",
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors*",
+    "runs/*/events.out.tfevents.*",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "trainer_state.json",
+    "training_args.bin",
+)
+
+# Settings that decide what is written down and how fast, but not what is learnt: a resumed run may change them.
+_FREE_SETTINGS = {
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "max_validation_blocks",
+    "num_proc",
+    "output_dir",
+    "per_device_eval_batch_size",
+    "report_to",
+    "run_name",
+}
+_FREE_PREFIXES = ("eval_", "hub_", "log_", "logging_", "save_")
+
+
+def find_checkpoint(
+    folder: Path, settings: dict[str, Any], *, overwrite: bool, say: Callable[[str], None]
+) -> Path | None:
+    """Decides how a run with `settings` starts in `folder`. Changes nothing on disk.
+
+    Args:
+        folder: output folder, existing or not.
+        settings: resolved settings of the run, as `begin_run` stores them.
+        overwrite: start again although `folder` holds a run.
+        say: called with one line for everything that the user should know.
+
+    Returns:
+        The last complete checkpoint of the interrupted run in `folder`, or `None` where training starts at step 0.
+
+    Raises:
+        FileExistsError: `folder` holds a finished run, or files that are no training run.
+        ValueError: `folder` holds an interrupted run with other settings, or whose settings cannot be read.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output_dir {folder} is a file, not a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    if not (folder / SETTINGS_FILE).is_file():
+        raise FileExistsError(
+            f"output_dir {folder} is not empty and holds no training run (no {SETTINGS_FILE}): choose another folder"
+        )
+    if overwrite:
+        return None
+    if (folder / RESULT_FILE).is_file():
+        raise FileExistsError(
+            f"output_dir {folder} holds a finished run ({RESULT_FILE}): choose another output_dir, or give --overwrite"
+            " to delete that run and train again"
+        )
+    _compare(folder, settings)
+
+    steps = {
+        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    for _, checkpoint in sorted(steps.items(), reverse=True):
+        defect = _defect(checkpoint)
+        if defect is None:
+            say(f"resuming {folder} from {checkpoint.name}")
+            return checkpoint
+        say(f"passing over {checkpoint}, which is incomplete: {defect}")
+    say(f"{folder} holds an interrupted run without a complete checkpoint: starting it over")
+    return None
+
+
+def begin_run(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
+    """Marks `folder` as a run with `settings`; with `overwrite`, first deletes what an earlier run wrote there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        for pattern in _RUN_FILES:
+            for path in folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _write(folder / SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def finish_run(folder: Path, result: dict[str, Any]) -> None:
+    """Writes `result` (JSON) and thereby marks the run in `folder` as finished."""
+    _write(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+
+
+def _compare(folder: Path, settings: dict[str, Any]) -> None:
+    try:
+        stored = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{folder / SETTINGS_FILE} cannot be read: give --overwrite to train again from the start")
+    differences = [
+        f"{key} (there {stored.get(key, 'default')}, now {settings.get(key, 'default')})"
+        for key in sorted(stored.keys() | settings.keys())
+        if stored.get(key) != settings.get(key) and key not in _FREE_SETTINGS and not key.startswith(_FREE_PREFIXES)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds an interrupted run with other settings: {', '.join(differences)}; give the same settings"
+            " to resume it, another output_dir, or --overwrite to train again from the start"
+        )
+
+
+def _defect(checkpoint: Path) -> str | None:
+    """Why `checkpoint` cannot be resumed from, or `None`. A process killed while saving leaves a truncated file or,
+    since Trainer writes `trainer_state.json` last, none of that name."""
+    try:
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    except FileNotFoundError:
+        return "trainer_state.json is missing"
+    except (ValueError, TypeError):
+        return "trainer_state.json is damaged"
+    for weights in checkpoint.glob("*.safetensors"):
+        try:
+            with safe_open(weights, framework="pt"):  # reads the header and compares it with the file's size
+                pass
+        except SafetensorError:
+            return f"{weights.name} is damaged"
+    for state in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+        if not zipfile.is_zipfile(state):  # torch.save writes zip archives, whose directory stands at the end
+            return f"{state.name} is damaged"
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a whole file or none, whenever the process is killed."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

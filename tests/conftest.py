@@ -1,0 +1,36 @@
+"""A tiny random model whose logits differ at every token, so that a wrong position anywhere shows."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+
+
+TINY = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,  # ten times the usual: at 0.02 every model predicts its last token again
+    "separator_token_ids": [3, 7, 11, 19],
+    "max_segment_length": 6,  # some segments are longer
+    "alibi_slope_scale": 4.0,  # at 96 hardly any weight leaves the segment
+    "bos_token_id": None,
+    "eos_token_id": None,  # generation runs to its full length
+}
+
+
+@cache
+def _tiny_model(**fields) -> BipeLlamaForCausalLM:
+    torch.manual_seed(0)
+    return BipeLlamaForCausalLM(BipeLlamaConfig(**{**TINY, **fields})).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A function from configuration fields to a model in eval mode, always the same one for the same fields."""
+    return _tiny_model

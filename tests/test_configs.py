@@ -1,0 +1,100 @@
+"""Every file in `configs/` against the code that reads it, and its comments against the truth."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import HfArgumentParser
+
+from bipe_hf.commands.pretrain import read_settings
+from bipe_hf.data import train_tokenizer
+from bipe_hf.training import ARGUMENT_CLASSES, build_config, build_model, fit_tokenizer
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FAMILIES = {
+    "": ("rope.yaml", "alibi.yaml", "bipe_rope.yaml", "bipe_alibi.yaml"),
+    "tiny": ("tiny_rope.yaml", "tiny_alibi.yaml", "tiny_bipe_rope.yaml", "tiny_bipe_alibi.yaml"),
+}
+ENCODING_KEYS = {
+    "inter_encoding",
+    "intra_encoding",
+    "segmentation",
+    "separators",
+    "max_segment_length",
+    "alibi_slope_scale",
+    "output_dir",
+}
+
+every_config = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+
+
+def arguments(path: Path):
+    """The three argument objects of a file, as far as this machine can build them (bf16 wants a GPU or `use_cpu`)."""
+    return HfArgumentParser(ARGUMENT_CLASSES).parse_dict(read_settings(path, []) | {"use_cpu": True})
+
+
+def stated(path: Path, name: str) -> float:
+    """The number in a comment line `# name: 1,234 ...`."""
+    (text,) = re.findall(rf"^# {name}: ([\d,.e+]+)( |$)", path.read_text(), flags=re.MULTILINE)
+    return float(text[0].replace(",", ""))
+
+
+def test_all_settings_of_the_paper_are_there():
+    names = {path.name for path in CONFIGS.glob("*.yaml")}
+    assert names == {"bipe_rope_1.6b.yaml", *FAMILIES[""], *FAMILIES["tiny"]}
+
+
+@every_config
+def test_every_key_is_commented_and_the_usage_names_the_file(path):
+    lines = path.read_text().splitlines()
+    keys = [line for line in lines if line and not line.startswith("#")]
+    assert len(keys) > 10
+    for line in keys:
+        assert re.fullmatch(r"\w+: \S+ +# \S.*", line), line
+    assert any(f"pretrain configs/{path.name}" in line for line in lines if line.startswith("#"))
+    assert max(map(len, lines)) <= 119
+
+
+@every_config
+def test_stated_parameters_and_cost_are_true(path):
+    model_args, data_args, training_args = arguments(path)
+    config = build_config(model_args, data_args)
+    tokenizer = fit_tokenizer(config, train_tokenizer(["Yes. No?\n"], 258), model_args, data_args)
+    if config.segmentation == "separators":
+        assert config.separator_token_ids == tokenizer.separator_token_ids != []
+    config.vocab_size = data_args.vocab_size
+    with torch.device("meta"):
+        parameters = build_model(model_args, config).num_parameters()
+    assert stated(path, "parameters") == parameters
+
+    blocks = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
+    tokens = blocks * data_args.train_length * training_args.max_steps
+    assert stated(path, "tokens per step") == blocks * data_args.train_length
+    assert stated(path, "tokens") == tokens
+    assert stated(path, "FLOPs") == pytest.approx(6 * parameters * tokens, rel=0.05)
+    assert f"({blocks} blocks of {data_args.train_length:,})" in path.read_text()
+    assert f"({training_args.max_steps:,} steps)" in path.read_text()
+
+
+@pytest.mark.parametrize("names", FAMILIES.values(), ids=["paper", "tiny"])
+def test_models_to_compare_differ_in_the_positional_encoding_alone(names):
+    settings = [read_settings(CONFIGS / name, []) for name in names]
+    rest = [{key: value for key, value in each.items() if key not in ENCODING_KEYS} for each in settings]
+    assert all(each == rest[0] for each in rest)
+    encodings = [tuple(str(each.get(key)) for key in sorted(ENCODING_KEYS - {"output_dir"})) for each in settings]
+    assert len(set(encodings)) == len(names)
+
+
+def test_paper_setting_is_the_published_recipe():
+    _, data_args, training_args = arguments(CONFIGS / "bipe_rope.yaml")
+    settings = read_settings(CONFIGS / "bipe_rope.yaml", [])
+    published = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    assert published.items() <= settings.items()
+    assert (data_args.vocab_size, data_args.train_length) == (32000, 1024)
+    assert training_args.learning_rate == 1e-4
+    assert training_args.get_warmup_steps(training_args.max_steps) == 10_000
+    assert training_args.lr_scheduler_type == "linear"
+    assert training_args.weight_decay == 0.01
+    assert training_args.max_steps == 1_000_000
