@@ -29,6 +29,7 @@ from bipe_hf.data import (
 )
 from bipe_hf.tokenization_bipe import BipeTokenizer
 
+
 TEXTS = [
     'The first line.\nThe second one, which is longer; it says 1,234 times "no".\n\n    An indented line!',
     "def f(self):\n    return self._x[0].y  # naïve\r\n",

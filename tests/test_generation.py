@@ -58,9 +58,9 @@ def tokens(batch_size, length, seed=1):
 
 
 def padded(rows, side):
-    """A batch of rows of unequal length and its mask; the padding token is a separator, which must not count."""
+    """A batch of rows of unequal length and its mask; padding is words and separators, neither of which may count."""
     length = max(row.shape[0] for row in rows)
-    ids = torch.full((len(rows), length), SEPARATORS[0])
+    ids = tokens(len(rows), length, seed=99)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):
         columns = slice(length - row.shape[0], None) if side == "left" else slice(row.shape[0])
@@ -198,7 +198,6 @@ def test_a_padded_batch_equals_each_sequence_alone(model_of_each_backend, side):
 def test_padding_in_the_middle_moves_no_token(model_of_each_backend):
     ids = tokens(2, 14)
     mask = torch.tensor([[0, 1, 1, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0], [1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 1, 1, 1, 1]])
-    ids[mask == 0] = SEPARATORS[0]
     logits = logits_of(model_of_each_backend, ids, attention_mask=mask)
     for i, is_token in enumerate(mask.bool()):
         assert_same(logits[i, is_token], logits_of(model_of_each_backend, ids[i, is_token][None])[0])
@@ -583,9 +582,10 @@ def test_embeddings_without_segment_ids_are_refused(model):
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (2, 4), (2, 6), (10,), (2, 5, 1)], ids=str)
-def test_segment_ids_of_the_wrong_shape_are_refused(model, shape):
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 5, dtype=torch.long)], ids=["no_mask", "mask"])
+def test_segment_ids_of_the_wrong_shape_are_refused(model, shape, mask):
     with pytest.raises(ValueError, match=r"segment_ids must have one id for each token, shape \(2, 5\)"):
-        model(tokens(2, 5), segment_ids=torch.zeros(shape, dtype=torch.long))
+        model(tokens(2, 5), attention_mask=mask, segment_ids=torch.zeros(shape, dtype=torch.long))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
@@ -620,3 +620,20 @@ def test_generation_from_packed_documents_is_refused(model, cache):
     ids, positions = tokens(1, 8), torch.tensor([[0, 1, 0, 1, 2, 3, 4, 5]])
     with pytest.raises(ValueError, match="position_ids restart inside the sequence"):
         generate(model, ids, position_ids=positions, **WAYS_TO_CACHE[cache])
+
+
+def test_a_mask_of_the_new_tokens_alone_is_refused(model):
+    """It would have to cover the cached ones as well."""
+    cache = filled_cache(model, tokens(2, 6))
+    with pytest.raises(ValueError, match="attention_mask must cover all 7 tokens, the 6 cached ones included, got 1"):
+        model(tokens(2, 1), attention_mask=torch.ones(2, 1), past_key_values=cache)
+
+
+def test_a_cache_of_a_shallower_model_is_refused(model):
+    shallow = copy.deepcopy(model.config)
+    shallow.num_hidden_layers = 1
+    with pytest.raises(ValueError, match="past_key_values was made for a model of 1 layers, this one has 2"):
+        model(tokens(2, 6), past_key_values=DynamicCache(config=shallow))
+    cache = type(model)(shallow)(tokens(2, 6), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="past_key_values was made for a model of 1 layers, this one has 2"):
+        model(tokens(2, 1), past_key_values=cache)

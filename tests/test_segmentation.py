@@ -16,6 +16,7 @@ from bipe_hf.segmentation import (
     segment_tokens,
 )
 
+
 # One letter a token: "w" a word, "." a separator, "W" and "!" the same as first of a packed document, "_" padding.
 # Left, right and interleaved padding, separators at the ends and in runs all come up.
 LETTERS = "w.W!_"

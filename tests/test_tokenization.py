@@ -26,6 +26,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.segmentation import document_starts, segment_tokens
 
+
 PRESETS = ("sentences", "lines", "clauses")
 
 LINES = [

@@ -269,7 +269,9 @@ def test_batch_of_packed_documents_has_the_loss_of_each_document_alone():
 
 
 @pytest.mark.parametrize(
-    "encoding", [{}, {"inter_encoding": "alibi"}, BASELINE], ids=["bipe_rope", "bipe_alibi", "rope"]
+    "encoding",
+    [{}, {"inter_encoding": "alibi"}, BASELINE, {"model_type": "llama", "max_segment_length": None}],
+    ids=["bipe_rope", "bipe_alibi", "rope", "llama"],
 )
 def test_run_with_kept_boundaries_measures_each_document_alone(settings, encoding):
     keep = {"document_boundaries": "keep", "validation_fraction": 0.5, "per_device_eval_batch_size": 1000}
@@ -471,6 +473,7 @@ def test_output_dir_that_is_a_file_is_refused(settings):
         ({"streaming": True}, "streaming: give a tokenizer"),
         ({"streaming": True, "tokenizer": "x", "max_steps": -1}, "streaming: give max_steps"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint cannot be set"),
+        ({"hub_token": "secret"}, "hub_token cannot be set"),
         ({"hidden_sise": 16}, "hidden_sise"),
         ({"initial_model": "x"}, "hidden_size: the weights of initial_model x decide it"),
     ],

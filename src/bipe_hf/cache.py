@@ -128,8 +128,18 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
 
 
 def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: int) -> None:
-    """Appends the states after new tokens (entries of shape `(batch, new tokens)`) to the cache."""
+    """Appends the states after new tokens (entries of shape `(batch, new tokens)`) to the cache.
+
+    Raises:
+        ValueError: if the cache was made for a model of fewer layers.
+    """
     layer = _segment_history_layer(cache)
+    grows = layer is None and cache.layer_class_to_replicate is not None
+    num_key_layers = len(cache.layers) - (layer is not None)
+    if num_key_layers < num_hidden_layers and not grows:
+        raise ValueError(
+            f"past_key_values was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
+        )
     if layer is None:
         # A cache made without a config grows its layers on demand; ours must come after all of them.
         while len(cache.layers) < num_hidden_layers:

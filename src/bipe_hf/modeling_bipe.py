@@ -68,20 +68,9 @@ class BipeModelMixin:
         """Segments of the given tokens under this model's segmentation (see [`segment_tokens`]).
 
         Raises:
-            ValueError: if `segment_ids` is neither given nor can be derived, or has the wrong shape or dtype.
+            ValueError: if `segment_ids` is neither given nor can be derived.
         """
         inputs = input_ids if input_ids is not None else inputs_embeds
-        batch_size, length = inputs.shape[:2]
-        if segment_ids is not None:
-            if segment_ids.shape != (batch_size, length):
-                raise ValueError(
-                    f"segment_ids must have one id for each token, shape {(batch_size, length)}, got "
-                    f"{tuple(segment_ids.shape)}"
-                )
-            if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
-                raise ValueError(f"segment_ids must be integers, got {segment_ids.dtype}")
-            segment_ids = segment_ids.to(inputs.device)
-
         if self.config.segmentation == "separators" and input_ids is not None:
             ends_segment = torch.isin(input_ids, self.separator_token_ids)
         elif self.config.segmentation == "separators" and segment_ids is None:
@@ -91,7 +80,7 @@ class BipeModelMixin:
             )
         else:
             ends = self.config.segmentation == "tokens"
-            ends_segment = torch.full((batch_size, length), ends, dtype=torch.bool, device=inputs.device)
+            ends_segment = torch.full(inputs.shape[:2], ends, dtype=torch.bool, device=inputs.device)
         return segment_tokens(
             ends_segment, is_token=is_token, starts_document=starts_document, segment_ids=segment_ids, past=past
         )
@@ -120,8 +109,13 @@ class BipeModelMixin:
 
         Returns:
             What the layers receive, and the segment state after each token, for [`write_segment_history`].
+
+        Raises:
+            ValueError: if `segment_ids` has the wrong shape or dtype, if `attention_mask` is too short, or for one of
+                the reasons that [`BipeLlamaModel.forward`] lists.
         """
         length = inputs_embeds.shape[1]
+        segment_ids = _checked_segment_ids(segment_ids, inputs_embeds)
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, past_key_values)
@@ -280,6 +274,19 @@ def _length_of(inputs: dict) -> int:
     return (inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]).shape[1]
 
 
+def _checked_segment_ids(segment_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor) -> torch.LongTensor | None:
+    if segment_ids is None:
+        return None
+    if segment_ids.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"segment_ids must have one id for each token, shape {tuple(inputs_embeds.shape[:2])}, got "
+            f"{tuple(segment_ids.shape)}"
+        )
+    if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
+        raise ValueError(f"segment_ids must be integers, got {segment_ids.dtype}")
+    return segment_ids.to(inputs_embeds.device)
+
+
 def _is_token(
     attention_mask: torch.Tensor | None,
     past_length: int | torch.Tensor,
@@ -289,11 +296,17 @@ def _is_token(
     """Which of the new tokens are no padding, of shape `(batch, length)`; None where nothing says so."""
     is_token = None
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        total_length = past_length + length
+        if isinstance(total_length, int) and attention_mask.shape[1] < total_length:
+            raise ValueError(
+                f"attention_mask must cover all {total_length} tokens, the {past_length} cached ones included, got "
+                f"{attention_mask.shape[1]}"
+            )
         columns = torch.arange(length, device=attention_mask.device) + past_length
         is_token = attention_mask.index_select(1, columns).bool()
     if segment_ids is not None:
         is_given = segment_ids >= 0
-        is_token = is_given if is_token is None else is_token & is_given.to(is_token.device)
+        is_token = is_given if is_token is None else is_token & is_given
     return is_token
 
 

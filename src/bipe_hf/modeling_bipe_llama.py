@@ -136,10 +136,12 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         Args:
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
-                `position_ids` and the cache by default. Intra positions always follow from the segment ids.
+                `position_ids` and the cache by default. Intra positions always follow from the segment ids. Negative
+                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 A step that does not go up is the start of a new packed document: no token attends to a document before
-                its own, and segments count from 0 again. The values are read for nothing else.
+                its own, and segments count from 0 again. The values are read for nothing else. The cache of packed
+                documents covers all of them and is not to be continued.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes

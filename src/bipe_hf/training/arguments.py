@@ -18,6 +18,7 @@ RESERVED_KEYS = {
     "do_eval": "pretrain always measures the validation loss at the end",
     "do_predict": "pretrain only trains and measures the validation loss",
     "do_train": "pretrain always trains",
+    "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "pretrain always counts the tokens",
     "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",

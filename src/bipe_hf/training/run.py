@@ -94,9 +94,9 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     if checkpoint is None and is_main:
         begin_run(folder, settings, overwrite=overwrite)
     seconds = _train(trainer, checkpoint)
+    validation = trainer.evaluate()
     model.config.use_cache = True  # Trainer turned it off, and would save it so
     trainer.save_model()
-    validation = trainer.evaluate()
     trainer.save_state()
 
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
