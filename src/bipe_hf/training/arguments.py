@@ -46,6 +46,9 @@ class ModelArguments:
     num_key_value_heads: int | None = field(
         default=None, metadata={"help": "key and value heads per layer (default: as many as attention heads)"}
     )
+    rms_norm_eps: float | None = field(
+        default=None, metadata={"help": "added to the variance in the normalisation layers"}
+    )
     tie_word_embeddings: bool | None = field(
         default=None, metadata={"help": "true: input and output embeddings are one matrix"}
     )
@@ -179,7 +182,7 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
             hint = did_you_mean(model_type, CONFIG_MAPPING)
             raise ValueError(f"model_type: {model_type!r} is not known to transformers{hint}")
     else:
-        for key in ["model_type", *sizes, "tie_word_embeddings", "max_segment_length"]:
+        for key in ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings", "max_segment_length"]:
             if settings[key] is not None:
                 raise ValueError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
     if data_args.tokenizer is None and model_args.initial_model is None:
