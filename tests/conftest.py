@@ -4,6 +4,8 @@ from functools import cache
 
 import pytest
 import torch
+import transformers.integrations.flex_attention as flex_integration
+import transformers.masking_utils as masking_utils
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 
@@ -34,3 +36,17 @@ def _tiny_model(**fields) -> BipeLlamaForCausalLM:
 def tiny_model():
     """A function from configuration fields to a model in eval mode, always the same one for the same fields."""
     return _tiny_model
+
+
+@pytest.fixture
+def uncompiled_flex_attention(monkeypatch):
+    """transformers compiles flex attention, which wants a C++ toolchain; what it computes is the same without."""
+    monkeypatch.setattr(
+        flex_integration, "WrappedFlexAttention", lambda training: lambda: flex_integration.flex_attention
+    )
+    create_block_mask = masking_utils.create_block_mask
+
+    def uncompiled(*args, _compile, **kwargs):
+        return create_block_mask(*args, **kwargs)
+
+    monkeypatch.setattr(masking_utils, "create_block_mask", uncompiled)

@@ -127,10 +127,10 @@ def test_backends_equal_eager_with_a_cache(attention, encoding, flash_kernels):
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("encoding", ["rope", "alibi"])
-def test_flex_attention_equals_eager(encoding):
-    """One call for each encoding: the kernel is compiled, which takes most of a minute."""
-    arguments, is_token = padded_inputs(left=True)
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_flex_attention_equals_eager(encoding, inputs, uncompiled_flex_attention):
+    arguments, is_token = INPUTS[inputs]()
     with torch.inference_mode():
         expected = model_of(encoding, "eager")(**arguments).logits[is_token]
         actual = model_of(encoding, "flex_attention")(**arguments).logits[is_token]

@@ -62,7 +62,7 @@ def test_tokens_with_rope_equal_stock_llama_exactly(attention, rope_type):
         assert torch.equal(stock_parameter.grad, our_parameter.grad), name
 
 
-def test_tokens_with_rope_equal_stock_llama_on_flex_attention():
+def test_tokens_with_rope_equal_stock_llama_on_flex_attention(uncompiled_flex_attention):
     stock, ours = pair("flex_attention", num_attention_heads=4, num_key_value_heads=2)
     ids = batch(16, 1)
     with torch.inference_mode():
