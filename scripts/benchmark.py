@@ -28,7 +28,7 @@ from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 
 
 SHAPES = {
-    # 12 layers as in the paper (134 M parameters), and a tiny one in which every microsecond of Python shows
+    # 12 layers as in the paper (162 M parameters), and a tiny one in which every microsecond of Python shows
     "paper": {
         "vocab_size": 32000,
         "hidden_size": 768,
