@@ -15,7 +15,7 @@ from transformers import (
 )
 
 import bipe_hf
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeLlamaModel
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeLlamaModel, configuration_bipe, positional
 
 
 TINY = {
@@ -73,15 +73,20 @@ def test_separators_without_any_are_warned_of(caplog):
     library_logger = logging.getLogger("transformers")
     library_logger.addHandler(caplog.handler)
     try:
-        bipe_hf.configuration_bipe.logger.warning_once.cache_clear()
+        configuration_bipe.logger.warning_once.cache_clear()
         BipeLlamaConfig(**{**TINY, "separator_token_ids": []})
         assert "separator_token_ids is empty" in caplog.text
         caplog.clear()
-        bipe_hf.configuration_bipe.logger.warning_once.cache_clear()
+        configuration_bipe.logger.warning_once.cache_clear()
         BipeLlamaConfig(**{**TINY, "separator_token_ids": [], "segmentation": "document"})
         assert not caplog.text
     finally:
         library_logger.removeHandler(caplog.handler)
+
+
+def test_every_name_that_is_accepted_has_an_encoding():
+    assert tuple(positional.INTER_ENCODINGS) == configuration_bipe.INTER_ENCODINGS
+    assert tuple(positional.INTRA_ENCODINGS) == configuration_bipe.INTRA_ENCODINGS
 
 
 def test_separators_are_a_sorted_set():
