@@ -45,7 +45,6 @@ SHAPES = {
     },
 }
 MODELS = ("stock", "bipe_rope", "bipe_alibi")
-SEPARATORS = list(range(10, 60))  # ids of which one token in about 20 is one at the tiny vocabulary
 LIMITS = {
     "training step, 1024 tokens": {"bipe_rope": 1.03, "bipe_alibi": 1.15},
     "peak memory of a training step, 4096 tokens": {"bipe_rope": 1.05, "bipe_alibi": 1.15},
@@ -60,7 +59,8 @@ def build(name: str, shape: str, device: str, dtype: torch.dtype) -> torch.nn.Mo
         model = LlamaForCausalLM(LlamaConfig(**fields))
     else:
         inter_encoding = name.removeprefix("bipe_")
-        config = BipeLlamaConfig(**fields, inter_encoding=inter_encoding, separator_token_ids=SEPARATORS)
+        separators = list(range(0, fields["vocab_size"], 20))  # one random token in 20 ends a segment
+        config = BipeLlamaConfig(**fields, inter_encoding=inter_encoding, separator_token_ids=separators)
         model = BipeLlamaForCausalLM(config)
     return model.to(device=device, dtype=dtype)
 

@@ -66,6 +66,16 @@ def test_float16_columns_stay_in_range_and_keep_near_segments_exact(segment, dis
     torch.testing.assert_close(bias, expected, rtol=1e-5, atol=1e-3)
 
 
+def test_slopes_beyond_the_range_of_float16_are_refused():
+    """12 heads of 128 dimensions at scale 96 fit; twice the scale does not, and would overflow to infinity."""
+    hidden_states = torch.zeros(1, 2, 1, dtype=torch.float16)
+    segments = torch.tensor([[5000, 5001]])
+    assert encoding(12, 128)(segments, hidden_states).columns.query.isfinite().all()
+    with pytest.raises(ValueError, match="too large for float16"):
+        encoding(12, 128, scale=192.0)(segments, hidden_states)
+    assert encoding(12, 128, scale=192.0)(segments, hidden_states.float()).columns.query.isfinite().all()
+
+
 def attention_and_gradients(dtype, columns_of, segments, slopes, inputs, weights):
     """Output and gradients of causal ALiBi attention for one head, by columns or by a materialised bias."""
     query, key, value = (x.to(dtype).requires_grad_() for x in inputs)

@@ -283,6 +283,45 @@ def test_a_configuration_of_somebody_else_is_refused(tmp_path):
         convert_checkpoint(source, tmp_path / "output")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"log_scale": True, "train_scale": None}, "log_scale_train_length|train_scale"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling in config.json must be null or hold a type"),
+        ({"rope_scaling": "linear"}, "rope_scaling in config.json must be null or hold a type"),
+        ({"num_attention_heads": 0}, "config.json cannot be a model's"),
+        ({"vocab_size": 100}, "separator_token_ids must lie in the vocabulary"),
+        ({"hidden_act": "zzz"}, "hidden_act in config.json is not known to transformers: 'zzz'"),
+        ({"hidden_size": 64}, "has the shape"),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_refused_in_one_line(tmp_path, changes, message):
+    source = copy_of("bipe_rope", tmp_path, **changes)
+    if changes.get("log_scale"):
+        config = json.loads((source / "config.json").read_text())
+        del config["train_scale"]
+        (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(source, tmp_path / "output")
+
+
+def test_an_index_without_shards_and_a_file_of_something_else_are_refused(tmp_path):
+    source = copy_of("rope", tmp_path)
+    (source / "model.safetensors").unlink()
+    (source / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no weight_map"):
+        convert_checkpoint(source, tmp_path / "output")
+    (source / "model.safetensors.index.json").unlink()
+    torch.save([torch.ones(2)], source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="must hold tensors by name"):
+        convert_checkpoint(source, tmp_path / "output")
+
+
+def test_fields_that_the_authors_code_does_not_read_are_noted(tmp_path):
+    report = convert_checkpoint(copy_of("bipe_rope", tmp_path, rope_theta=5e5), tmp_path / "output")
+    assert "rope_theta 500000.0 is not used" in str(report)
+
+
 def test_output_is_not_overwritten_silently(tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "precious.txt").write_text("mine")

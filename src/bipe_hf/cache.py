@@ -15,6 +15,8 @@ from .segmentation import SegmentState
 class SegmentHistoryLayer(CacheLayerMixin):
     """Keeps the segment state after every cached token, or after the last one only.
 
+    It stands behind the layers of the model, so `len(cache)` is one more than their number, and it has no keys.
+
     Args:
         is_static (`bool`):
             For caches of fixed shape, which are never cropped: only the latest state is kept, and it is overwritten in

@@ -35,6 +35,8 @@ class BipeConfigMixin(PreTrainedConfig):
         log_scale_train_length (`int`, *optional*):
             Turns on the authors' `log_scale`: queries are multiplied by `log(seg + 1) / log(log_scale_train_length)`.
 
+    A model reads these fields when it is built: changing them later changes nothing in it.
+
     Raises:
         ValueError: if a field has a value that is not accepted; the message says which are.
     """
@@ -50,6 +52,7 @@ class BipeConfigMixin(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.separator_token_ids = sorted(set(self.separator_token_ids or []))
         super().__post_init__(**kwargs)
+        self.validate_bipe_fields()  # here as well, so that construction raises a plain ValueError
         if self.segmentation == "separators" and not self.separator_token_ids:
             logger.warning_once(
                 "segmentation is 'separators' but separator_token_ids is empty: every sequence is one segment, so the "
@@ -68,8 +71,8 @@ class BipeConfigMixin(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if self.max_segment_length < 1:
             raise ValueError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
-        if not 0 < self.alibi_slope_scale < float("inf"):
-            raise ValueError(f"alibi_slope_scale must be a positive number, got {self.alibi_slope_scale}")
+        if not 1e-6 <= self.alibi_slope_scale <= 1e6:
+            raise ValueError(f"alibi_slope_scale must lie between 1e-6 and 1e6, got {self.alibi_slope_scale}")
         if self.log_scale_train_length is not None and self.log_scale_train_length < 2:
             raise ValueError(
                 "log_scale_train_length must be None or at least 2 (its logarithm divides the queries), "

@@ -12,9 +12,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
 
 from .configuration_bipe import BipeLlamaConfig
 from .modeling_bipe_llama import BipeLlamaForCausalLM
@@ -156,7 +158,10 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         if (folder / single).is_file():
             return _read_tensors(folder / single)
         if (folder / index).is_file():
-            shards = sorted(set(_read_json(folder / index)["weight_map"].values()))
+            weight_map = _read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ValueError(f"{folder / index} holds no weight_map that names the shards")
+            shards = sorted(set(weight_map.values()))
             return {key: value for shard in shards for key, value in _read_tensors(folder / shard).items()}
     raise FileNotFoundError(
         f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and sharded forms (*.index.json)"
@@ -168,12 +173,16 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"weights file not found: {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(f"{path} holds more than weights, or is corrupt; nothing in it was run") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ValueError(f"{path} is corrupt or no weights file: {error}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{path} must hold tensors by name and nothing else")
+    return weights
 
 
 def _read_json(path: Path) -> dict:
@@ -199,11 +208,20 @@ def _convert_config(
     inter_encoding, intra_encoding, segmentation, slope_scale = ENCODINGS[rpe_type]
     fields = {key: source[key] for key in SAME_IN_BOTH if key in source}
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
+    if source.get("rope_theta", 10000.0) != 10000.0:
+        report.notes.append(f"rope_theta {source['rope_theta']} is not used: the authors' code always takes 10000")
     scaling = source.get("rope_scaling")
-    if scaling is not None and inter_encoding == "rope":
-        if scaling.get("type") not in ("linear", "dynamic"):
-            raise ValueError(f"rope_scaling type must be linear or dynamic, got {scaling.get('type')!r}")
-        fields["rope_parameters"] |= {"rope_type": scaling["type"], "factor": float(scaling["factor"])}
+    if scaling is not None and inter_encoding != "rope":
+        report.notes.append(f"rope_scaling {scaling} is not used: {rpe_type} rotates nothing")
+    elif scaling is not None:
+        match scaling:
+            case {"type": "linear" | "dynamic", "factor": int() | float()}:
+                fields["rope_parameters"] |= {"rope_type": scaling["type"], "factor": float(scaling["factor"])}
+            case _:
+                raise ValueError(
+                    "rope_scaling in config.json must be null or hold a type, linear or dynamic, and a factor, got "
+                    f"{scaling!r}"
+                )
         if scaling["type"] == "dynamic" and segmentation == "separators":
             report.notes.append(
                 "dynamic scaling grows with the number of segments here, with that of tokens in the authors' code"
@@ -211,6 +229,8 @@ def _convert_config(
     if source.get("pad_token_id") is not None and source["pad_token_id"] >= 0:
         fields["pad_token_id"] = source["pad_token_id"]
     if source.get("log_scale"):
+        if "train_scale" not in source:
+            raise ValueError("config.json has log_scale but no train_scale, the length whose logarithm it divides by")
         fields["log_scale_train_length"] = source["train_scale"]
     if segmentation == "separators":
         fields["separator_token_ids"] = (
@@ -218,13 +238,21 @@ def _convert_config(
         )
         if INTRA_TABLE in weights:
             fields["max_segment_length"] = min(len(weights[INTRA_TABLE]), AUTHORS_TABLE_ROWS)
-    return BipeLlamaConfig(
-        inter_encoding=inter_encoding,
-        intra_encoding=intra_encoding,
-        segmentation=segmentation,
-        alibi_slope_scale=slope_scale,
-        **fields,
-    )
+    missing = sorted({"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(fields))
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    if fields.get("hidden_act", "silu") not in ACT2FN:
+        raise ValueError(f"hidden_act in config.json is not known to transformers: {fields['hidden_act']!r}")
+    try:
+        return BipeLlamaConfig(
+            inter_encoding=inter_encoding,
+            intra_encoding=intra_encoding,
+            segmentation=segmentation,
+            alibi_slope_scale=slope_scale,
+            **fields,
+        )
+    except (StrictDataclassError, ZeroDivisionError) as error:
+        raise ValueError(f"config.json cannot be a model's: {error.__cause__ or error}") from error
 
 
 def _convert_weights(

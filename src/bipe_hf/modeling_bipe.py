@@ -31,6 +31,8 @@ class BilevelInputs(NamedTuple):
     inter_terms: InterTerms
     layer_kwargs: dict
     """Where documents start, for the backends that take no mask."""
+    is_packed: bool
+    """Whether a row holds more than one document; not known, and False, in a compiled forward."""
 
 
 class BipePreTrainedMixin:
@@ -72,7 +74,7 @@ class BipeModelMixin:
         """
         inputs = input_ids if input_ids is not None else inputs_embeds
         if self.config.segmentation == "separators" and input_ids is not None:
-            ends_segment = torch.isin(input_ids, self.separator_token_ids)
+            ends_segment = torch.isin(input_ids, self.separator_token_ids.to(input_ids.device))
         elif self.config.segmentation == "separators" and segment_ids is None:
             raise ValueError(
                 "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
@@ -129,14 +131,16 @@ class BipeModelMixin:
         )
         hidden_states = inputs_embeds
         if self.intra_encoding is not None:
-            hidden_states = hidden_states + self.intra_encoding(segments.intra_positions, hidden_states.dtype)
+            intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
+            hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments.segment_ids, hidden_states)
 
         mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, past_key_values, starts_document, is_token)
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
-        if terms.columns is not None and is_16_bit:
+        if terms.columns is not None and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
-        return BilevelInputs(hidden_states, mask, terms, layer_kwargs), segments.state
+        is_packed = starts_document is not None and not torch.compiler.is_compiling()
+        return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
 
     def _mask(
         self,
@@ -216,7 +220,7 @@ class BipeGenerationMixin:
             segment_ids = segment_ids[:, past_length : past_length + length]
             if segment_ids.shape[1] == 0:  # the step lies behind the prompt
                 segment_ids = None
-        if segment_ids is not None or (mask_is_hidden and (length > 1 or is_first_iteration)):
+        if segment_ids is not None or mask_is_hidden:
             is_token = attention_mask[:, -length:].bool() if is_padded else None
             past = read_segment_history(past_key_values)
             inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
@@ -247,7 +251,7 @@ class BipeGenerationMixin:
             parts.append(segments.segment_ids)
         return torch.cat(parts, dim=1)
 
-    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs):
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
         """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
 
         Raises:
@@ -263,7 +267,14 @@ class BipeGenerationMixin:
                     f"segment_ids must cover all {prompt.shape[1]} tokens of the prompt, the cached ones included, "
                     f"got {segment_ids.shape[1]}"
                 )
-        return super().generate(inputs, generation_config, **kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Not supported: its paged cache keeps keys alone, so that every step would start again at segment 0."""
+        raise ValueError(
+            "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
+            "Use generate with a padded batch."
+        )
 
     def _get_static_cache_init_shape(self) -> tuple | None:
         # Bias columns widen the keys, so the cache takes its shape from the first of them.

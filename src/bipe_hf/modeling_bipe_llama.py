@@ -112,9 +112,9 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.init_bilevel_encodings(config, LlamaRotaryEmbedding)
         self.layers = nn.ModuleList([BipeLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.init_bilevel_encodings(config, LlamaRotaryEmbedding)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -140,8 +140,8 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
                 ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 A step that does not go up is the start of a new packed document: no token attends to a document before
-                its own, and segments count from 0 again. The values are read for nothing else. The cache of packed
-                documents covers all of them and is not to be continued.
+                its own, and segments count from 0 again. The values are read for nothing else. Packed
+                documents make no cache: a next token would attend to all of them.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
@@ -150,12 +150,16 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
+            raise ValueError(
+                "cu_seq_lens_q was given without position_ids, from which segments learn where documents start"
+            )
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         inputs, segment_state = self.bilevel_inputs(
             input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, segment_ids
         )
-        if use_cache and past_key_values is None:
+        if use_cache and past_key_values is None and not inputs.is_packed:
             past_key_values = DynamicCache(config=self.config)
         self.write_segment_history(past_key_values, segment_state)
 
@@ -167,8 +171,7 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
                 position_embeddings=inputs.inter_terms,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
-                **inputs.layer_kwargs,
-                **kwargs,
+                **{**kwargs, **inputs.layer_kwargs},
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 

@@ -184,6 +184,12 @@ class AlibiInterEncoding(InterEncoding):
 
     def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
         dtype = kernel_dtype(hidden_states)
+        steepest = max(self.slopes) / self.scalings[1]
+        if dtype == torch.float16 and steepest > MAX_FLOAT16_SLOPE:
+            raise ValueError(
+                "alibi_slope_scale times sqrt(head_dim) is too large for float16: the steepest slope makes "
+                f"{steepest:.0f}, at most {MAX_FLOAT16_SLOPE} fits. Use bfloat16 or float32."
+            )
         row = 0 if dtype in (torch.float32, torch.float64) else 1
         query, key = alibi_columns(
             segment_ids, self.slope_mantissas[row], self.slope_exponents[row], dtype, self.head_dim
@@ -227,6 +233,8 @@ DIGITS = {
 }
 # Part of a column's power of two goes to the key, so that neither side leaves the range of float16.
 MAX_KEY_EXPONENT_WITH_DIGIT, MAX_KEY_EXPONENT_ALONE = 5, 15
+# Beyond this the largest column of a query, `slope * 2**6`, does.
+MAX_FLOAT16_SLOPE = 1023
 
 
 def alibi_columns(
@@ -308,7 +316,8 @@ def eager_with_columns(eager_attention: Callable) -> Callable:
     def forward(module, query, key, value, attention_mask, **kwargs):
         dtype = torch.promote_types(query.dtype, torch.float32)
         inputs = (x.to(dtype) for x in (query, key, value))
-        output, weights = eager_attention(module, *inputs, attention_mask, **kwargs)
+        with torch.autocast(query.device.type, enabled=False):
+            output, weights = eager_attention(module, *inputs, attention_mask, **kwargs)
         return output.to(query.dtype), weights.to(query.dtype)
 
     return forward
