@@ -4,24 +4,28 @@
 #     bash scripts/demo.sh [FOLDER]
 #
 # trains four tiny models that differ in their positional encoding alone, measures their perplexity on documents held out
-# of training at up to 16 times the train length, draws the figure and lets one of them write. The models go to runs/, the
-# table and the figure to FOLDER (default: runs/demo). `make demo` calls this. The figures in the README were made with
-# results/demo as FOLDER.
+# of training at up to 16 times the train length, draws the figure and lets one of them write. The models go to runs/demo
+# (finished ones are kept, an interrupted one is resumed), the table and the figure to FOLDER (default: runs/demo).
+# `make demo` calls this; the figures in the README were made with results/demo as FOLDER.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-runs/demo}
 
 for name in rope alibi bipe_rope bipe_alibi; do
-  bipe-hf pretrain "configs/tiny_$name.yaml" --overwrite
+  if [ -f "runs/demo/tiny_$name/training.json" ]; then
+    echo "runs/demo/tiny_$name is trained already"
+  else
+    bipe-hf pretrain "configs/tiny_$name.yaml" --output_dir "runs/demo/tiny_$name"
+  fi
 done
 
-bipe-hf evaluate runs/tiny_rope runs/tiny_alibi runs/tiny_bipe_rope runs/tiny_bipe_alibi \
+bipe-hf evaluate runs/demo/tiny_rope runs/demo/tiny_alibi runs/demo/tiny_bipe_rope runs/demo/tiny_bipe_alibi \
   --lengths 128,256,512,1024,2048 --max-tokens 65536 --output "$folder/evaluation.json" --overwrite
 bipe-hf plot "$folder/evaluation.json" --output "$folder/perplexity.png" --overwrite
 
 echo
 echo "The BiPE-RoPE model, loaded with AutoModelForCausalLM, goes on from a prompt:"
-bipe-hf generate runs/tiny_bipe_rope "The return value is" --max-new-tokens 60 --temperature 0.7 --seed 1
+bipe-hf generate runs/demo/tiny_bipe_rope "The return value is" --max-new-tokens 60 --temperature 0.7 --seed 1
 
 echo
-echo "Table: $folder/evaluation.md   Figure: $folder/perplexity.png   Models: runs/tiny_*"
+echo "Table: $folder/evaluation.md   Figure: $folder/perplexity.png   Models: runs/demo/tiny_*"

@@ -112,6 +112,18 @@ def test_backends_equal_eager(attention, encoding, inputs, flash_kernels):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_document_lengths_of_a_collator_are_accepted_on_flash_attention(flash_kernels):
+    """What transformers' padding-free collator passes along with position_ids."""
+    ids = plain_inputs()[0]["input_ids"][:1]
+    position_ids = torch.tensor([[*range(10), *range(14)]])
+    lengths = torch.tensor([0, 10, 24], dtype=torch.int32)
+    lengths = {"cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": 14, "max_length_k": 14}
+    with torch.inference_mode():
+        expected = model_of("alibi", "eager")(ids, position_ids=position_ids).logits
+        actual = model_of("alibi", "flash_attention_2")(ids, position_ids=position_ids, **lengths).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("encoding", ["rope", "alibi"])
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
 def test_backends_equal_eager_with_a_cache(attention, encoding, flash_kernels):

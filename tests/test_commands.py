@@ -346,7 +346,7 @@ def test_generate_draws_at_random_with_a_temperature_and_a_seed(model_folder, ca
         (["it", "--temperature", "nan"], "--temperature nan"),
         (["it", "--top-p", "0.5"], "give --temperature too"),
         (["it", "--temperature", "1", "--top-p", "1.5"], "--top-p 1.5"),
-        (["it", "--device", "abacus"], "--device abacus"),
+        (["it", "--device", "abacus"], "device: 'abacus'"),
         ([""], "the prompt is empty"),
     ],
 )

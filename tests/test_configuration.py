@@ -129,6 +129,12 @@ def test_heads_load_the_weights_of_a_pretrained_language_model(tmp_path):
             assert torch.equal(expected, actual), name
 
 
+def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to():
+    """A device map places modules in this order: behind the layers, the table would land on another device."""
+    names = [name for name, _ in BipeLlamaModel(BipeLlamaConfig(**TINY)).named_children()]
+    assert names.index("intra_encoding") == names.index("embed_tokens") + 1
+
+
 def test_a_model_is_built_once():
     """The decoder and its attention exist once: no constructor builds what another one throws away."""
     counted = []

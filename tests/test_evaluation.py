@@ -469,6 +469,9 @@ def remove(*names):
     return apply
 
 
+SEPARATOR_OUTSIDE = '{"model_type": "bipe_llama", "vocab_size": 9, "separator_token_ids": [10]}'
+
+
 def write(name, content):
     return lambda folder: (folder / name).write_text(content)
 
@@ -482,6 +485,11 @@ def write(name, content):
         (write("config.json", "{"), "cannot be read"),
         (write("tokenizer.json", "{"), "cannot be read"),
         (write("training.json", "[1]"), "training.json"),
+        (
+            write("config.json", '{"model_type": "bipe_llama", "vocab_size": 9, "separator_token_ids": [10]}'),
+            "cannot be",
+        ),
+        (write("config.json", '{"model_type": "bipe_llama", "hidden_size": "wide"}'), "cannot be read"),
         (
             lambda folder: byte_tokenizer([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e")]).save_pretrained(folder),
             "vocabulary",

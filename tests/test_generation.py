@@ -622,6 +622,24 @@ def test_generation_from_packed_documents_is_refused(model, cache):
         generate(model, ids, position_ids=positions, **WAYS_TO_CACHE[cache])
 
 
+def test_continuous_batching_is_refused(model):
+    with pytest.raises(ValueError, match="continuous batching .* keeps no segment history"):
+        model.generate_batch([[1, 2, 3], [4, 5]])
+
+
+def test_packed_documents_make_no_cache(model):
+    """A next token would attend to all of them."""
+    position_ids = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5]])
+    assert model(tokens(2, 6), position_ids=position_ids, use_cache=True).past_key_values is None
+    assert model(tokens(2, 6), position_ids=torch.arange(6)[None], use_cache=True).past_key_values is not None
+
+
+def test_document_lengths_without_positions_are_refused(model):
+    """Segments could not restart where attention does."""
+    with pytest.raises(ValueError, match="cu_seq_lens_q was given without position_ids"):
+        model(tokens(1, 6), cu_seq_lens_q=torch.tensor([0, 3, 6]), cu_seq_lens_k=torch.tensor([0, 3, 6]))
+
+
 def test_a_mask_of_the_new_tokens_alone_is_refused(model):
     """It would have to cover the cached ones as well."""
     cache = filled_cache(model, tokens(2, 6))

@@ -27,7 +27,7 @@ def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
         pad_token_id=tokenizer.pad_token_id,
     )
     for part in (tokenizer, BipeLlamaForCausalLM(config)):
-        part.save_pretrained(tmp_path / "runs" / "tiny_bipe_rope")
+        part.save_pretrained(tmp_path / "runs" / "demo" / "tiny_bipe_rope")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) == 2

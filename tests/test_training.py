@@ -187,6 +187,34 @@ def test_baseline_unwraps_the_tokenizer_of_a_bipe_model(settings, finished_run):
     assert ours.special_tokens_map == theirs.special_tokens_map
 
 
+def test_baseline_keeps_the_settings_of_a_bipe_tokenizer(settings, finished_run, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(finished_run, padding_side="left", model_max_length=77)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    pretrain(settings | BASELINE | {"tokenizer": str(tmp_path / "tokenizer"), "max_steps": 1})
+    kept = AutoTokenizer.from_pretrained(settings["output_dir"])
+    assert (kept.padding_side, kept.model_max_length, kept.chat_template) == ("left", 77, tokenizer.chat_template)
+
+
+def test_an_empty_list_of_separators_is_taken_as_given(settings):
+    pretrain(settings | {"separators": [], "max_steps": 1})
+    assert AutoModelForCausalLM.from_pretrained(settings["output_dir"]).config.separator_token_ids == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer": "nowhere/at_all"}, "tokenizer: nowhere/at_all cannot be loaded"),
+        ({"separators": "words"}, "separators: .*words"),
+    ],
+)
+def test_errors_of_the_tokenizer_name_the_key(settings, changes, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message):
+        pretrain(settings | changes)
+    assert not Path(settings["output_dir"]).exists()
+
+
 def test_any_model_type_of_transformers_can_be_trained(settings):
     del settings["max_segment_length"]
     pretrain(settings | {"model_type": "llama"})
@@ -381,6 +409,20 @@ def test_changed_settings_are_not_resumed(settings, interrupted):
     before = contents(interrupted)
     with pytest.raises(ValueError, match=r"learning_rate \(there 0.01, now 0.02\), seed \(there default, now 1\)"):
         pretrain(settings | {"learning_rate": 2e-2, "seed": 1})
+    assert contents(interrupted) == before
+
+
+def test_changed_data_is_not_resumed(settings, interrupted, corpus, tmp_path):
+    """The path is the same, the text is not: the loss curve would be another one, and held-out text might be seen."""
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    shutil.rmtree(interrupted)
+    settings["data"] = str(copy)
+    interrupt(settings, 4)
+    for file in copy.iterdir():
+        file.write_text(file.read_text().replace("cat", "dog"))
+    before = contents(interrupted)
+    with pytest.raises(ValueError, match="the text is not what the interrupted run in .* began with"):
+        pretrain(settings)
     assert contents(interrupted) == before
 
 

@@ -100,6 +100,26 @@ _SETTINGS = (
 _CODING_METHODS = ("__call__", "_encode_plus", "_convert_encoding", "pad", "_pad", "decode", "_decode")
 
 
+def _rebuild(tokenizer: TokenizersBackend, target: type[TokenizersBackend], **fields: Any) -> TokenizersBackend:
+    """A tokenizer of class `target` that encodes and decodes as `tokenizer` does."""
+    special_tokens = tokenizer.special_tokens_map
+    settings = {name: vars(tokenizer)[name] for name in _SETTINGS if name in vars(tokenizer)}
+    model_specific = {k: v for k, v in special_tokens.items() if k not in target.SPECIAL_TOKENS_ATTRIBUTES}
+    if model_specific:
+        settings["model_specific_special_tokens"] = model_specific
+    rebuilt = target(tokenizer_object=tokenizer.backend_tokenizer, **settings, **fields)
+    # Not given to the constructor: there a special token that is an ordinary entry of the vocabulary would become an
+    # added one, which changes how text is split, and a name would be looked up on the Hub.
+    for name, token in special_tokens.items():
+        setattr(rebuilt, name, token)
+    rebuilt.extra_special_tokens = tokenizer.extra_special_tokens
+    rebuilt.name_or_path = tokenizer.name_or_path
+    # The public setters would rebuild the post-processor, which came with the backend.
+    rebuilt._add_bos_token = tokenizer.add_bos_token
+    rebuilt._add_eos_token = tokenizer.add_eos_token
+    return rebuilt
+
+
 class BipeTokenizer(TokenizersBackend):
     """A fast tokenizer that returns `segment_ids` beside `input_ids` and `attention_mask`.
 
@@ -159,28 +179,18 @@ class BipeTokenizer(TokenizersBackend):
             logger.warning(
                 f"segmentation={segmentation!r} finds no separator in this vocabulary: every sequence is one segment."
             )
-        special_tokens = tokenizer.special_tokens_map
-        settings = {name: vars(tokenizer)[name] for name in _SETTINGS if name in vars(tokenizer)}
-        settings["model_input_names"] = list(dict.fromkeys([*tokenizer.model_input_names, "segment_ids"]))
-        model_specific = {k: v for k, v in special_tokens.items() if k not in cls.SPECIAL_TOKENS_ATTRIBUTES}
-        if model_specific:
-            settings["model_specific_special_tokens"] = model_specific
-        wrapped = cls(
-            tokenizer_object=tokenizer.backend_tokenizer,
+        return _rebuild(
+            tokenizer,
+            cls,
             segmentation=segmentation if isinstance(segmentation, str) else list(segmentation),
             separator_token_ids=separator_token_ids,
-            **settings,
+            model_input_names=list(dict.fromkeys([*tokenizer.model_input_names, "segment_ids"])),
         )
-        # Not given to the constructor: there a special token that is an ordinary entry of the vocabulary would become
-        # an added one, which changes how text is split, and a name would be looked up on the Hub.
-        for name, token in special_tokens.items():
-            setattr(wrapped, name, token)
-        wrapped.extra_special_tokens = tokenizer.extra_special_tokens
-        wrapped.name_or_path = tokenizer.name_or_path
-        # The public setters would rebuild the post-processor, which came with the backend.
-        wrapped._add_bos_token = tokenizer.add_bos_token
-        wrapped._add_eos_token = tokenizer.add_eos_token
-        return wrapped
+
+    def without_segments(self) -> TokenizersBackend:
+        """The same tokenizer without segments, for models that do not end segments at separators."""
+        names = [name for name in self.model_input_names if name != "segment_ids"]
+        return _rebuild(self, TokenizersBackend, model_input_names=names)
 
     @classmethod
     def from_pretrained(

@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import TextStreamer, set_seed
 
-    from ..evaluation.inputs import load_model, open_candidate
+    from ..evaluation.inputs import check_device, load_model, open_candidate
 
-    device = _device(arguments.device)
+    device = check_device(arguments.device)
     candidate = open_candidate(arguments.model, name="")
     model = load_model(candidate, device, dtype="auto", attention=None)
     # Only what every causal model takes: a BiPE model derives the segments, also those of the tokens to come.
@@ -68,14 +68,3 @@ def run(arguments: argparse.Namespace) -> None:
             streamer=TextStreamer(candidate.tokenizer, skip_special_tokens=True),
             **sampling,
         )
-
-
-def _device(name: str | None):
-    import torch
-
-    if name is None:
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an assertion
-        raise ValueError(f"--device {name}: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -56,6 +57,17 @@ class Text:
     sha256: str
 
 
+def check_device(device: str | None) -> torch.device:
+    """The device of that name, or by default an accelerator where there is one."""
+    if device is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA answers with an assertion
+        raise ValueError(f"device: {device!r} cannot be used here ({first_line(error)})") from error
+    return torch.device(device)
+
+
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
@@ -70,8 +82,9 @@ def open_candidate(given: str, name: str) -> Candidate:
     try:
         config = AutoConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {given}: config or tokenizer cannot be read ({first_line(error)})") from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(f"model {given}: config or tokenizer cannot be read ({reason})") from error
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= highest < config.vocab_size:
         raise ValueError(

@@ -14,7 +14,16 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data import DEFAULT_CORPUS, load_documents
-from .inputs import Candidate, Text, first_line, held_out_fraction, load_model, open_candidate, read_texts, short_names
+from .inputs import (
+    Candidate,
+    Text,
+    check_device,
+    held_out_fraction,
+    load_model,
+    open_candidate,
+    read_texts,
+    short_names,
+)
 from .results import PROTOCOLS, Evaluation, Result, encoding_label
 from .scoring import STRIDE, Windows, check_output_layer, make_windows, score, segments_per_block
 
@@ -57,16 +66,6 @@ def _check_arguments(
             f"max_tokens: {max_tokens} tokens hold no block of {multiple} "
             "(the longest length, or the least common multiple where not all lengths divide it)"
         )
-
-
-def _check_device(device: str | None) -> torch.device:
-    if device is None:
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {device!r} cannot be used here ({first_line(error)})") from error
-    return torch.device(device)
 
 
 def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
@@ -173,7 +172,7 @@ def evaluate(
     Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
     """
     _check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens, dtype)
-    target = _check_device(device)
+    target = check_device(device)
     folders = [Path(model) for model in models]
     if not folders:
         raise ValueError("models: give at least one model folder")

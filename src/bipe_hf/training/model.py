@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from ..data import cached_tokenizer
@@ -35,7 +34,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
         given.setdefault("max_position_embeddings", data_args.train_length)
     else:
-        config_class = type(AutoConfig.from_pretrained(model_args.initial_model))
+        config_class = type(_load(AutoConfig, "initial_model", model_args.initial_model))
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
         raise ValueError(f"{name}: a model of type {config_class.model_type} has no such field")
@@ -60,7 +59,8 @@ def load_tokenizer(
     source = data_args.tokenizer or model_args.initial_model
     if source is None:
         return cached_tokenizer(documents["train"], data_args.vocab_size)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    key = "initial_model" if data_args.tokenizer is None else "tokenizer"
+    tokenizer = _load(AutoTokenizer, key, source)
     if data_args.vocab_size not in (None, len(tokenizer)):
         raise ValueError(f"vocab_size: {data_args.vocab_size} given, but the tokenizer {source} has {len(tokenizer)}")
     return tokenizer
@@ -89,15 +89,27 @@ def fit_tokenizer(
         )
     if "segmentation" in config.to_dict() and config.segmentation == "separators":
         inherited = None if model_args.initial_model is None else config.separator_token_ids
-        separators = data_args.separators or inherited or "sentences"
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+        separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
+        try:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+        except ValueError as error:
+            raise ValueError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids
         return tokenizer
     if data_args.separators is not None:
         raise ValueError(f"separators: {data_args.separators!r} given, but this model does not segment by separators")
     if isinstance(tokenizer, BipeTokenizer):
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map)
+        return tokenizer.without_segments()
     return tokenizer
+
+
+def _load(auto_class: type, key: str, source: str) -> Any:
+    """`auto_class.from_pretrained(source)`, whose errors name the key that `source` was given for."""
+    try:
+        return auto_class.from_pretrained(source)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
+        raise ValueError(f"{key}: {source} cannot be loaded ({reason})") from error
 
 
 def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """The run itself: data, `transformers.Trainer`, and what is written at the end."""
 
 import dataclasses
+import hashlib
 import math
 import platform
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from transformers import (
 from ..data import load_documents, make_blocks, tokenize_documents
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
-from .run_folder import begin_run, find_checkpoint, finish_run
+from .run_folder import begin_run, check_data, find_checkpoint, finish_run
 
 
 def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -66,18 +67,22 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
             validation_fraction=data_args.validation_fraction,
             streaming=data_args.streaming,
         )
+        fingerprint = None if data_args.streaming else _fingerprint(documents["train"])
         if checkpoint is None:
-            tokenizer = load_tokenizer(model_args, data_args, documents)
+            plain = load_tokenizer(model_args, data_args, documents)
+            tokenizer = fit_tokenizer(config, plain, model_args, data_args)
+            if data_args.vocab_size is not None and len(plain) < data_args.vocab_size:
+                say(
+                    f"the data gives a vocabulary of {len(plain)} tokens, fewer than vocab_size {data_args.vocab_size}"
+                )
         else:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        train_blocks = _blocks(documents, "train", tokenizer, data_args)
-        validation_blocks = _blocks(documents, "validation", tokenizer, data_args)
+            check_data(folder, fingerprint)
+            plain = tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        # The plain one, which models that differ in their segmentation share, finds the tokens in the cache.
+        train_blocks = _blocks(documents, "train", plain, data_args)
+        validation_blocks = _blocks(documents, "validation", plain, data_args)
     set_seed(training_args.seed)
-    if checkpoint is None:
-        tokenizer = fit_tokenizer(config, tokenizer, model_args, data_args)
-        model = build_model(model_args, config)
-    else:
-        model = load_model(checkpoint, model_args)
+    model = build_model(model_args, config) if checkpoint is None else load_model(checkpoint, model_args)
     if data_args.max_validation_blocks is not None:
         validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
     say(_summary(model, train_blocks, data_args, training_args))
@@ -92,7 +97,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         callbacks=[_CurrentIntervals()],
     )
     if checkpoint is None and is_main:
-        begin_run(folder, settings, overwrite=overwrite)
+        begin_run(folder, settings, fingerprint, overwrite=overwrite)
     seconds = _train(trainer, checkpoint)
     validation = trainer.evaluate()
     model.config.use_cache = True  # Trainer turned it off, and would save it so
@@ -161,6 +166,15 @@ def _blocks(
         return make_blocks(tokenized, data_args.train_length, document_boundaries=data_args.document_boundaries)
     except ValueError as error:
         raise ValueError(f"{data_args.data}, {split} split: {error}") from error
+
+
+def _fingerprint(documents: Dataset) -> str:
+    """SHA-256 of all text, to tell whether an interrupted run finds the data that it started with."""
+    digest = hashlib.sha256()
+    for row in documents.select_columns("text"):
+        digest.update(row["text"].encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def _first(blocks: Dataset | IterableDataset, count: int) -> Dataset | IterableDataset:

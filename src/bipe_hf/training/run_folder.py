@@ -19,6 +19,7 @@ from transformers import TrainerState
 
 
 SETTINGS_FILE = "pretrain.yaml"
+DATA_FILE = "data.sha256"
 RESULT_FILE = "training.json"
 
 # What a run writes. Nothing else in the folder is ever deleted.
@@ -26,6 +27,7 @@ _RUN_FILES = (
     RESULT_FILE,
     "checkpoint-*",
     "config.json",
+    DATA_FILE,
     "generation_config.json",
     "model*.safetensors*",
     "runs/*/events.out.tfevents.*",
@@ -98,14 +100,27 @@ def find_checkpoint(
     return None
 
 
-def begin_run(folder: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
-    """Marks `folder` as a run with `settings`; with `overwrite`, first deletes what an earlier run wrote there."""
+def begin_run(folder: Path, settings: dict[str, Any], fingerprint: str | None, *, overwrite: bool) -> None:
+    """Marks `folder` as a run with `settings` on the text of `fingerprint`, `None` for a stream; with `overwrite`,
+    first deletes what an earlier run wrote there."""
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for pattern in _RUN_FILES:
             for path in folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if fingerprint is not None:
+        _write(folder / DATA_FILE, fingerprint + "\n")
     _write(folder / SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def check_data(folder: Path, fingerprint: str | None) -> None:
+    """Refuses to resume on other text than the run in `folder` began with: a stream's is not known."""
+    file = folder / DATA_FILE
+    if fingerprint is not None and file.is_file() and file.read_text(encoding="utf-8").strip() != fingerprint:
+        raise ValueError(
+            f"data: the text is not what the interrupted run in {folder} began with; bring that text back to resume,"
+            " or give another output_dir, or --overwrite to train again from the start"
+        )
 
 
 def finish_run(folder: Path, result: dict[str, Any]) -> None:
