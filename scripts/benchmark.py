@@ -3,9 +3,9 @@
     python scripts/benchmark.py --output results/benchmark.json
 
 All models have the same shape, weights of the same size, dtype and attention backend (`sdpa`). Times are measured in
-turns, stock first in each round, and a ratio is the median over rounds of the ratio within a round, so that a machine
-whose speed drifts drifts for all. Peak memory is that of one training step in a process of its own, weights and Python
-not counted. On a GPU, peak memory is what the allocator reports.
+turns, another model first in each round, and a ratio is the median over rounds of the ratio within a round, so that a
+machine whose speed drifts drifts for all. Peak memory is that of one training step in a process of its own, weights
+and Python not counted. On a GPU, peak memory is what the allocator reports.
 """
 
 import argparse
@@ -112,11 +112,13 @@ def _synchronize(device: str) -> None:
 
 
 def compare_times(functions: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, dict[str, float]]:
-    """Runs all functions in turn, `rounds` times after one round of warm-up."""
+    """Runs all functions in turn, `rounds` times after one round of warm-up, each round with another one first."""
     times: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions)
     for round_ in range(rounds + 1):
-        for name, function in functions.items():
-            elapsed = seconds(function, device)
+        order = [*order[1:], order[0]]
+        for name in order:
+            elapsed = seconds(functions[name], device)
             if round_ > 0:
                 times[name].append(elapsed)
         print(".", end="", flush=True, file=sys.stderr)
@@ -184,7 +186,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="paper")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds of each comparison (default: 7)")
+    parser.add_argument("--rounds", type=int, default=6, help="measured rounds of each comparison (default: 6)")
     parser.add_argument("--output", type=Path, help="JSON file to write; a Markdown table goes beside it")
     parser.add_argument("--memory-of", choices=MODELS, help=argparse.SUPPRESS)
     parser.add_argument("--length", type=int, default=4096, help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
 from .cache import read_segment_history, write_segment_history
-from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterTerms, mask_for_columns
+from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms, mask_for_columns
 from .segmentation import (
     Segments,
     SegmentState,
@@ -41,7 +41,7 @@ class BipePreTrainedMixin:
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, tuple(INTER_ENCODINGS.values())):
+        if isinstance(module, InterEncoding):
             module.reset_buffers()
         elif isinstance(module, BipeModelMixin):
             init.copy_(module.separator_token_ids, torch.tensor(module.config.separator_token_ids, dtype=torch.long))
