@@ -3,16 +3,16 @@
     python scripts/benchmark.py --output results/benchmark.json
 
 All models have the same shape, weights of the same size, dtype and attention backend (`sdpa`). Times are measured in
-turns, another model first in each round, and a ratio is the median over rounds of the ratio within a round, so that a
-machine whose speed drifts drifts for all. Peak memory is that of one training step in a process of its own, weights
-and Python not counted. On a GPU, peak memory is what the allocator reports.
+turns, another model first in each round; a time is the least of its rounds, which is the one that the rest of the
+machine disturbed least, and a ratio is that of two such times. All times stand in the file. Peak memory is that of one
+training step in a process of its own, weights and Python not counted. On a GPU, peak memory is what the allocator
+reports.
 """
 
 import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -111,7 +111,7 @@ def _synchronize(device: str) -> None:
         torch.accelerator.synchronize()
 
 
-def compare_times(functions: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, dict[str, float]]:
+def compare_times(functions: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, dict]:
     """Runs all functions in turn, `rounds` times after one round of warm-up, each round with another one first."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
@@ -123,11 +123,9 @@ def compare_times(functions: dict[str, Callable[[], None]], rounds: int, device:
                 times[name].append(elapsed)
         print(".", end="", flush=True, file=sys.stderr)
     print(file=sys.stderr)
+    best = {name: min(values) for name, values in times.items()}
     return {
-        name: {
-            "seconds": statistics.median(values),
-            "ratio": statistics.median(a / b for a, b in zip(values, times["stock"], strict=True)),
-        }
+        name: {"seconds": best[name], "ratio": best[name] / best["stock"], "all": values}
         for name, values in times.items()
     }
 
@@ -202,6 +200,7 @@ def main() -> None:
     measurements = {"decoding a token, 1024 cached": compare_times(decode, options.rounds, options.device)}
     for result in measurements["decoding a token, 1024 cached"].values():
         result["seconds"] /= 10
+        result["all"] = [elapsed / 10 for elapsed in result["all"]]
     train = {name: training_step(model, ids) for name, model in models.items()}
     measurements["training step, 1024 tokens"] = compare_times(train, options.rounds, options.device)
     del models, decode, train
