@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
-from bipe_hf.positional import DIGITS, AlibiInterEncoding, alibi_slopes, attach_columns
+from bipe_hf.attention import attach_columns
+from bipe_hf.positional import DIGITS, AlibiInterEncoding, alibi_slopes
 
 
 def encoding(num_heads, head_dim, scale=96.0):

@@ -15,7 +15,14 @@ from transformers import (
     AutoTokenizer,
 )
 
-from .configuration_bipe import BipeLlamaConfig
+from .configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from .modeling_bipe_gpt_neox import (
+    BipeGPTNeoXForCausalLM,
+    BipeGPTNeoXForQuestionAnswering,
+    BipeGPTNeoXForSequenceClassification,
+    BipeGPTNeoXForTokenClassification,
+    BipeGPTNeoXModel,
+)
 from .modeling_bipe_llama import (
     BipeLlamaForCausalLM,
     BipeLlamaForQuestionAnswering,
@@ -29,6 +36,12 @@ from .tokenization_bipe import BipeTokenizer
 __version__ = version("bipe-hf")
 
 __all__ = [
+    "BipeGPTNeoXConfig",
+    "BipeGPTNeoXForCausalLM",
+    "BipeGPTNeoXForQuestionAnswering",
+    "BipeGPTNeoXForSequenceClassification",
+    "BipeGPTNeoXForTokenClassification",
+    "BipeGPTNeoXModel",
     "BipeLlamaConfig",
     "BipeLlamaForCausalLM",
     "BipeLlamaForQuestionAnswering",
@@ -45,3 +58,11 @@ AutoModelForSequenceClassification.register(BipeLlamaConfig, BipeLlamaForSequenc
 AutoModelForTokenClassification.register(BipeLlamaConfig, BipeLlamaForTokenClassification)
 AutoModelForQuestionAnswering.register(BipeLlamaConfig, BipeLlamaForQuestionAnswering)
 AutoTokenizer.register(BipeLlamaConfig, fast_tokenizer_class=BipeTokenizer)
+
+AutoConfig.register("bipe_gpt_neox", BipeGPTNeoXConfig)
+AutoModel.register(BipeGPTNeoXConfig, BipeGPTNeoXModel)
+AutoModelForCausalLM.register(BipeGPTNeoXConfig, BipeGPTNeoXForCausalLM)
+AutoModelForSequenceClassification.register(BipeGPTNeoXConfig, BipeGPTNeoXForSequenceClassification)
+AutoModelForTokenClassification.register(BipeGPTNeoXConfig, BipeGPTNeoXForTokenClassification)
+AutoModelForQuestionAnswering.register(BipeGPTNeoXConfig, BipeGPTNeoXForQuestionAnswering)
+AutoTokenizer.register(BipeGPTNeoXConfig, fast_tokenizer_class=BipeTokenizer)

@@ -1,7 +1,7 @@
 """The configuration fields of BiPE, once, and the configuration class of each family."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 from transformers.utils import logging
 
 
@@ -85,16 +85,35 @@ class BipeConfigMixin(PreTrainedConfig):
             )
 
 
+FIELDS_DOC = f"""{BipeConfigMixin.__doc__.partition("Args:")[2]}
+
+    With `inter_encoding="rope"`, lengths in `rope_parameters` and `max_position_embeddings` count segments where the
+    rotary scaling reads them.
+    """
+
+
 @strict
 class BipeLlamaConfig(BipeConfigMixin, LlamaConfig):
     __doc__ = f"""Configuration of a Llama model with bilevel positional encoding.
 
     All fields of [`~transformers.LlamaConfig`], and:
 
-    {BipeConfigMixin.__doc__.partition("Args:")[2]}
-
-    With `inter_encoding="rope"`, lengths in `rope_parameters` and `max_position_embeddings` count segments where the
-    rotary scaling reads them.
-    """
+    {FIELDS_DOC}"""
 
     model_type = "bipe_llama"
+
+
+@strict
+class BipeGPTNeoXConfig(BipeConfigMixin, GPTNeoXConfig):
+    __doc__ = f"""Configuration of a GPT-NeoX model with bilevel positional encoding.
+
+    All fields of [`~transformers.GPTNeoXConfig`], and:
+
+    {FIELDS_DOC}"""
+
+    model_type = "bipe_gpt_neox"
+
+    @property
+    def head_dim(self) -> int:
+        """Dimension of an attention head; a field in Llama, which may choose it freely."""
+        return self.hidden_size // self.num_attention_heads

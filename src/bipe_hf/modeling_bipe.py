@@ -1,4 +1,4 @@
-"""What every BiPE model does, whatever its family: positions, segment history, segments in `generate`."""
+"""The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
+from .attention import mask_for_columns
 from .cache import read_segment_history, write_segment_history
-from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms, mask_for_columns
+from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
 from .segmentation import (
     Segments,
     SegmentState,
@@ -48,7 +52,12 @@ class BipePreTrainedMixin:
 
 
 class BipeModelMixin:
-    """The base model's part: segments, encodings, mask and history. Comes before the base model of the family."""
+    """The base model but for its layers: segments, encodings, mask and history. Comes before that of the family.
+
+    The family's own part is a method `run_layers(hidden_states, cache, **kwargs)`, from the summed embeddings of shape
+    `(batch, length, hidden_size)` to the last normalised hidden states. It hands `kwargs` to every layer, and the
+    cache under the name that its layers have for it.
+    """
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module]) -> None:
         """Builds the encodings that the configuration names."""
@@ -56,6 +65,62 @@ class BipeModelMixin:
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class)
         separators = torch.tensor(config.separator_token_ids, dtype=torch.long)
         self.separator_token_ids = nn.Buffer(separators, persistent=False)
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """As the base model of the family, with one argument more and one read differently.
+
+        Args:
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+                Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
+                `position_ids` and the cache by default. Intra positions always follow from the segment ids. Negative
+                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention.
+            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
+                A step that does not go up is the start of a new packed document: no token attends to a document before
+                its own, and segments count from 0 again. The values are read for nothing else. Packed
+                documents make no cache: a next token would attend to all of them.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
+                without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
+                history; if documents are packed and a cache is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
+            raise ValueError(
+                "cu_seq_lens_q was given without position_ids, from which segments learn where documents start"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs, segment_state = self.bilevel_inputs(
+            input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, segment_ids
+        )
+        if use_cache and past_key_values is None and not inputs.is_packed:
+            past_key_values = DynamicCache(config=self.config)
+        if past_key_values is not None:
+            write_segment_history(past_key_values, segment_state, self.config.num_hidden_layers)
+
+        hidden_states = self.run_layers(
+            inputs.hidden_states,
+            past_key_values,
+            attention_mask=inputs.attention_mask,
+            position_embeddings=inputs.inter_terms,
+            use_cache=use_cache,
+            **{**kwargs, **inputs.layer_kwargs},
+        )
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
     def segment(
         self,
@@ -110,11 +175,11 @@ class BipeModelMixin:
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
 
         Returns:
-            What the layers receive, and the segment state after each token, for [`write_segment_history`].
+            What the layers receive, and the segment state after each token, for `write_segment_history`.
 
         Raises:
             ValueError: if `segment_ids` has the wrong shape or dtype, if `attention_mask` is too short, or for one of
-                the reasons that [`BipeLlamaModel.forward`] lists.
+                the reasons that [`BipeModelMixin.forward`] lists.
         """
         length = inputs_embeds.shape[1]
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds)
@@ -177,112 +242,6 @@ class BipeModelMixin:
             and_mask_function=lambda row, head, query, key: document[row, query] == document[row, key],
         )
         return mask, {}
-
-    def write_segment_history(self, cache: Cache | None, state: SegmentState) -> None:
-        if cache is not None:
-            write_segment_history(cache, state, self.config.num_hidden_layers)
-
-
-class BipeGenerationMixin:
-    """`generate` with segments. Comes before the causal language model of the family."""
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        segment_ids: torch.LongTensor | None = None,
-        **kwargs,
-    ) -> dict:
-        """Adds `segment_ids` where the model cannot derive them from the inputs of one step.
-
-        Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
-        With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
-        the segments are found before that.
-        """
-        inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-        is_padded = attention_mask is not None and attention_mask.ndim == 2
-        mask_is_hidden = is_padded and past_key_values is not None and past_key_values.is_compileable
-        length = _length_of(inputs)
-        if segment_ids is not None:
-            past_length = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-            segment_ids = segment_ids[:, past_length : past_length + length]
-            if segment_ids.shape[1] == 0:  # the step lies behind the prompt
-                segment_ids = None
-        if segment_ids is not None or mask_is_hidden:
-            is_token = attention_mask[:, -length:].bool() if is_padded else None
-            past = read_segment_history(past_key_values)
-            inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
-        return inputs
-
-    def _continue_segment_ids(
-        self,
-        inputs: dict,
-        segment_ids: torch.LongTensor | None,
-        is_token: torch.Tensor | None,
-        past: SegmentState | None,
-    ) -> torch.LongTensor:
-        """Segment ids of a step whose first columns may be given; the other columns are derived from there on."""
-        ids, embeds, decoder = inputs["input_ids"], inputs.get("inputs_embeds"), self.get_decoder()
-        parts = []
-        num_given = 0 if segment_ids is None else segment_ids.shape[1]
-        for columns in (slice(num_given), slice(num_given, _length_of(inputs))):
-            if columns.stop == (columns.start or 0):
-                continue
-            segments = decoder.segment(
-                None if ids is None else ids[:, columns],
-                None if embeds is None else embeds[:, columns],
-                is_token=None if is_token is None else is_token[:, columns],
-                segment_ids=segment_ids if columns.start is None else None,
-                past=past,
-            )
-            past = SegmentState(*(entry[:, -1:] for entry in segments.state))
-            parts.append(segments.segment_ids)
-        return torch.cat(parts, dim=1)
-
-    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
-        """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
-
-        Raises:
-            ValueError: if `segment_ids` does not have one id for each token of the prompt, cached ones included.
-        """
-        segment_ids = kwargs.get("segment_ids")
-        is_assistant = generation_config is not None and generation_config.is_assistant
-        if segment_ids is not None and not is_assistant:  # an assistant's prompt grows from call to call
-            given = (kwargs.get(name) for name in ("attention_mask", "inputs_embeds", "input_ids"))
-            prompt = next((tensor for tensor in given if tensor is not None), inputs)
-            if prompt is not None and segment_ids.shape[1] != prompt.shape[1]:
-                raise ValueError(
-                    f"segment_ids must cover all {prompt.shape[1]} tokens of the prompt, the cached ones included, "
-                    f"got {segment_ids.shape[1]}"
-                )
-        return super().generate(inputs, generation_config, *args, **kwargs)
-
-    def init_continuous_batching(self, *args, **kwargs):
-        """Not supported: its paged cache keeps keys alone, so that every step would start again at segment 0."""
-        raise ValueError(
-            "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
-            "Use generate with a padded batch."
-        )
-
-    def _get_static_cache_init_shape(self) -> tuple | None:
-        # Bias columns widen the keys, so the cache takes its shape from the first of them.
-        return None if self.get_decoder().inter_encoding.has_columns else super()._get_static_cache_init_shape()
-
-
-def _length_of(inputs: dict) -> int:
-    return (inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]).shape[1]
 
 
 def _checked_segment_ids(segment_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor) -> torch.LongTensor | None:

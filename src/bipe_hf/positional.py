@@ -290,45 +290,6 @@ def alibi_columns(
     return F.pad(query, (0, filling)).to(dtype), F.pad(key, (0, filling)).to(dtype)
 
 
-def attach_columns(
-    columns: BiasColumns, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Puts the columns in front of queries and keys and as many zeros behind the values.
-
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
-    head_dim)`. Flash kernels want one head dimension for all three; the attention output ends with the zeros' share,
-    to be cut off.
-    """
-    if columns.query_factor != 1.0:
-        query = query * columns.query_factor
-    query = torch.cat([columns.query, query], dim=-1)
-    key = torch.cat([columns.key.expand(-1, key.shape[1], -1, -1), key], dim=-1)
-    return query, key, F.pad(value, (0, key.shape[-1] - value.shape[-1]))
-
-
-def eager_with_columns(eager_attention: Callable) -> Callable:
-    """Eager attention whose logits are at least float32.
-
-    A bias can leave the range of float16 where the mask is about to be added, and infinity minus infinity is no
-    number.
-    """
-
-    def forward(module, query, key, value, attention_mask, **kwargs):
-        dtype = torch.promote_types(query.dtype, torch.float32)
-        inputs = (x.to(dtype) for x in (query, key, value))
-        with torch.autocast(query.device.type, enabled=False):
-            output, weights = eager_attention(module, *inputs, attention_mask, **kwargs)
-        return output.to(query.dtype), weights.to(query.dtype)
-
-    return forward
-
-
-def mask_for_columns(attention_mask: torch.Tensor) -> torch.Tensor:
-    """An additive 16-bit mask whose masked entries stay below any bias: float32, at that dtype's minimum."""
-    is_masked = attention_mask <= torch.finfo(attention_mask.dtype).min
-    return attention_mask.float().masked_fill(is_masked, torch.finfo(torch.float32).min)
-
-
 def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     """The dtype in which attention computes: autocast's where it is on, else that of the hidden states."""
     device_type = hidden_states.device.type
