@@ -1,4 +1,4 @@
-"""A tiny random model whose logits differ at every token, so that a wrong position anywhere shows."""
+"""Tiny random models whose logits differ at every token, so that a wrong position anywhere shows."""
 
 from functools import cache
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
-
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+from families import FAMILIES, family_of
 
 
 TINY = {
@@ -16,7 +15,6 @@ TINY = {
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "initializer_range": 0.3,  # ten times the usual: at 0.02 every model predicts its last token again
     "separator_token_ids": [3, 7, 11, 19],
     "max_segment_length": 6,  # some segments are longer
@@ -27,15 +25,25 @@ TINY = {
 
 
 @cache
-def _tiny_model(**fields) -> BipeLlamaForCausalLM:
+def _tiny_model(family="llama", **fields):
     torch.manual_seed(0)
-    return BipeLlamaForCausalLM(BipeLlamaConfig(**{**TINY, **fields})).eval()
+    return FAMILIES[family].make_causal_lm(**{**TINY, **fields}).eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """A function from configuration fields to a model in eval mode, always the same one for the same fields."""
+    """A function from a family and configuration fields to a model in eval mode, the same one for the same fields."""
     return _tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_relative():
+    """A function from a tiny model to the one of its family and inter encoding that has the given fields."""
+
+    def relative(model, **fields):
+        return _tiny_model(family_of(model), inter_encoding=model.config.inter_encoding, **fields)
+
+    return relative
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-"""Special cases that must equal a stock Llama, and the encodings that make the baselines."""
+"""Special cases that must equal the stock model of the family, and the encodings that make the baselines."""
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+from families import FAMILIES
 
 
 SHAPE = {
@@ -13,7 +11,6 @@ SHAPE = {
     "intermediate_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
-    "num_key_value_heads": 2,
     "max_position_embeddings": 32,
     "attention_bias": True,
 }
@@ -34,12 +31,12 @@ ROPE_TYPES = {
 }
 
 
-def pair(attention="sdpa", dtype=torch.float32, **fields):
-    """A stock Llama and a BiPE Llama of the same shape with the same weights."""
+def pair(family, attention="sdpa", dtype=torch.float32, **fields):
+    """A stock model and a BiPE model of the same shape with the same weights."""
     torch.manual_seed(0)
     fields = {**SHAPE, "attn_implementation": attention, **fields}
-    stock = LlamaForCausalLM(LlamaConfig(**fields)).to(dtype)
-    ours = BipeLlamaForCausalLM(BipeLlamaConfig(**fields, **PLAIN_ROPE)).to(dtype)
+    stock = FAMILIES[family].make_stock_causal_lm(**fields).to(dtype)
+    ours = FAMILIES[family].make_causal_lm(**fields, **PLAIN_ROPE).to(dtype)
     ours.load_state_dict(stock.state_dict())
     return stock, ours
 
@@ -48,50 +45,79 @@ def batch(length=48, rows=3):
     return torch.randint(0, 97, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("rope_type", ROPE_TYPES)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_tokens_with_rope_equal_stock_llama_exactly(attention, rope_type):
-    stock, ours = pair(attention, rope_parameters=ROPE_TYPES[rope_type])
+def assert_same_step(stock, ours):
+    """The same logits, loss and gradients, bit for bit."""
     ids = batch()
-    expected, actual = stock(ids, labels=ids), ours(ids, labels=ids)
-    assert torch.equal(actual.logits, expected.logits)
-    assert torch.equal(actual.loss, expected.loss)
-    expected.loss.backward()
-    actual.loss.backward()
+    outputs = []
+    for model in (stock, ours):
+        torch.manual_seed(3)
+        outputs.append(model(ids, labels=ids))
+        outputs[-1].loss.backward()
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert torch.equal(outputs[0].loss, outputs[1].loss)
     for (name, stock_parameter), our_parameter in zip(stock.named_parameters(), ours.parameters(), strict=True):
         assert torch.equal(stock_parameter.grad, our_parameter.grad), name
 
 
-def test_tokens_with_rope_equal_stock_llama_on_flex_attention(uncompiled_flex_attention):
-    stock, ours = pair("flex_attention", num_attention_heads=4, num_key_value_heads=2)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rope_type", ROPE_TYPES)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_tokens_with_rope_equal_the_stock_model_exactly(family, attention, rope_type):
+    assert_same_step(*pair(family, attention, rope_parameters=dict(ROPE_TYPES[rope_type])))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rotary_pct": 0.25},
+        {"rotary_pct": 1.0},
+        {"use_parallel_residual": False},
+        {"attention_bias": False},
+        {"hidden_dropout": 0.3, "attention_dropout": 0.2},
+    ],
+    ids=str,
+)
+def test_tokens_with_rope_equal_every_kind_of_gpt_neox(fields, attention):
+    """Dropout included: it falls on the same numbers where the random numbers are drawn in the same order."""
+    stock, ours = pair("gpt_neox", attention, **fields)
+    assert_same_step(stock.train(), ours.train())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_with_rope_equal_the_stock_model_on_flex_attention(family, uncompiled_flex_attention):
+    stock, ours = pair(family, "flex_attention", num_attention_heads=4)
     ids = batch(16, 1)
     with torch.inference_mode():
         assert torch.equal(ours.eval()(ids).logits, stock.eval()(ids).logits)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_tokens_with_rope_equal_stock_llama_under_padding(side):
-    stock, ours = pair()
+def test_tokens_with_rope_equal_the_stock_model_under_padding(family, side):
+    stock, ours = pair(family)
     ids = batch()
     mask = torch.ones_like(ids)
     mask[0, :7] = 0
     if side == "right":
         mask = mask.flip(1)
-    # Stock Llama counts padding in its positions unless told otherwise; relative positions are the same either way.
+    # A stock model counts padding in its positions unless told otherwise; relative positions are the same either way.
     position_ids = (mask.cumsum(1) - 1).clamp(min=0)
     expected = stock(ids, attention_mask=mask, position_ids=position_ids).logits
     actual = ours(ids, attention_mask=mask).logits
     assert torch.equal(actual[mask.bool()], expected[mask.bool()])
 
 
-def test_tokens_with_rope_equal_stock_llama_on_packed_documents():
-    stock, ours = pair()
-    stock.config.use_cache = False  # stock Llama looks for documents only where it makes no cache
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_with_rope_equal_the_stock_model_on_packed_documents(family):
+    stock, ours = pair(family)
+    stock.config.use_cache = False  # a stock model looks for documents only where it makes no cache
     ids = batch(12)
     position_ids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 0, 1]).expand(3, -1)
     assert torch.equal(ours(ids, position_ids=position_ids).logits, stock(ids, position_ids=position_ids).logits)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -103,8 +129,8 @@ def test_tokens_with_rope_equal_stock_llama_on_packed_documents():
     ],
     ids=["greedy", "uncached", "beams", "sampling", "prompt lookup"],
 )
-def test_tokens_with_rope_generate_what_stock_llama_generates(arguments):
-    stock, ours = pair()
+def test_tokens_with_rope_generate_what_the_stock_model_generates(family, arguments):
+    stock, ours = pair(family)
     ids = batch(9, 1)
     outputs = []
     for model in (stock, ours):
@@ -113,18 +139,20 @@ def test_tokens_with_rope_generate_what_stock_llama_generates(arguments):
     assert torch.equal(*outputs)
 
 
-def test_tied_embeddings_and_bfloat16_equal_stock_llama():
-    stock, ours = pair(dtype=torch.bfloat16, tie_word_embeddings=True)
-    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tied_embeddings_and_bfloat16_equal_the_stock_model(family):
+    stock, ours = pair(family, dtype=torch.bfloat16, tie_word_embeddings=True)
+    assert ours.lm_head.weight is ours.get_input_embeddings().weight
     ids = batch()
     assert torch.equal(ours(ids).logits, stock(ids).logits)
 
 
-def test_gradient_checkpointing_keeps_loss_and_gradients():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_checkpointing_keeps_loss_and_gradients(family):
     for inter_encoding in ("rope", "alibi"):
         torch.manual_seed(0)
-        config = BipeLlamaConfig(**SHAPE, inter_encoding=inter_encoding, separator_token_ids=[3, 4, 5])
-        model = BipeLlamaForCausalLM(config).train()
+        fields = {**SHAPE, "inter_encoding": inter_encoding, "separator_token_ids": [3, 4, 5]}
+        model = FAMILIES[family].make_causal_lm(**fields).train()
         ids = batch()
         plain = model(ids, labels=ids, use_cache=False).loss
         plain.backward()
@@ -138,50 +166,45 @@ def test_gradient_checkpointing_keeps_loss_and_gradients():
             assert torch.equal(parameter.grad, gradient)
 
 
-def test_nope_sees_no_order_beyond_causality():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nope_sees_no_order_beyond_causality(family):
     """The last token of a NoPE model of one layer may not tell its past apart from a shuffled past."""
-    config = BipeLlamaConfig(
-        **{**SHAPE, "num_hidden_layers": 1}, inter_encoding="none", intra_encoding="none", segmentation="document"
-    )
-    model = BipeLlamaForCausalLM(config).eval()
+    nope = {"inter_encoding": "none", "intra_encoding": "none", "segmentation": "document"}
+    model = FAMILIES[family].make_causal_lm(**{**SHAPE, "num_hidden_layers": 1}, **nope).eval()
     ids = batch(10, 1)
     shuffled = torch.cat([ids[:, torch.tensor([4, 2, 8, 0, 6, 1, 7, 3, 5])], ids[:, -1:]], dim=1)
     torch.testing.assert_close(model(shuffled).logits[:, -1], model(ids).logits[:, -1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("intra_encoding", ["learned", "sinusoidal"])
-def test_document_segmentation_is_a_plain_absolute_encoding(intra_encoding):
-    config = BipeLlamaConfig(
-        **SHAPE,
-        inter_encoding="none",
-        intra_encoding=intra_encoding,
-        segmentation="document",
-        separator_token_ids=[3],
-        max_segment_length=16,
-    )
-    model = BipeLlamaForCausalLM(config).eval()
+def test_document_segmentation_is_a_plain_absolute_encoding(family, intra_encoding):
+    absolute = {"inter_encoding": "none", "segmentation": "document", "max_segment_length": 16}
+    fields = {**SHAPE, **absolute, "intra_encoding": intra_encoding, "separator_token_ids": [3]}
+    model = FAMILIES[family].make_causal_lm(**fields).eval()
     ids = batch(24, 2)
     positions = torch.arange(24).clamp(max=15)  # later ones share the last row
     if intra_encoding == "learned":
-        table = model.model.intra_encoding.weight
+        table = model.base_model.intra_encoding.weight
     else:
         rates = 10000.0 ** (-torch.arange(0, 48, 2, dtype=torch.float64) / 48)
         angles = torch.arange(16, dtype=torch.float64)[:, None] * rates
         table = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
-    expected = model.model.embed_tokens(ids) + table[positions]
-    hidden_states = model.model(ids, output_hidden_states=True).hidden_states[0]
+    expected = model.get_input_embeddings()(ids) + table[positions]
+    hidden_states = model.base_model(ids, output_hidden_states=True).hidden_states[0]
     torch.testing.assert_close(hidden_states, expected)
 
 
 def test_odd_hidden_sizes_get_a_sinusoidal_encoding():
-    config = BipeLlamaConfig(
+    model = FAMILIES["llama"].make_causal_lm(
         vocab_size=11,
         hidden_size=9,
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=3,
+        num_key_value_heads=3,
         inter_encoding="none",
         intra_encoding="sinusoidal",
         segmentation="document",
     )
-    assert BipeLlamaForCausalLM(config)(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+    assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()

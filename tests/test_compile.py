@@ -5,14 +5,21 @@ The backend is `aot_eager`: what could go wrong here is tracing, and it needs no
 
 import pytest
 import torch
+from families import FAMILIES
 from transformers import StaticCache
+from transformers.configuration_utils import get_head_shapes
 
 from bipe_hf.segmentation import document_starts, segment_tokens
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
 @pytest.fixture(params=["rope", "alibi"])
-def model(request, tiny_model):
-    return tiny_model(inter_encoding=request.param)
+def model(request, family, tiny_model):
+    return tiny_model(family, inter_encoding=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -105,14 +112,13 @@ def test_decoding_into_a_static_cache_compiles_once(model):
     torch.testing.assert_close(torch.cat(logits, dim=1), expected[:, 5:], atol=1e-4, rtol=0)
 
 
-def test_a_static_cache_with_room_made_early_compiles(tiny_model):
+def test_a_static_cache_with_room_made_early_compiles(family, tiny_model):
     """Compiled from the first token on, as `generate` does where it fills a static cache chunk by chunk."""
-    model, ids = tiny_model(), batch(1)[0]
+    model, ids = tiny_model(family), batch(1)[0]
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits
         cache = StaticCache(model.config, max_cache_len=16)
-        shape = (2, model.config.num_key_value_heads, model.config.head_dim)
-        cache.early_initialization(*shape, model.dtype, model.device)
+        cache.early_initialization(2, *get_head_shapes(model.config), model.dtype, model.device)
         step = compiled(model.__call__)
         logits = [step(ids[:, i : i + 4], past_key_values=cache).logits for i in range(0, 12, 4)]
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, atol=1e-4, rtol=0)

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from families import FAMILIES, HEADS
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import (
     AutoConfig,
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 import bipe_hf
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeLlamaModel, configuration_bipe, positional
+from bipe_hf import BipeLlamaConfig, configuration_bipe, positional
 
 
 TINY = {
@@ -29,25 +30,30 @@ TINY = {
     "pad_token_id": 0,
 }
 AUTO_CLASSES = {
-    AutoModel: "BipeLlamaModel",
-    AutoModelForCausalLM: "BipeLlamaForCausalLM",
-    AutoModelForSequenceClassification: "BipeLlamaForSequenceClassification",
-    AutoModelForTokenClassification: "BipeLlamaForTokenClassification",
-    AutoModelForQuestionAnswering: "BipeLlamaForQuestionAnswering",
+    "Model": AutoModel,
+    "ForCausalLM": AutoModelForCausalLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
 }
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
 def test_public_names():
-    assert sorted(bipe_hf.__all__) == [*sorted(["BipeLlamaConfig", *AUTO_CLASSES.values()]), "BipeTokenizer"]
+    names = [family.prefix + name for family in FAMILIES.values() for name in ("Config", *HEADS)]
+    assert sorted(bipe_hf.__all__) == sorted([*names, "BipeTokenizer"])
     for name in bipe_hf.__all__:
-        assert getattr(bipe_hf, name).__name__ == name
+        assert vars(bipe_hf)[name].__name__ == name
 
 
-def test_defaults_are_those_of_the_paper():
-    config = BipeLlamaConfig(separator_token_ids=[1])
+def test_defaults_are_those_of_the_paper(family):
+    config = family.config(separator_token_ids=[1])
     assert (config.inter_encoding, config.intra_encoding, config.segmentation) == ("rope", "learned", "separators")
     assert (config.max_segment_length, config.alibi_slope_scale, config.log_scale_train_length) == (1024, 96.0, None)
-    assert config.model_type == "bipe_llama"
 
 
 @pytest.mark.parametrize(
@@ -63,15 +69,15 @@ def test_defaults_are_those_of_the_paper():
         ({"separator_token_ids": [31]}, r"separator_token_ids must lie in the vocabulary, from 0 to 30, got \[31\]"),
     ],
 )
-def test_invalid_fields_fail_at_construction_and_say_what_is_accepted(fields, message):
+def test_invalid_fields_fail_at_construction_and_say_what_is_accepted(family, fields, message):
     with pytest.raises(ValueError, match=message):
-        BipeLlamaConfig(**{**TINY, **fields})
+        family.make_config(**{**TINY, **fields})
 
 
 @pytest.mark.parametrize("fields", [{"separator_token_ids": ["."]}, {"max_segment_length": "long"}])
-def test_fields_of_the_wrong_type_fail_as_in_every_transformers_configuration(fields):
+def test_fields_of_the_wrong_type_fail_as_in_every_transformers_configuration(family, fields):
     with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(fields))):
-        BipeLlamaConfig(**{**TINY, **fields})
+        family.make_config(**{**TINY, **fields})
 
 
 def test_separators_without_any_are_warned_of(caplog):
@@ -99,12 +105,13 @@ def test_separators_are_a_sorted_set():
     assert BipeLlamaConfig(**{**TINY, "separator_token_ids": [5, 5, 3]}).separator_token_ids == [3, 5]
 
 
-@pytest.mark.parametrize("auto_class", AUTO_CLASSES, ids=AUTO_CLASSES.values())
+@pytest.mark.parametrize("head", AUTO_CLASSES)
 @pytest.mark.parametrize("inter_encoding", ["rope", "alibi"])
-def test_models_save_load_and_register(auto_class, inter_encoding, tmp_path):
-    config = BipeLlamaConfig(**TINY, inter_encoding=inter_encoding, num_labels=3)
+def test_models_save_load_and_register(family, head, inter_encoding, tmp_path):
+    auto_class = AUTO_CLASSES[head]
+    config = family.make_config(**TINY, inter_encoding=inter_encoding, num_labels=3)
     model = auto_class.from_config(config).eval()
-    assert type(model).__name__ == AUTO_CLASSES[auto_class]
+    assert type(model) is family.head(head)
     model.save_pretrained(tmp_path)
     saved, original = AutoConfig.from_pretrained(tmp_path).to_dict(), model.config.to_dict()
     assert {**saved, "_name_or_path": ""} == {**original, "_name_or_path": ""}
@@ -119,23 +126,24 @@ def test_models_save_load_and_register(auto_class, inter_encoding, tmp_path):
     assert not torch.equal(model(ids)[0], model(ids, segment_ids=segment_ids)[0])
 
 
-def test_heads_load_the_weights_of_a_pretrained_language_model(tmp_path):
-    language_model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY))
+def test_heads_load_the_weights_of_a_pretrained_language_model(family, tmp_path):
+    language_model = family.make_causal_lm(**TINY)
     language_model.save_pretrained(tmp_path)
-    for auto_class in AUTO_CLASSES:
-        loaded = auto_class.from_pretrained(tmp_path)
-        base = loaded if isinstance(loaded, BipeLlamaModel) else loaded.model
-        for (name, expected), actual in zip(language_model.model.named_parameters(), base.parameters(), strict=True):
+    parameters = dict(language_model.base_model.named_parameters())
+    for auto_class in AUTO_CLASSES.values():
+        base = auto_class.from_pretrained(tmp_path).base_model
+        for (name, expected), actual in zip(parameters.items(), base.parameters(), strict=True):
             assert torch.equal(expected, actual), name
 
 
-def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to():
+def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to(family):
     """A device map places modules in this order: behind the layers, the table would land on another device."""
-    names = [name for name, _ in BipeLlamaModel(BipeLlamaConfig(**TINY)).named_children()]
-    assert names.index("intra_encoding") == names.index("embed_tokens") + 1
+    children = list(family.head("Model")(family.make_config(**TINY)).children())
+    assert isinstance(children[0], torch.nn.Embedding)
+    assert isinstance(children[1], positional.LearnedIntraEncoding)
 
 
-def test_a_model_is_built_once():
+def test_a_model_is_built_once(family):
     """The decoder and its attention exist once: no constructor builds what another one throws away."""
     counted = []
 
@@ -146,25 +154,25 @@ def test_a_model_is_built_once():
 
     original, torch.nn.Linear = torch.nn.Linear, Counting
     try:
-        model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY))
+        model = family.make_causal_lm(**TINY)
     finally:
         torch.nn.Linear = original
     assert len(counted) == sum(isinstance(module, original) for module in model.modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_buffers_survive_loading_in_another_dtype(tmp_path, dtype):
+def test_buffers_survive_loading_in_another_dtype(family, tmp_path, dtype):
     """Slopes and separators are no weights: a checkpoint does not hold them, and a cast must not round them."""
-    model = BipeLlamaForCausalLM(BipeLlamaConfig(**TINY, inter_encoding="alibi"))
+    model = family.make_causal_lm(**TINY, inter_encoding="alibi")
     model.save_pretrained(tmp_path)
-    for loaded in (BipeLlamaForCausalLM.from_pretrained(tmp_path, dtype=dtype), model.to(dtype)):
-        fresh = BipeLlamaForCausalLM(loaded.config).model
-        assert torch.equal(loaded.model.separator_token_ids, fresh.separator_token_ids)
-        assert torch.equal(loaded.model.inter_encoding.slope_mantissas, fresh.inter_encoding.slope_mantissas)
-        assert torch.equal(loaded.model.inter_encoding.slope_exponents, fresh.inter_encoding.slope_exponents)
+    for loaded in (family.causal_lm.from_pretrained(tmp_path, dtype=dtype), model.to(dtype)):
+        ours, fresh = loaded.base_model, family.causal_lm(loaded.config).base_model
+        assert torch.equal(ours.separator_token_ids, fresh.separator_token_ids)
+        assert torch.equal(ours.inter_encoding.slope_mantissas, fresh.inter_encoding.slope_mantissas)
+        assert torch.equal(ours.inter_encoding.slope_exponents, fresh.inter_encoding.slope_exponents)
         assert loaded(torch.tensor([[1, 3, 2]])).logits.dtype == dtype
 
 
-def test_forward_names_segment_ids_so_that_trainer_keeps_the_column():
-    for name in AUTO_CLASSES.values():
-        assert "segment_ids" in inspect.signature(getattr(bipe_hf, name).forward).parameters
+def test_forward_names_segment_ids_so_that_trainer_keeps_the_column(family):
+    for head in HEADS:
+        assert "segment_ids" in inspect.signature(family.head(head).forward).parameters

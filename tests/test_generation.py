@@ -5,7 +5,8 @@ import copy
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
+from families import FAMILIES, family_of
+from transformers import DynamicCache, StaticCache
 from transformers import set_seed as seed_everything
 
 
@@ -28,13 +29,18 @@ WAYS_TO_CACHE = {
 
 
 @pytest.fixture(params=ENCODINGS)
-def model(request, tiny_model):
-    return tiny_model(**ENCODINGS[request.param])
+def encoding(request):
+    return ENCODINGS[request.param]
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request, encoding, tiny_model):
+    return tiny_model(request.param, **encoding)
 
 
 @pytest.fixture(params=[{}, {"attn_implementation": "eager"}], ids=["sdpa", "eager"])
-def model_of_each_backend(request, model, tiny_model):
-    return tiny_model(inter_encoding=model.config.inter_encoding, **request.param)
+def model_of_each_backend(request, model, tiny_relative):
+    return tiny_relative(model, **request.param)
 
 
 @pytest.fixture(params=WAYS_TO_CACHE)
@@ -111,7 +117,7 @@ def continue_with(model, cache, ids, chunk_sizes):
 def test_the_tiny_model_feels_every_position(model):
     """Otherwise the tests below would prove nothing: one separator less, early on, moves even the last logits."""
     ids = tokens(2, 16)
-    changed = logits_of(model, ids, segment_ids=(model.model.segment(ids).segment_ids - 1).clamp(min=0))
+    changed = logits_of(model, ids, segment_ids=(model.get_decoder().segment(ids).segment_ids - 1).clamp(min=0))
     assert (logits_of(model, ids) - changed)[:, -1].abs().amax(-1).min() > 1e-2
 
 
@@ -158,8 +164,8 @@ def test_chunks_into_a_cache_made_by_hand(model, kind, chunk_sizes):
     ],
     ids=str,
 )
-def test_chunks_under_every_other_encoding(model, tiny_model, fields):
-    model = tiny_model(inter_encoding=model.config.inter_encoding, **fields)
+def test_chunks_under_every_other_encoding(model, tiny_relative, fields):
+    model = tiny_relative(model, **fields)
     ids = tokens(2, 16)
     assert_same(continue_with(model, DynamicCache(), ids, [3, 1, 7, 5]), logits_of(model, ids))
 
@@ -294,10 +300,10 @@ def test_search_finds_the_same_as_without_a_cache(model, cache, search):
 
 
 @pytest.mark.parametrize("draft", ["prompt_lookup", "another_model", "the_model_itself"])
-def test_assisted_generation(model, tiny_model, draft):
+def test_assisted_generation(model, tiny_relative, draft):
     help_of = {
         "prompt_lookup": {"prompt_lookup_num_tokens": 3},
-        "another_model": {"assistant_model": tiny_model(num_hidden_layers=1)},
+        "another_model": {"assistant_model": tiny_relative(model, num_hidden_layers=1)},
         "the_model_itself": {"assistant_model": model},
     }
     assert_generated_as_uncached(model, generate(model, REPEATING, **help_of[draft]), 15)
@@ -418,7 +424,7 @@ def continued(segment_ids, sequences):
 
 def doubled_segment_ids(model, ids):
     """Segment ids that nobody would derive."""
-    return 2 * model.model.segment(ids).segment_ids + 1
+    return 2 * model.get_decoder().segment(ids).segment_ids + 1
 
 
 def test_given_segment_ids_equal_to_the_derived_ones_change_nothing(model):
@@ -426,7 +432,7 @@ def test_given_segment_ids_equal_to_the_derived_ones_change_nothing(model):
     ids, mask = padded(rows, "left")
     segment_ids = torch.full_like(ids, -1)
     for i, row in enumerate(rows):
-        segment_ids[i, -row.shape[0] :] = model.model.segment(row[None]).segment_ids
+        segment_ids[i, -row.shape[0] :] = model.get_decoder().segment(row[None]).segment_ids
     expected = logits_of(model, ids, attention_mask=mask)
     assert torch.equal(logits_of(model, ids, attention_mask=mask, segment_ids=segment_ids), expected)
     sequences = generate(model, ids, attention_mask=mask).sequences
@@ -457,10 +463,10 @@ def test_generation_goes_on_from_given_segment_ids(model, way, last):
     assert_generated_as_uncached(model, output, 15, segment_ids=continued(segment_ids, output.sequences))
 
 
-def test_a_draft_model_goes_on_from_given_segment_ids(model, tiny_model):
+def test_a_draft_model_goes_on_from_given_segment_ids(model, tiny_relative):
     ids = tokens(1, 13)
     segment_ids = doubled_segment_ids(model, ids)
-    output = generate(model, ids, segment_ids=segment_ids, assistant_model=tiny_model(num_hidden_layers=1))
+    output = generate(model, ids, segment_ids=segment_ids, assistant_model=tiny_relative(model, num_hidden_layers=1))
     assert_generated_as_uncached(model, output, 13, segment_ids=continued(segment_ids, output.sequences))
 
 
@@ -519,7 +525,7 @@ def test_a_second_turn_with_segment_ids_for_all_of_it(model, chunk_size, new_tok
 def test_embeddings_with_segment_ids_equal_tokens(model):
     ids = tokens(2, 13)
     embeddings = model.get_input_embeddings()(ids)
-    segment_ids = model.model.segment(ids).segment_ids
+    segment_ids = model.get_decoder().segment(ids).segment_ids
     logits = logits_of(model, None, inputs_embeds=embeddings, segment_ids=segment_ids)
     assert torch.equal(logits, logits_of(model, ids))
 
@@ -532,7 +538,7 @@ def test_generation_from_embeddings_with_segment_ids(model, cache):
         model,
         None,
         inputs_embeds=model.get_input_embeddings()(ids),
-        segment_ids=model.model.segment(ids).segment_ids,
+        segment_ids=model.get_decoder().segment(ids).segment_ids,
         **WAYS_TO_CACHE[cache],
     )
     output.sequences = torch.cat([ids, output.sequences], dim=1)
@@ -540,8 +546,8 @@ def test_generation_from_embeddings_with_segment_ids(model, cache):
 
 
 @pytest.mark.parametrize("segmentation", ["tokens", "document"])
-def test_embeddings_need_no_segment_ids_where_no_separator_is_read(model, tiny_model, segmentation):
-    model = tiny_model(inter_encoding=model.config.inter_encoding, segmentation=segmentation)
+def test_embeddings_need_no_segment_ids_where_no_separator_is_read(model, tiny_relative, segmentation):
+    model = tiny_relative(model, segmentation=segmentation)
     ids = tokens(2, 13)
     embeddings = model.get_input_embeddings()(ids)
     assert torch.equal(logits_of(model, None, inputs_embeds=embeddings), logits_of(model, ids))
@@ -558,7 +564,7 @@ def test_embeddings_need_no_segment_ids_where_no_separator_is_read(model, tiny_m
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 def test_a_cache_that_another_model_filled_is_refused(model, kind):
     shape = {name: getattr(model.config, name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
-    stock = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=4, intermediate_size=64))
+    stock = FAMILIES[family_of(model)].make_stock_causal_lm(**shape, num_attention_heads=4, intermediate_size=64)
     cache = DynamicCache() if kind == "dynamic" else StaticCache(stock.config, max_cache_len=8)
     stock(tokens(1, 5), past_key_values=cache)
     with pytest.raises(ValueError, match="past_key_values holds 5 tokens but no segment history"):
