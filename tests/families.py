@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import transformers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
 import bipe_hf
@@ -32,6 +33,9 @@ class Family(NamedTuple):
     def head(self, name: str) -> type:
         """The class of a head, by what its name ends with: `Model`, `ForCausalLM`, ..."""
         return vars(bipe_hf)[self.prefix + name]
+
+    def stock_head(self, name: str) -> type:
+        return getattr(transformers, self.prefix.removeprefix("Bipe") + name)
 
 
 FAMILIES = {

@@ -6,7 +6,7 @@ The backend is `aot_eager`: what could go wrong here is tracing, and it needs no
 import pytest
 import torch
 from families import FAMILIES
-from transformers import StaticCache
+from transformers import CompileConfig, StaticCache
 from transformers.configuration_utils import get_head_shapes
 
 from bipe_hf.segmentation import document_starts, segment_tokens
@@ -25,6 +25,7 @@ def model(request, family, tiny_model):
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -122,3 +123,21 @@ def test_a_static_cache_with_room_made_early_compiles(family, tiny_model):
         step = compiled(model.__call__)
         logits = [step(ids[:, i : i + 4], past_key_values=cache).logits for i in range(0, 12, 4)]
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, atol=1e-4, rtol=0)
+
+
+def test_generate_compiles_decoding_into_a_static_cache_once(model):
+    """Rows of unequal length; one compilation serves every step, and the next prompt of the same batch size."""
+    config = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    config._compile_all_devices = True  # transformers compiles on GPUs alone unless told so
+    kwargs = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}
+    kwargs |= {"return_dict_in_generate": True, "output_logits": True}
+    static = {"cache_implementation": "static", "compile_config": config}
+    seen = set()
+    for seed in (1, 2):
+        ids, mask, _ = batch(seed)
+        expected = model.generate(ids, attention_mask=mask, use_cache=False, **kwargs)
+        actual = model.generate(ids, attention_mask=mask, **static, **kwargs)
+        assert actual.sequences.tolist() == expected.sequences.tolist()
+        torch.testing.assert_close(torch.stack(actual.logits), torch.stack(expected.logits), atol=1e-4, rtol=0)
+        seen.add(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert seen == {1}

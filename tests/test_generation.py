@@ -299,6 +299,73 @@ def test_search_finds_the_same_as_without_a_cache(model, cache, search):
     assert sequences[0] == sequences[1]
 
 
+def diverse_beams(model, input_ids, generation_config, **model_kwargs):
+    """Diverse beam search (Vijayakumar et al., 2016), in short: beams of a group avoid the last groups' next tokens.
+
+    transformers has moved its own to the Hub. The rows of the cache are reordered in every step, as there.
+    """
+    groups, beams, penalty = 2, 2, 0.7
+    rows = groups * beams
+    input_ids = input_ids.repeat_interleave(rows, dim=0)
+    _, model_kwargs = model._expand_inputs_for_generation(rows, **model_kwargs)
+    scores = torch.tensor([[0.0, -1e9] * groups] * (input_ids.shape[0] // rows)).flatten()
+    for step in range(generation_config.max_new_tokens):
+        inputs = model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=None if step == 0 else 1, is_first_iteration=step == 0, **model_kwargs
+        )
+        if not model_kwargs["use_cache"]:
+            inputs = {"input_ids": input_ids, "attention_mask": model_kwargs["attention_mask"], "use_cache": False}
+        outputs = model(**inputs)
+        total = (scores[:, None] + outputs.logits[:, -1].log_softmax(-1)).view(-1, groups, beams * VOCABULARY_SIZE)
+        chosen = torch.zeros(total.shape[0], VOCABULARY_SIZE)
+        parents, tokens = [], []
+        for group in range(groups):
+            penalised = total[:, group] - penalty * chosen.repeat(1, beams)
+            scores_of_group, index = penalised.topk(beams)
+            scores.view(-1, groups, beams)[:, group] = scores_of_group
+            chosen.scatter_add_(1, index % VOCABULARY_SIZE, torch.ones_like(scores_of_group))
+            first = torch.arange(total.shape[0])[:, None] * rows + group * beams
+            parents.append(first + index // VOCABULARY_SIZE)
+            tokens.append(index % VOCABULARY_SIZE)
+        parents, tokens = (torch.stack(part, dim=1).flatten() for part in (parents, tokens))
+        input_ids = torch.cat([input_ids[parents], tokens[:, None]], dim=1)
+        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+        if model_kwargs["use_cache"]:
+            model_kwargs["past_key_values"].reorder_cache(parents)
+    return input_ids
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_diverse_beams_find_the_same_as_without_a_cache(model, cache):
+    ids, mask = padded([*tokens(1, 9), *tokens(1, 5, seed=3)], "left")
+    kwargs = {"attention_mask": mask, "max_new_tokens": 6, "custom_generate": diverse_beams}
+    expected = model.generate(ids, use_cache=False, **kwargs)
+    assert len({tuple(row) for row in expected.tolist()}) == 8
+    assert model.generate(ids, **kwargs, **WAYS_TO_CACHE[cache]).tolist() == expected.tolist()
+
+
+def test_contrastive_search_goes_on_from_a_copied_cache(model):
+    """Su et al., 2022: each of the k likeliest tokens is tried on a copy of the cache, one of them is kept."""
+    k, ids = 3, tokens(2, 9)
+    outputs = model(ids)
+    cache, logits = outputs.past_key_values, outputs.logits[:, -1]
+    for _ in range(6):
+        candidates = logits.topk(k).indices  # (batch, k)
+        trial = copy.deepcopy(cache)
+        trial.batch_repeat_interleave(k)
+        tried = model(candidates.reshape(-1, 1), past_key_values=trial, output_hidden_states=True)
+        longer = torch.cat([ids.repeat_interleave(k, dim=0), candidates.reshape(-1, 1)], dim=1)
+        truth = model(longer, use_cache=False, output_hidden_states=True)
+        assert_same(tried.logits[:, -1], truth.logits[:, -1])
+        # the penalty: how like the candidate's last hidden state is to those before it
+        states = torch.nn.functional.normalize(truth.hidden_states[-1], dim=-1)
+        likeness = (states[:, :-1] @ states[:, -1:].transpose(1, 2)).amax(dim=(1, 2)).view(-1, k)
+        best = (logits.softmax(-1).gather(1, candidates) - 0.6 * likeness).argmax(dim=1)
+        rows = torch.arange(len(best)) * k + best
+        trial.batch_select_indices(rows)
+        cache, logits, ids = trial, tried.logits[rows, -1], longer[rows]
+
+
 @pytest.mark.parametrize("draft", ["prompt_lookup", "another_model", "the_model_itself"])
 def test_assisted_generation(model, tiny_relative, draft):
     help_of = {

@@ -144,7 +144,8 @@ def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor 
 
 def _shift(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     """Moves `values` one column to the right; `first`, of shape `(batch, 1)`, comes in from the left."""
-    return torch.cat([first, values[:, :-1]], dim=1)
+    # Cut after the cat: an exported graph could not hold for two columns once `values[:, :-1]` had one.
+    return torch.cat([first, values], dim=1)[:, :-1]
 
 
 def _exclusive_cumsum(values: torch.Tensor) -> torch.Tensor:
