@@ -398,3 +398,50 @@ def test_convert_passes_its_arguments_on_and_prints_the_report(monkeypatch, caps
         (("theirs", "ours"), {"overwrite": False, "separator_token_ids": None}),
         (("theirs", "ours"), {"overwrite": True, "separator_token_ids": [13, 869]}),
     ]
+
+
+def test_convert_passes_on_what_was_given_for_a_stock_checkpoint(monkeypatch, capsys):
+    calls = []
+
+    def convert_stock_checkpoint(*args, **kwargs):
+        calls.append((args, kwargs))
+        return "the report"
+
+    monkeypatch.setattr("bipe_hf.conversion.convert_stock_checkpoint", convert_stock_checkpoint)
+    words = ["convert", "theirs", "ours", "--from", "stock"]
+    flags = "--inter-encoding alibi --intra-encoding learned --segmentation separators --separators lines"
+    numbers = "--max-segment-length 32 --alibi-slope-scale 8 --intra-init normal"
+    assert main(words) == 0
+    assert main([*words, *flags.split(), *numbers.split()]) == 0
+    assert main([*words, "--overwrite", "--separator-token-ids", "13", "869"]) == 0
+    assert capsys.readouterr().out == "the report\n" * 3
+    given = {
+        "inter_encoding": "alibi",
+        "intra_encoding": "learned",
+        "segmentation": "separators",
+        "separators": "lines",
+        "max_segment_length": 32,
+        "alibi_slope_scale": 8.0,
+        "intra_init": "normal",
+    }
+    assert calls == [
+        (("theirs", "ours"), {"overwrite": False}),
+        (("theirs", "ours"), {"overwrite": False, **given}),
+        (("theirs", "ours"), {"overwrite": True, "separators": [13, 869]}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--inter-encoding", "rope"], "--inter-encoding needs --from stock"),
+        (["--from", "authors", "--max-segment-length", "9"], "--max-segment-length needs --from stock"),
+        (
+            ["--from", "stock", "--separators", "lines", "--separator-token-ids", "13"],
+            "--separators and --separator-token-ids both",
+        ),
+    ],
+)
+def test_convert_refuses_flags_that_nothing_would_read(words, message, capsys):
+    assert main(["convert", "theirs", "ours", *words]) == 2
+    assert message in error_line(capsys)

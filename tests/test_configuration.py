@@ -136,6 +136,24 @@ def test_heads_load_the_weights_of_a_pretrained_language_model(family, tmp_path)
             assert torch.equal(expected, actual), name
 
 
+def test_a_stock_checkpoint_loads_whole(family, tmp_path):
+    """Whatever the family calls its weights in a file; new are the encodings alone."""
+    torch.manual_seed(0)
+    stock = family.make_stock_causal_lm(**{**TINY, "separator_token_ids": None})
+    stock.save_pretrained(tmp_path / "stock")
+    ours, info = family.causal_lm.from_pretrained(
+        tmp_path / "stock", separator_token_ids=TINY["separator_token_ids"], output_loading_info=True
+    )
+    assert info["missing_keys"] == {f"{ours.base_model_prefix}.intra_encoding.weight"}
+    assert not info["unexpected_keys"]
+    for name, weight in stock.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], weight), name
+    ours.save_pretrained(tmp_path / "ours")
+    again = family.stock_causal_lm.from_pretrained(tmp_path / "ours")
+    for name, weight in stock.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+
+
 def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to(family):
     """A device map places modules in this order: behind the layers, the table would land on another device."""
     children = list(family.head("Model")(family.make_config(**TINY)).children())

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gpt_neox.modeling_gpt_neox import (
     GPTNeoXAttention,
@@ -148,3 +150,9 @@ class BipeGPTNeoXForQuestionAnswering(
         self.gpt_neox = BipeGPTNeoXModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
+
+
+# In a file the head of this family is called `embed_out`. transformers renames it for its own class alone.
+register_checkpoint_conversion_mapping(
+    "BipeGPTNeoXForCausalLM", [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True
+)

@@ -5,23 +5,27 @@ The authors' release (github.com/zhenyuhe00/BiPE) is a Llama of transformers 4.3
 positions, and, for ALiBi, a buffer `self_attn.alibi` in every layer.
 """
 
-import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.activations import ACT2FN
+from transformers import PreTrainedTokenizerBase
 
-from .configuration_bipe import BipeLlamaConfig
-from .modeling_bipe_llama import BipeLlamaForCausalLM
-from .positional import alibi_slopes
-from .tokenization_bipe import BipeTokenizer
+from ..configuration_bipe import BipeLlamaConfig
+from ..modeling_bipe_llama import BipeLlamaForCausalLM
+from ..positional import alibi_slopes
+from ..tokenization_bipe import BipeTokenizer
+from .report import ConversionReport, check_output, make_config
+from .weights import (
+    build_model,
+    check_vocabulary,
+    check_weights,
+    expected_weights,
+    read_json,
+    read_tokenizer,
+    read_weights,
+    unknown_key,
+)
 
 
 # Their `rpe_type`: inter encoding, intra encoding, segmentation, factor on the slopes
@@ -55,26 +59,6 @@ ALIBI_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.alibi")
 ROTARY_BUFFER = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
-@dataclass
-class ConversionReport:
-    """What became of every key of a checkpoint; `str()` gives the text that the command prints."""
-
-    source: Path
-    output: Path
-    encoding: str
-    parameters: int
-    used: dict[str, str] = field(default_factory=dict)
-    """Key in the checkpoint: what it became."""
-    notes: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        width = max(map(len, self.used))
-        lines = [f"{key:<{width}}  {fate}" for key, fate in sorted(self.used.items())]
-        lines += [f"note: {note}" for note in self.notes]
-        lines.append(f"{self.source} -> {self.output}: {self.encoding}, {self.parameters:,} parameters")
-        return "\n".join(lines)
-
-
 def convert_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
@@ -94,38 +78,23 @@ def convert_checkpoint(
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are not there.
         FileExistsError: if `output` is not empty and `overwrite` is not given.
-        ValueError: if the configuration is none of the authors', if a file cannot be read, or if a key of the
-            checkpoint is unknown, missing or of the wrong shape.
+        ValueError: if the configuration is none of the authors', if a file cannot be read, if a key of the checkpoint
+            is unknown, missing or of the wrong shape, or if `output` is the checkpoint.
     """
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"checkpoint folder not found: {checkpoint}")
-    if output.exists() and any(output.iterdir()) and not overwrite:
-        raise FileExistsError(
-            f"output folder is not empty: {output} (--overwrite writes the model into it all the same)"
-        )
+    check_output(output, checkpoint, overwrite)
 
-    source_config = _read_json(checkpoint / "config.json")
+    source_config = read_json(checkpoint / "config.json")
     weights = read_weights(checkpoint)
     report = ConversionReport(checkpoint, output, encoding=str(source_config.get("rpe_type")), parameters=0)
     config = _convert_config(source_config, weights, separator_token_ids, report)
     tokenizer = _convert_tokenizer(checkpoint, config, report)
-    with torch.device("meta"):
-        expected = BipeLlamaForCausalLM(config).state_dict()
+    expected = expected_weights(BipeLlamaForCausalLM, config)
     state_dict = _convert_weights(weights, config, set(expected), report)
-
-    if config.tie_word_embeddings and "lm_head.weight" not in state_dict:
-        state_dict["lm_head.weight"] = state_dict["model.embed_tokens.weight"]
-    missing = sorted(set(expected) - set(state_dict))
-    if missing:
-        raise ValueError(f"{checkpoint} lacks the keys {', '.join(missing)}")
-    for key, value in state_dict.items():
-        if value.shape != expected[key].shape:
-            raise ValueError(
-                f"{key} has the shape {tuple(value.shape)}, but config.json asks for {tuple(expected[key].shape)}"
-            )
-    model = BipeLlamaForCausalLM(config).to(state_dict["model.embed_tokens.weight"].dtype)
-    model.load_state_dict(state_dict)
+    check_weights(state_dict, expected, config, checkpoint)
+    model = build_model(BipeLlamaForCausalLM, config, state_dict)
     report.parameters = model.num_parameters()
     model.save_pretrained(output)
     if tokenizer is not None:
@@ -137,64 +106,15 @@ def _convert_tokenizer(
     checkpoint: Path, config: BipeLlamaConfig, report: ConversionReport
 ) -> PreTrainedTokenizerBase | None:
     """The tokenizer that came with the checkpoint, wrapped where segments end at separators."""
-    if not (checkpoint / "tokenizer.json").is_file():
+    tokenizer = read_tokenizer(checkpoint)
+    if tokenizer is None:
         report.notes.append("no tokenizer.json in the checkpoint: save a tokenizer into the output folder")
         return None
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {config.vocab_size}")
+    check_vocabulary(tokenizer, config)
     if config.segmentation == "separators":
         tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
     report.notes.append(f"tokenizer saved as {type(tokenizer).__name__}")
     return tokenizer
-
-
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint folder, by name. Pickles are read as weights only."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        if (folder / single).is_file():
-            return _read_tensors(folder / single)
-        if (folder / index).is_file():
-            weight_map = _read_json(folder / index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise ValueError(f"{folder / index} holds no weight_map that names the shards")
-            shards = sorted(set(weight_map.values()))
-            return {key: value for shard in shards for key, value in _read_tensors(folder / shard).items()}
-    raise FileNotFoundError(
-        f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and sharded forms (*.index.json)"
-    )
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file not found: {path}")
-    try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, or is corrupt; nothing in it was run") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is corrupt or no weights file: {error}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{path} must hold tensors by name and nothing else")
-    return weights
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"file not found: {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _convert_config(
@@ -241,18 +161,13 @@ def _convert_config(
     missing = sorted({"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"} - set(fields))
     if missing:
         raise ValueError(f"config.json lacks {', '.join(missing)}")
-    if fields.get("hidden_act", "silu") not in ACT2FN:
-        raise ValueError(f"hidden_act in config.json is not known to transformers: {fields['hidden_act']!r}")
-    try:
-        return BipeLlamaConfig(
-            inter_encoding=inter_encoding,
-            intra_encoding=intra_encoding,
-            segmentation=segmentation,
-            alibi_slope_scale=slope_scale,
-            **fields,
-        )
-    except (StrictDataclassError, ZeroDivisionError) as error:
-        raise ValueError(f"config.json cannot be a model's: {error.__cause__ or error}") from error
+    fields |= {
+        "inter_encoding": inter_encoding,
+        "intra_encoding": intra_encoding,
+        "segmentation": segmentation,
+        "alibi_slope_scale": slope_scale,
+    }
+    return make_config(BipeLlamaConfig, fields)
 
 
 def _convert_weights(
@@ -274,7 +189,7 @@ def _convert_weights(
             state_dict[key] = value
             report.used[key] = key
         else:
-            raise ValueError(f"unknown key {key!r} of shape {tuple(value.shape)}: nothing in the model takes it")
+            raise unknown_key(key, value)
     return state_dict
 
 
