@@ -17,7 +17,7 @@ from bipe_hf.positional import DIGITS, AlibiInterEncoding, alibi_slopes
 
 def encoding(num_heads, head_dim, scale=96.0):
     fields = {"log_scale_train_length": None, "alibi_slope_scale": scale}
-    return AlibiInterEncoding(SimpleNamespace(num_attention_heads=num_heads, head_dim=head_dim, **fields), None)
+    return AlibiInterEncoding(SimpleNamespace(num_attention_heads=num_heads, **fields), None, head_dim)
 
 
 def test_slopes_follow_press_et_al():

@@ -154,6 +154,15 @@ def test_a_stock_checkpoint_loads_whole(family, tmp_path):
         assert torch.equal(again.state_dict()[name], weight), name
 
 
+def test_a_vocabulary_may_grow(family):
+    """New tokens are words: nothing beyond the separators that the configuration names ends a segment."""
+    model = family.make_causal_lm(**TINY).eval()
+    model.resize_token_embeddings(40)
+    ids = torch.tensor([[1, 39, 5, 31, 38, 30, 3, 2]])
+    assert model.base_model.segment(ids).segment_ids.tolist() == [[0, 0, 0, 1, 1, 1, 1, 2]]
+    assert model(ids).logits.shape == (1, 8, 40)
+
+
 def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to(family):
     """A device map places modules in this order: behind the layers, the table would land on another device."""
     children = list(family.head("Model")(family.make_config(**TINY)).children())
@@ -185,7 +194,8 @@ def test_buffers_survive_loading_in_another_dtype(family, tmp_path, dtype):
     model.save_pretrained(tmp_path)
     for loaded in (family.causal_lm.from_pretrained(tmp_path, dtype=dtype), model.to(dtype)):
         ours, fresh = loaded.base_model, family.causal_lm(loaded.config).base_model
-        assert torch.equal(ours.separator_token_ids, fresh.separator_token_ids)
+        assert torch.equal(ours.is_separator, fresh.is_separator)
+        assert ours.is_separator.nonzero().flatten().tolist() == [3, 5]
         assert torch.equal(ours.inter_encoding.slope_mantissas, fresh.inter_encoding.slope_mantissas)
         assert torch.equal(ours.inter_encoding.slope_exponents, fresh.inter_encoding.slope_exponents)
         assert loaded(torch.tensor([[1, 3, 2]])).logits.dtype == dtype

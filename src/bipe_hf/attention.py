@@ -62,7 +62,9 @@ def bilevel_attention(
         scaling=scaling,
         **kwargs,
     )
-    return output[..., :head_dim].flatten(2), weights
+    if terms.columns is not None:
+        output = output[..., :head_dim]
+    return output.flatten(2), weights
 
 
 def attach_columns(

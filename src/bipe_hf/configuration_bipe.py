@@ -112,8 +112,3 @@ class BipeGPTNeoXConfig(BipeConfigMixin, GPTNeoXConfig):
     {FIELDS_DOC}"""
 
     model_type = "bipe_gpt_neox"
-
-    @property
-    def head_dim(self) -> int:
-        """Dimension of an attention head; a field in Llama, which may choose it freely."""
-        return self.hidden_size // self.num_attention_heads

@@ -25,7 +25,7 @@ class BipeGenerationMixin:
 
         Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
         With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
-        the segments are found before that.
+        the segments of a prompt are found before that. A generated token is never padding.
         """
         inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -37,8 +37,9 @@ class BipeGenerationMixin:
             **kwargs,
         )
         is_padded = attention_mask is not None and attention_mask.ndim == 2
-        mask_is_hidden = is_padded and past_key_values is not None and past_key_values.is_compileable
         length = _length_of(inputs)
+        is_prompt = is_first_iteration or length > 1
+        mask_is_hidden = is_prompt and is_padded and past_key_values is not None and past_key_values.is_compileable
         if segment_ids is not None:
             past_length = 0 if past_key_values is None else int(past_key_values.get_seq_length())
             segment_ids = segment_ids[:, past_length : past_length + length]

@@ -12,6 +12,8 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
 )
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .generation import BipeGenerationMixin
 
@@ -30,7 +32,7 @@ class BipeCausalLMMixin(BipeGenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         segment_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """As the causal language model of the family; `segment_ids` as in [`BipeModelMixin.forward`]."""
         return super().forward(
@@ -60,7 +62,7 @@ class BipeClassificationMixin:
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast | TokenClassifierOutput:
         """As the classifier of the family; `segment_ids` as in [`BipeModelMixin.forward`]."""
         return super().forward(
@@ -89,7 +91,7 @@ class BipeQuestionAnsweringMixin:
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
         segment_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """As the question answering model of the family; `segment_ids` as in [`BipeModelMixin.forward`]."""
         return super().forward(

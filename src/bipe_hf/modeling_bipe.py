@@ -10,6 +10,8 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -22,6 +24,7 @@ from .segmentation import (
     document_starts,
     positions_in_document,
     segment_tokens,
+    separator_table,
 )
 
 
@@ -48,7 +51,7 @@ class BipePreTrainedMixin:
         if isinstance(module, InterEncoding):
             module.reset_buffers()
         elif isinstance(module, BipeModelMixin):
-            init.copy_(module.separator_token_ids, torch.tensor(module.config.separator_token_ids, dtype=torch.long))
+            init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))
 
 
 class BipeModelMixin:
@@ -59,12 +62,11 @@ class BipeModelMixin:
     cache under the name that its layers have for it.
     """
 
-    def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module]) -> None:
-        """Builds the encodings that the configuration names."""
+    def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
+        """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
         self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
-        self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class)
-        separators = torch.tensor(config.separator_token_ids, dtype=torch.long)
-        self.separator_token_ids = nn.Buffer(separators, persistent=False)
+        self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
+        self.is_separator = nn.Buffer(separator_table(config.separator_token_ids), persistent=False)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -77,7 +79,7 @@ class BipeModelMixin:
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """As the base model of the family, with one argument more and one read differently.
 
@@ -139,7 +141,8 @@ class BipeModelMixin:
         """
         inputs = input_ids if input_ids is not None else inputs_embeds
         if self.config.segmentation == "separators" and input_ids is not None:
-            ends_segment = torch.isin(input_ids, self.separator_token_ids.to(input_ids.device))
+            is_separator = self.is_separator.to(input_ids.device)
+            ends_segment = is_separator[input_ids.clamp(max=len(is_separator) - 1)]
         elif self.config.segmentation == "separators" and segment_ids is None:
             raise ValueError(
                 "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "

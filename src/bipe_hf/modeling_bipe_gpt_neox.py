@@ -85,7 +85,8 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
         self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.init_bilevel_encodings(config, GPTNeoXRotaryEmbedding)
+        head_dim = config.hidden_size // config.num_attention_heads
+        self.init_bilevel_encodings(config, GPTNeoXRotaryEmbedding, head_dim)
         self.emb_dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList([BipeGPTNeoXLayer(config, i) for i in range(config.num_hidden_layers)])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

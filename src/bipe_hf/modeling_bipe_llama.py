@@ -85,7 +85,7 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         self.padding_idx = config.pad_token_id
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.init_bilevel_encodings(config, LlamaRotaryEmbedding)
+        self.init_bilevel_encodings(config, LlamaRotaryEmbedding, config.head_dim)
         self.layers = nn.ModuleList([BipeLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False

@@ -94,7 +94,7 @@ class InterEncoding(nn.Module):
     has_columns = False
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
 
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module]):
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__()
         self.log_scale_train_length = config.log_scale_train_length
 
@@ -125,8 +125,8 @@ class RotaryInterEncoding(InterEncoding):
     `max_position_embeddings` then count segments.
     """
 
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module]):
-        super().__init__(config, rotary_class)
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
         self.rotary_emb = rotary_class(config)
 
     def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
@@ -157,9 +157,9 @@ class AlibiInterEncoding(InterEncoding):
 
     has_columns = True
 
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module]):
-        super().__init__(config, rotary_class)
-        self.head_dim = config.head_dim
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.head_dim = head_dim
         self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
         self.slopes = [config.alibi_slope_scale * slope for slope in alibi_slopes(config.num_attention_heads)]
         # Integers, because a cast of the model to 16 bits casts every float buffer.
@@ -261,18 +261,21 @@ def alibi_columns(
     # slope = mantissa * 2**exponent, now with as many bits as there are digits for
     surplus = MANTISSA_BITS - bits * slope_digits
     mantissas = (slope_mantissas + (1 << surplus >> 1)) >> surplus
-    exponents = slope_exponents + surplus
-    slope_parts = _digits(mantissas, bits, slope_digits)
-    segment_parts = _digits(segments, bits, segment_digits)
-    product_parts = _digits_of_product(slope_parts, segments, bits, segment_digits)  # (batch, heads, length)
+    unit = power_of_two(slope_exponents + surplus)
+    slope_digits_ = _digits(mantissas, bits, slope_digits)
+    # float32 holds every digit, and multiplies it by powers of two without rounding
+    slope_parts = [digit * unit for digit in slope_digits_]
+    product_parts = [
+        digit * -unit for digit in _digits_of_product(slope_digits_, segments, bits, segment_digits)
+    ]  # (batch, heads, length)
+    segment_parts = [digit.float() for digit in _digits(segments, bits, segment_digits)]
+    one = torch.ones_like(segment_parts[0])
 
     columns: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def add(query_digit: torch.Tensor, key_digit: torch.Tensor, place: int, key_exponent: int) -> None:
-        query = query_digit * power_of_two(exponents + bits * place - key_exponent)
-        columns.append((query, key_digit * 2.0**key_exponent))
+    def add(query_part: torch.Tensor, key_part: torch.Tensor, place: int, key_exponent: int) -> None:
+        columns.append((query_part * 2.0 ** (bits * place - key_exponent), key_part * 2.0**key_exponent))
 
-    one = torch.ones_like(segments)
     top = slope_digits + segment_digits - 1
     for place in range(top, -1, -1):
         for slope_place in range(slope_digits):
@@ -280,7 +283,7 @@ def alibi_columns(
             if 0 <= segment_place < segment_digits:
                 key_exponent = min(bits * segment_place, MAX_KEY_EXPONENT_WITH_DIGIT)
                 add(slope_parts[slope_place], segment_parts[segment_place], place, key_exponent)
-        add(-product_parts[place], one, place, min(bits * place, MAX_KEY_EXPONENT_ALONE))
+        add(product_parts[place], one, place, min(bits * place, MAX_KEY_EXPONENT_ALONE))
 
     batch, _, length = segments.shape
     heads = mantissas.shape[0]

@@ -50,6 +50,17 @@ def initial_state(batch_size: int, device: torch.device | str | None = None) -> 
     return SegmentState(minus_one, minus_one, torch.ones_like(minus_one))
 
 
+def separator_table(separator_token_ids: list[int]) -> torch.Tensor:
+    """Whether a token id is a separator, as a `torch.BoolTensor` to look it up in.
+
+    It ends one behind the largest separator, and the last entry, False, stands for every id from there on: a
+    vocabulary that grows needs no other table.
+    """
+    table = torch.zeros(max(separator_token_ids, default=-1) + 2, dtype=torch.bool)
+    table[separator_token_ids] = True
+    return table
+
+
 def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:
     """Marks the tokens at which a new packed document starts.
 
@@ -101,6 +112,9 @@ def segment_tokens(
     if is_token is not None:
         ends_segment = ends_segment & is_token
 
+    if segment_ids is None and starts_document is None and ends_segment.shape[1] == 1:
+        state = _next_state(ends_segment, is_token, past)
+        return _without_padding(state, is_token)
     if segment_ids is None:
         ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
         if starts_document is not None:
@@ -116,7 +130,22 @@ def segment_tokens(
     intra_positions = index - torch.where(starts_segment, index, 0).cummax(dim=1).values
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
-    state = SegmentState(segment_ids, intra_positions, ended)
+    return _without_padding(SegmentState(segment_ids, intra_positions, ended), is_token)
+
+
+def _next_state(ends_segment: torch.Tensor, is_token: torch.Tensor | None, past: SegmentState) -> SegmentState:
+    """The state after one more token: what [`segment_tokens`] finds, in a few operations. Decoding lives on it."""
+    following = SegmentState(
+        past.segment_id + past.ended, (past.intra_position + 1) * (1 - past.ended), ends_segment.long()
+    )
+    if is_token is None:
+        return following
+    return SegmentState(*(torch.where(is_token, new, old) for new, old in zip(following, past, strict=True)))
+
+
+def _without_padding(state: SegmentState, is_token: torch.Tensor | None) -> Segments:
+    """Both positions from the state, which at padding repeats that of the token before."""
+    segment_ids, intra_positions = state.segment_id, state.intra_position
     if is_token is not None:
         segment_ids = torch.where(is_token, segment_ids, PADDING_SEGMENT_ID)
         intra_positions = torch.where(is_token, intra_positions, 0)
