@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-upstream lint bench clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: lint
 	$(BIN)/python -m pytest
+
+# transformers' own common tests on our models; downloads them once. For pytest: make test-upstream ARGS="-k alibi"
+test-upstream: $(INSTALLED)
+	$(BIN)/python scripts/test_upstream.py $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
