@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-test: lint
+test: lint $(VENV)/.torchao
 	$(BIN)/python -m pytest
 
 # transformers' own common tests on our models; downloads them once. For pytest: make test-upstream ARGS="-k alibi"
@@ -32,3 +32,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
+
+# The tests alone have torchao: once it is there, importing transformers prints what of it fits no CPU.
+$(VENV)/.torchao: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torchao]'
+	touch $(VENV)/.torchao
