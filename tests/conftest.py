@@ -46,6 +46,17 @@ def tiny_relative():
     return relative
 
 
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(params=["rope", "alibi"])
+def model(request, family, tiny_model):
+    """A tiny model of each family with each inter encoding."""
+    return tiny_model(family, inter_encoding=request.param)
+
+
 @pytest.fixture
 def uncompiled_flex_attention(monkeypatch):
     """transformers compiles flex attention, which wants a C++ toolchain; what it computes is the same without."""

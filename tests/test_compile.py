@@ -5,21 +5,10 @@ The backend is `aot_eager`: what could go wrong here is tracing, and it needs no
 
 import pytest
 import torch
-from families import FAMILIES
 from transformers import CompileConfig, StaticCache
 from transformers.configuration_utils import get_head_shapes
 
 from bipe_hf.segmentation import document_starts, segment_tokens
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(params=["rope", "alibi"])
-def model(request, family, tiny_model):
-    return tiny_model(family, inter_encoding=request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,11 @@
 """Models that do not stand on one device: offloaded layers, and terms that travel from device to device."""
 
+import copy
+
 import pytest
 import torch
 from accelerate.utils import send_to_device
-from families import FAMILIES
-from transformers import AutoModelForCausalLM
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.param
+from transformers import AutoModelForCausalLM, GenerationMixin
 
 
 @pytest.fixture(params=["rope", "alibi"])
@@ -69,3 +65,17 @@ def test_terms_travel_with_a_layer_that_stands_on_another_device(model):
     tensors = [*(moved.rotary or ()), *((moved.columns.query, moved.columns.key) if moved.columns else ())]
     assert len(tensors) == 2
     assert all(tensor.device.type == "meta" for tensor in tensors)
+
+
+def test_segments_follow_the_prompt_to_the_device_of_the_model(model, monkeypatch):
+    """`generate` moves the ids of a prompt to the model, and so must go what is found of the mask and of given ids."""
+    prepare = GenerationMixin.prepare_inputs_for_generation
+
+    def prepare_and_move(*args, **kwargs):  # as it does between any two devices but this one
+        return send_to_device(prepare(*args, **kwargs), "meta")
+
+    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", prepare_and_move)
+    prompt = {"attention_mask": batch()["attention_mask"], "segment_ids": torch.zeros(2, 12, dtype=torch.long)}
+    elsewhere = copy.deepcopy(model).to("meta")
+    inputs = elsewhere.prepare_inputs_for_generation(batch()["input_ids"], is_first_iteration=True, **prompt)
+    assert inputs["input_ids"].device.type == inputs["segment_ids"].device.type == "meta"

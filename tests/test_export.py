@@ -4,22 +4,11 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES
 from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 
 
 BATCH, LENGTH = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=2, max=4096)
 SHAPES = [(1, 2), (1, 5), (3, 40)]
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(params=["rope", "alibi"])
-def model(request, family, tiny_model):
-    return tiny_model(family, inter_encoding=request.param)
 
 
 @pytest.fixture(autouse=True)

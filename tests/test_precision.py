@@ -2,21 +2,10 @@
 
 import pytest
 import torch
-from families import FAMILIES
 
 
 HALVES = [torch.float16, torch.bfloat16]
 FAR = 70_000
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(params=["rope", "alibi"])
-def model(request, family, tiny_model):
-    return tiny_model(family, inter_encoding=request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +80,12 @@ def test_float64_computes_in_float64(model, batch_size, tmp_path):
     first = model(ids[:, :17])
     rest = model(ids[:, 17:], past_key_values=first.past_key_values)
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_leaves_float64_alone(model, dtype, tmp_path):
+    model = loaded(model, torch.float64, tmp_path)
+    ids = tokens(60)
+    with torch.autocast("cpu", dtype):
+        actual = model(ids).logits
+    torch.testing.assert_close(actual, model(ids).logits, rtol=0, atol=1e-12)

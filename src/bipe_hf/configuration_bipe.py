@@ -35,7 +35,7 @@ class BipeConfigMixin(PreTrainedConfig):
         log_scale_train_length (`int`, *optional*):
             Turns on the authors' `log_scale`: queries are multiplied by `log(seg + 1) / log(log_scale_train_length)`.
 
-    A model reads these fields when it is built: changing them later changes nothing in it.
+    A model is built from these fields: set them before, not afterwards.
 
     Raises:
         ValueError: if a field has a value that is not accepted; the message says which are.

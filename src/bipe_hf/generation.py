@@ -25,7 +25,7 @@ class BipeGenerationMixin:
 
         Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
         With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
-        the segments of a prompt are found before that. A generated token is never padding.
+        the segments of a prompt are found before that.
         """
         inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -36,17 +36,19 @@ class BipeGenerationMixin:
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        if next_sequence_length == 1 and not is_first_iteration:
+            return inputs  # a generated token: it lies behind the prompt and is never padding
         is_padded = attention_mask is not None and attention_mask.ndim == 2
-        length = _length_of(inputs)
-        is_prompt = is_first_iteration or length > 1
-        mask_is_hidden = is_prompt and is_padded and past_key_values is not None and past_key_values.is_compileable
+        mask_is_hidden = is_padded and past_key_values is not None and past_key_values.is_compileable
+        tokens = _tokens_of(inputs)
+        length = tokens.shape[1]
         if segment_ids is not None:
             past_length = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-            segment_ids = segment_ids[:, past_length : past_length + length]
+            segment_ids = segment_ids[:, past_length : past_length + length].to(tokens.device)
             if segment_ids.shape[1] == 0:  # the step lies behind the prompt
                 segment_ids = None
         if segment_ids is not None or mask_is_hidden:
-            is_token = attention_mask[:, -length:].bool() if is_padded else None
+            is_token = attention_mask[:, -length:].to(tokens.device).bool() if is_padded else None
             past = read_segment_history(past_key_values)
             inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
         return inputs
@@ -62,7 +64,7 @@ class BipeGenerationMixin:
         ids, embeds, decoder = inputs["input_ids"], inputs.get("inputs_embeds"), self.get_decoder()
         parts = []
         num_given = 0 if segment_ids is None else segment_ids.shape[1]
-        for columns in (slice(num_given), slice(num_given, _length_of(inputs))):
+        for columns in (slice(num_given), slice(num_given, _tokens_of(inputs).shape[1])):
             if columns.stop == (columns.start or 0):
                 continue
             segments = decoder.segment(
@@ -106,5 +108,6 @@ class BipeGenerationMixin:
         return None if self.get_decoder().inter_encoding.has_columns else super()._get_static_cache_init_shape()
 
 
-def _length_of(inputs: dict) -> int:
-    return (inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]).shape[1]
+def _tokens_of(inputs: dict) -> torch.Tensor:
+    """The ids or embeddings of a step, whose first two dimensions are `(batch, length)`."""
+    return inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]

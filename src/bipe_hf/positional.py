@@ -152,7 +152,7 @@ class AlibiInterEncoding(InterEncoding):
       scale.
 
     Zeros fill the columns up until the head dimension is a multiple of 8, which flash kernels ask for. Segment ids are
-    exact below 2**22 (about 4 million segments), in bfloat16 and float64 below 2**24.
+    exact below 2**22 (about 4 million segments), in bfloat16 and float64 below 2**24, in float16 below 2**21.
     """
 
     has_columns = True
@@ -296,7 +296,7 @@ def alibi_columns(
 def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     """The dtype in which attention computes: autocast's where it is on, else that of the hidden states."""
     device_type = hidden_states.device.type
-    if torch.is_autocast_enabled(device_type):
+    if torch.is_autocast_enabled(device_type) and hidden_states.dtype != torch.float64:  # which autocast leaves alone
         return torch.get_autocast_dtype(device_type)
     return hidden_states.dtype
 
