@@ -109,6 +109,7 @@ class BipeModelMixin:
         inputs, segment_state = self.bilevel_inputs(
             input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, segment_ids
         )
+        del inputs_embeds  # the sum is in `inputs`; long prompts feel one tensor more for the whole forward
         if use_cache and past_key_values is None and not inputs.is_packed:
             past_key_values = DynamicCache(config=self.config)
         if past_key_values is not None:
