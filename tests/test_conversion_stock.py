@@ -117,6 +117,57 @@ def assert_same_weights(family, stock, output):
 
 
 @every_family
+def test_weights_keep_their_names_in_the_file(family, checkpoint, output):
+    stock = checkpoint(family)
+    convert_stock_checkpoint(stock, output)
+    assert load_file(output / WEIGHTS).keys() - {TABLE[family]} == load_file(stock / WEIGHTS).keys()
+
+
+def test_two_heads_are_refused(checkpoint, output):
+    stock = checkpoint("gpt_neox")
+    edit_weights(stock, {"lm_head.weight": torch.ones(290, 32)})
+    with pytest.raises(ValueError, match=r"'(lm_head|embed_out).weight' comes twice: lm_head.weight"):
+        convert_stock_checkpoint(stock, output)
+    assert not output.exists()
+
+
+def test_the_head_of_a_gpt_neox_is_no_key_of_a_llama(checkpoint, output):
+    stock = checkpoint("llama")
+    edit_weights(stock, {"embed_out.weight": torch.ones(290, 32)}, drop=["lm_head.weight"])
+    with pytest.raises(ValueError, match="unknown key 'embed_out.weight'"):
+        convert_stock_checkpoint(stock, output)
+
+
+def test_overwriting_leaves_nothing_of_the_model_before(checkpoint, output):
+    stock = checkpoint("llama", max_shard_size="20KB")
+    convert_stock_checkpoint(stock, output)
+    AutoModelForCausalLM.from_pretrained(output).save_pretrained(output, max_shard_size="20KB")
+    (output / "notes.txt").write_text("mine")
+    assert (output / "model.safetensors.index.json").exists()
+    (stock / "tokenizer.json").unlink()
+    convert_stock_checkpoint(stock, output, segmentation="document", overwrite=True)
+    left = {path.name for path in output.iterdir()}
+    assert left == {"config.json", "generation_config.json", WEIGHTS, "notes.txt"}
+
+
+def test_fields_of_bipe_in_a_stock_configuration_are_not_believed(checkpoint, output):
+    stock = checkpoint("llama")
+    edit_config(stock, log_scale_train_length=4, max_segment_length=3, segmentation="document")
+    convert_stock_checkpoint(stock, output)
+    config = saved_config(output)
+    assert (config["log_scale_train_length"], config["max_segment_length"]) == (None, 1024)
+    assert config["segmentation"] == "separators"
+
+
+def test_a_padding_token_that_is_none_is_left_out(checkpoint, output):
+    stock = checkpoint("llama")
+    edit_config(stock, pad_token_id=-1)
+    report = convert_stock_checkpoint(stock, output)
+    assert saved_config(output)["pad_token_id"] is None
+    assert "pad_token_id -1 is not carried over" in str(report)
+
+
+@every_family
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_are_taken_over_bit_for_bit_in_their_dtype(checkpoint, output, family, dtype):
     stock = checkpoint(family, dtype)
@@ -618,7 +669,6 @@ def test_checkpoint_is_not_written_over(checkpoint):
 def hub_cache(tmp_path, monkeypatch):
     """The local cache of the Hub, with no network behind it."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", tmp_path / "hub")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 

@@ -15,7 +15,7 @@ from ..configuration_bipe import BipeLlamaConfig
 from ..modeling_bipe_llama import BipeLlamaForCausalLM
 from ..positional import alibi_slopes
 from ..tokenization_bipe import BipeTokenizer
-from .report import ConversionReport, check_output, make_config
+from .report import ConversionReport, check_output, make_config, save
 from .weights import (
     build_model,
     check_vocabulary,
@@ -83,7 +83,7 @@ def convert_checkpoint(
     """
     checkpoint, output = Path(checkpoint), Path(output)
     if not checkpoint.is_dir():
-        raise FileNotFoundError(f"checkpoint folder not found: {checkpoint}")
+        raise FileNotFoundError(f"checkpoint folder not found: {checkpoint} (a name on the Hub needs --from stock)")
     check_output(output, checkpoint, overwrite)
 
     source_config = read_json(checkpoint / "config.json")
@@ -96,9 +96,7 @@ def convert_checkpoint(
     check_weights(state_dict, expected, config, checkpoint)
     model = build_model(BipeLlamaForCausalLM, config, state_dict)
     report.parameters = model.num_parameters()
-    model.save_pretrained(output)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(output)
+    save(model, tokenizer, output)
     return report
 
 
@@ -123,7 +121,8 @@ def _convert_config(
     rpe_type = source.get("rpe_type")
     if rpe_type not in ENCODINGS:
         raise ValueError(
-            f"rpe_type in config.json must be one of {', '.join(ENCODINGS)} (the authors' field), got {rpe_type!r}"
+            f"rpe_type in config.json must be one of {', '.join(ENCODINGS)} (the authors' field), got {rpe_type!r};"
+            " --from stock takes a stock Llama or GPT-NeoX"
         )
     inter_encoding, intra_encoding, segmentation, slope_scale = ENCODINGS[rpe_type]
     fields = {key: source[key] for key in SAME_IN_BOTH if key in source}

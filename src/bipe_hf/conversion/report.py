@@ -1,12 +1,30 @@
-"""What every import shares but for the weights: the report, and checks of the output folder and the configuration."""
+"""What every import shares but for the weights: the report, the output folder and the configuration."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
+
+
+# What `save_pretrained` of any model or tokenizer may have left in a folder
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "vocab.json",
+)
 
 
 @dataclass
@@ -43,8 +61,18 @@ def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:
         raise ValueError(f"output folder is the checkpoint itself: {output}. Give another one.")
     if output.exists() and any(output.iterdir()) and not overwrite:
         raise FileExistsError(
-            f"output folder is not empty: {output} (--overwrite writes the model into it all the same)"
+            f"output folder is not empty: {output} (--overwrite replaces the model and tokenizer that it holds)"
         )
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
+    """Writes model and tokenizer in place of those that `output` held: no shard or vocabulary of theirs stays."""
+    for pattern in MODEL_FILES:
+        for path in output.glob(pattern):
+            path.unlink()
+    model.save_pretrained(output)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(output)
 
 
 def make_config(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig:

@@ -14,11 +14,11 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from ..configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
 from ..modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ..modeling_bipe_llama import BipeLlamaForCausalLM
 from ..tokenization_bipe import BipeTokenizer
-from .report import ConversionReport, check_output, make_config
+from .report import ConversionReport, check_output, make_config, save
 from .weights import (
     build_model,
     check_vocabulary,
@@ -39,12 +39,13 @@ FAMILIES = {
 }
 INTRA_INITS = ("zeros", "normal")
 
-# What a config.json says about the file, the library or the class, not about the model
-NOT_CARRIED = frozenset(
-    ("_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype", "transformers_version")
-)
-# In a file the head of a GPT-NeoX is called as it always was; from_pretrained renames it.
-RENAMED = {"embed_out.weight": "lm_head.weight"}
+# What a config.json says about the file, the library or the class, not about the model; and what we decide
+NOT_CARRIED = {
+    *("_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype", "transformers_version"),
+    *BipeConfigMixin.__annotations__,
+}
+# In a file the head of a GPT-NeoX is called as it always was; from_pretrained renames it. Our class: file to model
+RENAMED = {BipeGPTNeoXForCausalLM: {"embed_out.weight": "lm_head.weight"}, BipeLlamaForCausalLM: {}}
 # In files of older versions; today these buffers are not saved.
 COMPUTED = re.compile(r".+\.rotary_emb\.inv_freq|gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)")
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
@@ -115,9 +116,14 @@ def convert_stock_checkpoint(
     source = read_json(folder / "config.json")
     config_class, model_class = _family(source, name)
     fields = {key: value for key, value in source.items() if key not in NOT_CARRIED}
+    no_padding = isinstance(fields.get("pad_token_id"), int) and fields["pad_token_id"] < 0
+    if no_padding:
+        del fields["pad_token_id"]
     config = make_config(config_class, fields | {key: value for key, value in settings.items() if value is not None})
     encoding = f"{inter_encoding} over {segmentation}, intra encoding {intra_encoding}"
     report = ConversionReport(name, output, encoding, parameters=0)
+    if no_padding:
+        report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
     tokenizer = _tokenizer(folder, "sentences" if separators is None else separators, config, report)
     generation_config = _generation_config(folder, source, config)
 
@@ -127,9 +133,7 @@ def convert_stock_checkpoint(
     model = build_model(model_class, config, weights)
     model.generation_config = generation_config
     report.parameters = model.num_parameters()
-    model.save_pretrained(output)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(output)
+    save(model, tokenizer, output)
     return report
 
 
@@ -255,13 +259,15 @@ def _weights(
     intra_init: str,
     report: ConversionReport,
 ) -> dict[str, torch.Tensor]:
-    """The weights of the checkpoint under their names in the model, and a new intra table."""
+    """The weights of the checkpoint under their names in a file, and a new intra table."""
     expected = expected_weights(model_class, config)
     table_name = f"{model_class.base_model_prefix}.intra_encoding.weight"
     table = expected.pop(table_name, None)
-    taken = {}
+    renamed, taken = RENAMED[model_class], {}
     for key, value in read_weights(folder).items():
-        target = RENAMED.get(key, key)
+        target = renamed.get(key, key)
+        if target in taken:
+            raise ValueError(f"{key!r} comes twice: {target} was already taken from another key of {checkpoint}")
         if target in expected:
             taken[target] = value
             report.used[key] = target
@@ -276,7 +282,8 @@ def _weights(
             values = config.initializer_range * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
         taken[table_name] = values.to(common_dtype(taken))
         report.created[table_name] = f"{intra_init} (new), {len(table)} rows"
-    return taken
+    in_a_file = {target: key for key, target in renamed.items()}
+    return {in_a_file.get(name, name): value for name, value in taken.items()}
 
 
 def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:

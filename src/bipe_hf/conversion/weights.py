@@ -125,7 +125,10 @@ def check_weights(
 def build_model(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, weights: dict[str, torch.Tensor]
 ) -> PreTrainedModel:
-    """A model with exactly these weights, which [`check_weights`] has seen. Nothing is initialised or copied."""
+    """A model with exactly these weights, which [`check_weights`] has seen, by their names in a file.
+
+    Nothing is initialised or copied.
+    """
     return model_class.from_pretrained(None, config=config, state_dict=weights, dtype=common_dtype(weights))
 
 
