@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import HfArgumentParser
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, HfArgumentParser
 
+from bipe_hf.commands import main
 from bipe_hf.commands.pretrain import read_settings
 from bipe_hf.data import train_tokenizer
 from bipe_hf.training import ARGUMENT_CLASSES, build_config, build_model, fit_tokenizer
@@ -27,7 +28,12 @@ ENCODING_KEYS = {
     "output_dir",
 }
 
+CONTINUED = "continue_from_stock.yaml"  # says nothing of the model, which is there already
+
 every_config = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+every_new_model = pytest.mark.parametrize(
+    "path", sorted(path for path in CONFIGS.glob("*.yaml") if path.name != CONTINUED), ids=lambda path: path.name
+)
 
 
 def arguments(path: Path):
@@ -43,7 +49,7 @@ def stated(path: Path, name: str) -> float:
 
 def test_all_settings_of_the_paper_are_there():
     names = {path.name for path in CONFIGS.glob("*.yaml")}
-    assert names == {"bipe_rope_1.6b.yaml", *FAMILIES[""], *FAMILIES["tiny"]}
+    assert names == {"bipe_rope_1.6b.yaml", CONTINUED, *FAMILIES[""], *FAMILIES["tiny"]}
 
 
 @every_config
@@ -57,7 +63,7 @@ def test_every_key_is_commented_and_the_usage_names_the_file(path):
     assert max(map(len, lines)) <= 119
 
 
-@every_config
+@every_new_model
 def test_stated_parameters_and_cost_are_true(path):
     model_args, data_args, training_args = arguments(path)
     config = build_config(model_args, data_args)
@@ -69,11 +75,16 @@ def test_stated_parameters_and_cost_are_true(path):
         parameters = build_model(model_args, config).num_parameters()
     assert stated(path, "parameters") == parameters
 
-    blocks = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
-    tokens = blocks * data_args.train_length * training_args.max_steps
-    assert stated(path, "tokens per step") == blocks * data_args.train_length
-    assert stated(path, "tokens") == tokens
+    tokens = training_args.max_steps * stated(path, "tokens per step")
     assert stated(path, "FLOPs") == pytest.approx(6 * parameters * tokens, rel=0.05)
+
+
+@every_config
+def test_stated_tokens_are_true(path):
+    _, data_args, training_args = arguments(path)
+    blocks = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
+    assert stated(path, "tokens per step") == blocks * data_args.train_length
+    assert stated(path, "tokens") == blocks * data_args.train_length * training_args.max_steps
     assert f"({blocks} blocks of {data_args.train_length:,})" in path.read_text()
     assert f"({training_args.max_steps:,} steps)" in path.read_text()
 
@@ -98,3 +109,28 @@ def test_paper_setting_is_the_published_recipe():
     assert training_args.lr_scheduler_type == "linear"
     assert training_args.weight_decay == 0.01
     assert training_args.max_steps == 1_000_000
+
+
+def test_a_stock_checkpoint_goes_on_with_its_configuration(tmp_path, monkeypatch):
+    """The two commands of the file, with a tiny checkpoint and text in place of what stands on the Hub."""
+    text = "The cat sat. It ran!\nWhile rain fell, it sat on that hill.\n" * 60
+    tokenizer = train_tokenizer([text], 280)
+    tokenizer.save_pretrained(tmp_path / "stock")
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "stock")
+    (tmp_path / "texts").mkdir()
+    for number in range(4):
+        (tmp_path / "texts" / f"{number}.txt").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    lines = (CONFIGS / CONTINUED).read_text().splitlines()
+    convert, pretrain = (
+        line.removeprefix("#   bipe-hf ").split() for line in lines if line.startswith("#   bipe-hf ")
+    )
+    assert main(["stock" if "/" in word and "runs" not in word else word for word in convert]) == 0
+    pretrain[1] = str(CONFIGS.parent / pretrain[1])
+    here = {"data": "texts", "streaming": "false", "train_length": "16", "max_steps": "2", "use_cpu": "true"}
+    here |= {"bf16": "false", "max_validation_blocks": "4", "report_to": "none"}
+    assert main([*pretrain, *(word for key, value in here.items() for word in (f"--{key}", value))]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / Path(CONTINUED).stem)
+    assert model.config.model_type == "bipe_gpt_neox"
+    assert model.base_model.intra_encoding.weight.any()
