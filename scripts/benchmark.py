@@ -1,15 +1,29 @@
-"""Time and memory of BiPE beside stock Llama of transformers, in one run, with ratios.
+"""Time and memory of BiPE beside the stock models of transformers and beside the authors' way, with ratios.
 
     python scripts/benchmark.py --output results/benchmark.json
 
-All models have the same shape, weights of the same size, dtype and attention backend (`sdpa`). Times are measured in
-turns, another model first in each round; a time is the least of its rounds, which is the one that the rest of the
-machine disturbed least, and a ratio is that of two such times. All times stand in the file. Peak memory is that of one
-training step in a process of its own, weights and Python not counted. On a GPU, peak memory is what the allocator
-reports.
+All models of a comparison have the same shape, weights of the same size, dtype and attention backend (`sdpa`). They
+are timed in turns, another model first in each round, and every time stands in the file. The number of rounds follows
+from what a round takes; `--rounds` sets it.
+
+The ratio that counts is the median over rounds of the ratio within a round: both times of such a ratio were taken
+close to each other, so what slows the machine for minutes cancels, and the median leaves out the rounds that something
+else disturbed. The ratio of the two least times, which stands beside it, hangs on two single runs: where the speed of
+the machine drifts by a tenth, they may come from its best minute and from an ordinary one.
+
+Peak memory is that of one training step or forward in a process of its own, weights and Python not counted. On a GPU
+it is what the allocator reports. Each comparison of times has a process of its own too. These processes run with
+settings of glibc's allocator that take chance out of both, given below.
+
+The machine should have nothing else to do: two processes that share a processor wait for each other's threads, which
+takes many times the work itself, alike for all models. A row says what share of the processors others used.
+
+The file is written after every measurement. The same command goes on with what is missing, provided that machine,
+versions, model code and settings are the same; `--fresh` measures again.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -21,207 +35,198 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from benchmarking.measurements import (
+    MEASUREMENTS,
+    NotMeasurableError,
+    PeakMemory,
+    compare_memory,
+    compare_times,
+)
+from benchmarking.models import FAMILIES, SHAPES, Setting
+from benchmarking.report import over_limit, report
 
 import bipe_hf
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 
 
-SHAPES = {
-    # 12 layers as in the paper (162 M parameters), and a tiny one in which every microsecond of Python shows
-    "paper": {
-        "vocab_size": 32000,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-    },
-    "tiny": {
-        "vocab_size": 1024,
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-    },
-}
-MODELS = ("stock", "bipe_rope", "bipe_alibi")
-LIMITS = {
-    "training step, 1024 tokens": {"bipe_rope": 1.03, "bipe_alibi": 1.15},
-    "peak memory of a training step, 4096 tokens": {"bipe_rope": 1.05, "bipe_alibi": 1.15},
-    "decoding a token, 1024 cached": {"bipe_rope": 1.05, "bipe_alibi": 1.15},
-}
+# glibc keeps some freed blocks and gives others back, by rules that follow from all that was allocated before.
+# Peak memory scattered by a tenth between runs before everything was given back at once, with no arenas for threads.
+ALLOCATOR_OF_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+# A step of decoding at 8192 tokens took up to 7000 page faults, in one model and not in another, before nothing was
+# given back but blocks of 32 MiB and more (which glibc cannot keep).
+ALLOCATOR_OF_TIMES = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+
+MODEL_CODE = ("attention", "cache", "configuration", "generation", "heads", "modeling", "positional", "segmentation")
 
 
-def build(name: str, shape: str, device: str, dtype: torch.dtype) -> torch.nn.Module:
-    fields = {**SHAPES[shape], "attn_implementation": "sdpa", "max_position_embeddings": 8192}
-    torch.manual_seed(0)
-    if name == "stock":
-        model = LlamaForCausalLM(LlamaConfig(**fields))
-    else:
-        inter_encoding = name.removeprefix("bipe_")
-        separators = list(range(0, fields["vocab_size"], 20))  # one random token in 20 ends a segment
-        config = BipeLlamaConfig(**fields, inter_encoding=inter_encoding, separator_token_ids=separators)
-        model = BipeLlamaForCausalLM(config)
-    return model.to(device=device, dtype=dtype)
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), metavar="FAMILY", help=", ".join(FAMILIES))
+    add("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME", help=f"measure only {', '.join(MEASUREMENTS)}")
+    add("--shape", choices=SHAPES, default="paper")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--rounds", type=int, help="rounds of every comparison of times (default: by what a round takes)")
+    add("--output", type=Path, help="JSON file to write and to go on with; Markdown tables go beside it")
+    add("--fresh", action="store_true", help="measure again what the file has; one of other settings is started over")
+    add("--measure-here", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if options.measure_here:
+        print(json.dumps(measure_here(options, *options.measure_here)))
+        return
+
+    selected = [
+        (family, name)
+        for family in options.family
+        for name in options.only or MEASUREMENTS
+        if family in MEASUREMENTS[name].families
+    ]
+    if not selected:
+        parser.error(f"--only {' '.join(options.only)} is not measured for {', '.join(options.family)}")
+    settings = {key: vars(options)[key] for key in ("shape", "device", "dtype", "rounds")}
+    record = {"settings": settings, "environment": environment(options.device), "results": {}}
+    if options.output and options.output.exists():
+        try:
+            record["results"] = results_to_go_on_with(options.output, record)
+        except ValueError as error:
+            if not options.fresh:
+                parser.error(f"{error} --fresh starts over; --output takes another file")
+    if options.fresh:
+        for family, name in selected:
+            record["results"].get(family, {}).pop(name, None)
+    failed = measure_all(selected, record, options.output, lambda family, name: measure(options, family, name))
+
+    print(report(record["results"]))
+    for line in over_limit(record["results"]):
+        print(f"over the limit: {line}", file=sys.stderr)
+    if failed:
+        sys.exit(f"not measured, see above: {', '.join(failed)}; the same command tries again")
 
 
-def tokens(shape: str, length: int, device: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, SHAPES[shape]["vocab_size"], (1, length), generator=generator).to(device)
-
-
-def training_step(model: torch.nn.Module, ids: torch.Tensor) -> Callable[[], None]:
-    """Forward, backward and AdamW; the gradient buffers stay allocated, as in a long run."""
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-
-    def step() -> None:
-        model(ids, labels=ids, use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-
-    return step
-
-
-def decoding_steps(model: torch.nn.Module, ids: torch.Tensor, count: int) -> Callable[[], None]:
-    """`count` single-token steps from a cache of `ids`, which is cropped back afterwards."""
-    model.eval()
-    with torch.inference_mode():
-        cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
-
-    @torch.inference_mode()
-    def steps() -> None:
-        for i in range(count):
-            model(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
-        cache.crop(-count)
-
-    return steps
-
-
-def seconds(function: Callable[[], None], device: str) -> float:
-    _synchronize(device)
-    start = time.perf_counter()
-    function()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()
-
-
-def compare_times(functions: dict[str, Callable[[], None]], rounds: int, device: str) -> dict[str, dict]:
-    """Runs all functions in turn, `rounds` times after one round of warm-up, each round with another one first."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    order = list(functions)
-    for round_ in range(rounds + 1):
-        order = [*order[1:], order[0]]
-        for name in order:
-            elapsed = seconds(functions[name], device)
-            if round_ > 0:
-                times[name].append(elapsed)
-        print(".", end="", flush=True, file=sys.stderr)
-    print(file=sys.stderr)
-    best = {name: min(values) for name, values in times.items()}
+def environment(device: str) -> dict[str, str | int]:
+    """What times and memory depend on besides the settings."""
+    code = hashlib.sha256()
+    for path in sorted(Path(bipe_hf.__file__).parent.glob("*.py")):
+        if path.name.startswith(MODEL_CODE):
+            code.update(path.read_bytes())
     return {
-        name: {"seconds": best[name], "ratio": best[name] / best["stock"], "all": values}
-        for name, values in times.items()
+        "machine": platform.machine(),
+        "processor": torch.cuda.get_device_name() if device != "cpu" else f"{os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "bipe_hf": bipe_hf.__version__,
+        "model code": code.hexdigest()[:12],
     }
 
 
-def peak_memory_in_this_process(name: str, shape: str, length: int, device: str, dtype: torch.dtype) -> int:
-    """Bytes that one training step takes beyond the weights, their gradients and the optimizer's state."""
-    model = build(name, shape, device, dtype)
-    training_step(model, tokens(shape, 32, device))()  # allocates gradients and optimizer state, loads all code
-    ids = tokens(shape, length, device)
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        model(ids, labels=ids, use_cache=False).loss.backward()
-        return torch.cuda.max_memory_allocated() - before
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to the present size
-    model(ids, labels=ids, use_cache=False).loss.backward()
-    return _resident("VmHWM") - before
+def results_to_go_on_with(path: Path, record: dict) -> dict[str, dict[str, dict]]:
+    """What the file holds.
+
+    Raises:
+        ValueError: if it was measured elsewhere or otherwise than `record` says.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(found, dict) or not {"settings", "environment", "results"} <= set(found):
+        raise ValueError(f"{path} is not a file of this benchmark.")
+    for part in ("settings", "environment"):
+        for key, value in record[part].items():
+            if found[part].get(key) != value:
+                raise ValueError(f"{path} was measured with {key} {found[part].get(key)}, this is {value}.")
+    return found["results"]
 
 
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+def measure_all(
+    selected: list[tuple[str, str]],
+    record: dict,
+    output: Path | None,
+    measure_one: Callable[[str, str], dict],
+) -> list[str]:
+    """Measures what `record` lacks of the selection, and writes it to `output` after each.
+
+    Returns:
+        What failed.
+    """
+    failed = []
+    for number, (family, name) in enumerate(selected, start=1):
+        results = record["results"].setdefault(family, {})
+        title = f"[{number}/{len(selected)}] {family} {name}"
+        if "models" in results.get(name, {}):
+            print(f"{title}: in {output} already", file=sys.stderr)
+            continue
+        print(title, file=sys.stderr)
+        start = time.monotonic()
+        try:
+            results[name] = measure_one(family, name)
+        except subprocess.CalledProcessError as error:
+            reason = (
+                "killed, perhaps for want of memory" if error.returncode < 0 else f"exit status {error.returncode}"
+            )
+            print(f"{title} failed: {reason}", file=sys.stderr)
+            failed.append(f"{family} {name}")
+            continue
+        print(f" {time.monotonic() - start:.0f} s", file=sys.stderr)
+        if output:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(record, indent=2) + "\n")
+            output.with_suffix(".md").write_text(report(record["results"]) + "\n")
+    return failed
 
 
-def compare_memory(shape: str, length: int, device: str, dtype: str) -> dict[str, dict[str, float]]:
-    peaks = {}
-    for name in MODELS:
-        command = [sys.executable, __file__, "--memory-of", name, "--shape", shape, "--length", str(length)]
-        # One arena: glibc otherwise keeps freed blocks per thread, and the peak would depend on which thread ran.
-        environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-        command += ["--device", device, "--dtype", dtype]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        peaks[name] = int(result.stdout.split()[-1])
-    return {name: {"bytes": peak, "ratio": peak / peaks["stock"]} for name, peak in peaks.items()}
+def measure(options: argparse.Namespace, family: str, name: str) -> dict:
+    """The record of one measurement, made in processes of its own.
+
+    Raises:
+        subprocess.CalledProcessError: if one of them ended badly.
+    """
+    measurement = MEASUREMENTS[name]
+    try:
+        if isinstance(measurement, PeakMemory):
+            peaks = {model: in_a_process(options, family, name, model) for model in measurement.models}
+            return {"models": compare_memory(peaks, measurement.against)}
+        measured = in_a_process(options, family, name)
+        return {"models": compare_times(measured["times"], measurement.against), "others": measured["others"]}
+    except NotMeasurableError as error:
+        return {"not_measured": str(error)}
 
 
-def table(measurements: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown: a row a measurement; stock in its unit, the others as ratios to stock with the limit to keep."""
-    lines = ["| | stock Llama | BiPE-RoPE / stock | BiPE-ALiBi / stock |", "|---|---|---|---|"]
-    for title, results in measurements.items():
-        stock = results["stock"]
-        unit = f"{stock['seconds'] * 1e3:.1f} ms" if "seconds" in stock else f"{stock['bytes'] / 2**20:.0f} MiB"
-        cells = [
-            f"{results[name]['ratio']:.3f}" + (f" (limit {LIMITS[title][name]:.2f})" if title in LIMITS else "")
-            for name in MODELS[1:]
-        ]
-        lines.append(f"| {title} | {unit} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def in_a_process(options: argparse.Namespace, *measure_here: str) -> int | dict:
+    """Runs this file again, to measure and no more; what it measured.
+
+    Raises:
+        NotMeasurableError: if this machine cannot measure it.
+        subprocess.CalledProcessError: if the process ended badly.
+    """
+    command = [sys.executable, __file__, "--measure-here", *measure_here]
+    command += ["--shape", options.shape, "--device", options.device, "--dtype", options.dtype]
+    if options.rounds is not None:
+        command += ["--rounds", str(options.rounds)]
+    is_memory = isinstance(MEASUREMENTS[measure_here[1]], PeakMemory)
+    variables = {**os.environ, **(ALLOCATOR_OF_MEMORY if is_memory else ALLOCATOR_OF_TIMES)}
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=variables)
+    answer = json.loads(result.stdout.splitlines()[-1])
+    if "not_measured" in answer:
+        raise NotMeasurableError(answer["not_measured"])
+    return answer["measured"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="paper")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--rounds", type=int, default=6, help="measured rounds of each comparison (default: 6)")
-    parser.add_argument("--output", type=Path, help="JSON file to write; a Markdown table goes beside it")
-    parser.add_argument("--memory-of", choices=MODELS, help=argparse.SUPPRESS)
-    parser.add_argument("--length", type=int, default=4096, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    dtype = getattr(torch, options.dtype)
-    if options.memory_of:
-        print(peak_memory_in_this_process(options.memory_of, options.shape, options.length, options.device, dtype))
-        return
-
-    models = {name: build(name, options.shape, options.device, dtype) for name in MODELS}
-    ids = tokens(options.shape, 1024, options.device)
-    decode = {name: decoding_steps(model, ids, count=10) for name, model in models.items()}
-    measurements = {"decoding a token, 1024 cached": compare_times(decode, options.rounds, options.device)}
-    for result in measurements["decoding a token, 1024 cached"].values():
-        result["seconds"] /= 10
-        result["all"] = [elapsed / 10 for elapsed in result["all"]]
-    train = {name: training_step(model, ids) for name, model in models.items()}
-    measurements["training step, 1024 tokens"] = compare_times(train, options.rounds, options.device)
-    del models, decode, train
-    title = "peak memory of a training step, 4096 tokens"
-    measurements[title] = compare_memory(options.shape, 4096, options.device, options.dtype)
-
-    print(table(measurements))
-    if options.output:
-        environment = {
-            "machine": platform.machine(),
-            "processor": torch.cuda.get_device_name() if options.device != "cpu" else f"{os.cpu_count()} cores",
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "bipe_hf": bipe_hf.__version__,
-        }
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        record = {"shape": options.shape, "dtype": options.dtype, "environment": environment, "results": measurements}
-        options.output.write_text(json.dumps(record, indent=2) + "\n")
-        options.output.with_suffix(".md").write_text(table(measurements) + "\n")
+def measure_here(options: argparse.Namespace, family: str, name: str, *model: str) -> dict:
+    """What `in_a_process` reads: peak bytes of one model, or the times of all and what others did meanwhile."""
+    setting = Setting(family, options.shape, options.device, options.dtype)
+    measurement = MEASUREMENTS[name]
+    try:
+        if isinstance(measurement, PeakMemory):
+            return {"measured": measurement.measure(setting, *model)}
+        times, others = measurement.measure(setting, options.rounds)
+        return {"measured": {"times": times, "others": others}}
+    except NotMeasurableError as error:
+        return {"not_measured": str(error)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Records of measurements as Markdown tables."""
+
+from .measurements import MEASUREMENTS, AuthorsTiming
+from .models import FAMILIES
+
+
+LIMITS = {"bipe_rope": 1.02, "bipe_alibi": 1.10}
+"""What a ratio to the stock model may be, in every row."""
+
+DISTURBED = 0.05
+"""Share of the processors that others used, from which on the table says so."""
+
+FAMILY_TITLES = {"llama": "Llama", "gpt_neox": "GPT-NeoX"}
+
+LEGEND = (
+    "A ratio of times is the median over rounds of the ratio within a round. Behind it, in brackets: where that "
+    "median lies with 95 % probability (below six rounds, the least and the greatest ratio), and the ratio of the "
+    "two least times. Bold: over the limit."
+)
+AUTHORS_NOTE = (
+    "The authors' way, written anew: attention in plain torch, scores and mask in memory, no cache. Both with a third "
+    "of the layers and of the vocabulary, because the scores of all layers at 4096 tokens take 9 GB. Decoding a token "
+    "their way is a forward of all tokens up to it."
+)
+
+
+def report(results: dict[str, dict[str, dict]]) -> str:
+    """Markdown: a table for each family, and one for the authors' way, of what has been measured."""
+    parts = [LEGEND]
+    for family in FAMILIES:
+        rows = [_row(name, record) for name, record in _measured(results, family, of_authors=False)]
+        if rows:
+            columns = [
+                "stock",
+                *(f"BiPE-{_short(name)} / stock (limit {limit:.2f})" for name, limit in LIMITS.items()),
+            ]
+            parts += [f"## {FAMILY_TITLES[family]}", _table(columns, rows)]
+        rows = [_row(name, record) for name, record in _measured(results, family, of_authors=True)]
+        if rows:
+            columns = ["BiPE-RoPE", "authors' / BiPE-RoPE", "BiPE-ALiBi", "authors' / BiPE-ALiBi"]
+            parts += [f"## {FAMILY_TITLES[family]} beside the authors' way", AUTHORS_NOTE, _table(columns, rows)]
+    return "\n\n".join(parts)
+
+
+def over_limit(results: dict[str, dict[str, dict]]) -> list[str]:
+    """One line for each ratio that is over its limit."""
+    return [
+        f"{family}, {MEASUREMENTS[name].title}: {model} {record['models'][model]['ratio']:.3f}, limit {limit:.2f}"
+        for family in FAMILIES
+        for name, record in _measured(results, family, of_authors=False)
+        for model, limit in LIMITS.items()
+        if "models" in record and record["models"][model]["ratio"] > limit
+    ]
+
+
+def _measured(results: dict[str, dict[str, dict]], family: str, of_authors: bool) -> list[tuple[str, dict]]:
+    records = results.get(family, {})
+    return [
+        (name, records[name])
+        for name, measurement in MEASUREMENTS.items()
+        if name in records and isinstance(measurement, AuthorsTiming) == of_authors
+    ]
+
+
+def _short(model: str) -> str:
+    return {"rope": "RoPE", "alibi": "ALiBi"}[model.rpartition("_")[2]]
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [["", *columns], ["---", *("---:" for _ in columns)], *rows]
+    return "\n".join("| " + " | ".join([*line, *[""] * (len(columns) + 1 - len(line))]) + " |" for line in lines)
+
+
+def _row(name: str, record: dict) -> list[str]:
+    title = MEASUREMENTS[name].title
+    if "not_measured" in record:
+        return [title, f"not measured: {record['not_measured']}"]
+    others = record.get("others") or 0.0
+    cells = [title if others < DISTURBED else f"{title} (others used {others:.0%} of the processors)"]
+    shown = set()
+    for model, base in MEASUREMENTS[name].against.items():
+        if base not in shown:
+            cells.append(_amount(record["models"][base]))
+            shown.add(base)
+        cells.append(_ratio(record["models"][model], LIMITS.get(model, float("inf"))))
+    return cells
+
+
+def _amount(record: dict) -> str:
+    if "bytes" in record:
+        return f"{record['bytes'] / 2**20:.0f} MiB"
+    return f"{record['seconds']:.2f} s" if record["seconds"] >= 1 else f"{record['seconds'] * 1e3:.2f} ms"
+
+
+def _ratio(record: dict, limit: float) -> str:
+    ratio = f"**{record['ratio']:.3f}**" if record["ratio"] > limit else f"{record['ratio']:.3f}"
+    if "interval" not in record:
+        return ratio
+    low, high = record["interval"]
+    return f"{ratio} ({low:.3f} to {high:.3f}; {record['of_least']:.3f})"
