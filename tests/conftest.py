@@ -2,11 +2,13 @@
 
 from functools import cache
 
+import datasets
 import pytest
 import torch
 import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
 from families import FAMILIES, family_of
+from huggingface_hub import constants
 
 
 TINY = {
@@ -22,6 +24,16 @@ TINY = {
     "bos_token_id": None,
     "eos_token_id": None,  # generation runs to its full length
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_hub():
+    """No test asks the Hub, here or in a process that it starts: without a network a client tries for minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+        yield
 
 
 @cache

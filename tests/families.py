@@ -48,7 +48,7 @@ FAMILIES = {
         BipeGPTNeoXForCausalLM,
         GPTNeoXConfig,
         GPTNeoXForCausalLM,
-        {"rotary_pct": 0.5},
+        {"rotary_pct": 0.25},
     ),
 }
 HEADS = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")

@@ -7,7 +7,7 @@ from families import FAMILIES
 
 SHAPE = {
     "vocab_size": 97,
-    "hidden_size": 48,
+    "hidden_size": 96,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
@@ -70,7 +70,7 @@ def test_tokens_with_rope_equal_the_stock_model_exactly(family, attention, rope_
 @pytest.mark.parametrize(
     "fields",
     [
-        {"rotary_pct": 0.25},
+        {"rotary_pct": 0.5},
         {"rotary_pct": 1.0},
         {"use_parallel_residual": False},
         {"attention_bias": False},
@@ -208,7 +208,7 @@ def test_document_segmentation_is_a_plain_absolute_encoding(family, intra_encodi
     if intra_encoding == "learned":
         table = model.base_model.intra_encoding.weight
     else:
-        rates = 10000.0 ** (-torch.arange(0, 48, 2, dtype=torch.float64) / 48)
+        rates = 10000.0 ** (-torch.arange(0, 96, 2, dtype=torch.float64) / 96)
         angles = torch.arange(16, dtype=torch.float64)[:, None] * rates
         table = torch.cat([angles.sin(), angles.cos()], dim=-1).float()
     expected = model.get_input_embeddings()(ids) + table[positions]

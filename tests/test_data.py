@@ -43,7 +43,6 @@ def cache(tmp_path_factory):
     datasets.disable_progress_bars()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         yield folder
     datasets.enable_progress_bars()
 

@@ -346,21 +346,25 @@ def test_diverse_beams_find_the_same_as_without_a_cache(model, cache):
 
 def test_contrastive_search_goes_on_from_a_copied_cache(model):
     """Su et al., 2022: each of the k likeliest tokens is tried on a copy of the cache, one of them is kept."""
-    k, ids = 3, tokens(2, 9)
-    outputs = model(ids)
+    k = 3
+    ids, mask = padded(rows_of_unequal_length(), "left")
+    outputs = model(ids, attention_mask=mask)
     cache, logits = outputs.past_key_values, outputs.logits[:, -1]
     for _ in range(6):
         candidates = logits.topk(k).indices  # (batch, k)
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        masks = mask.repeat_interleave(k, dim=0)
         trial = copy.deepcopy(cache)
         trial.batch_repeat_interleave(k)
-        tried = model(candidates.reshape(-1, 1), past_key_values=trial, output_hidden_states=True)
+        tried = model(candidates.reshape(-1, 1), attention_mask=masks, past_key_values=trial)
         longer = torch.cat([ids.repeat_interleave(k, dim=0), candidates.reshape(-1, 1)], dim=1)
-        truth = model(longer, use_cache=False, output_hidden_states=True)
+        truth = model(longer, attention_mask=masks, use_cache=False, output_hidden_states=True)
         assert_same(tried.logits[:, -1], truth.logits[:, -1])
         # the penalty: how like the candidate's last hidden state is to those before it
         states = torch.nn.functional.normalize(truth.hidden_states[-1], dim=-1)
-        likeness = (states[:, :-1] @ states[:, -1:].transpose(1, 2)).amax(dim=(1, 2)).view(-1, k)
-        best = (logits.softmax(-1).gather(1, candidates) - 0.6 * likeness).argmax(dim=1)
+        likeness = (states[:, :-1] @ states[:, -1:].transpose(1, 2)).masked_fill(masks[:, :-1, None] == 0, -1)
+        penalty = likeness.amax(dim=(1, 2)).view(-1, k)
+        best = (logits.softmax(-1).gather(1, candidates) - 0.6 * penalty).argmax(dim=1)
         rows = torch.arange(len(best)) * k + best
         trial.batch_select_indices(rows)
         cache, logits, ids = trial, tried.logits[rows, -1], longer[rows]

@@ -8,12 +8,6 @@ HALVES = [torch.float16, torch.bfloat16]
 FAR = 70_000
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.inference_mode():
-        yield
-
-
 def loaded(model, dtype, tmp_path):
     """The model as `from_pretrained` loads it in another dtype."""
     model.save_pretrained(tmp_path)
@@ -28,6 +22,7 @@ def tokens(length):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
+@torch.inference_mode()
 def test_segments_are_counted_exactly_past_65536(model, dtype, tmp_path):
     ids = tokens(2 * FAR)
     segments = loaded(model, dtype, tmp_path).get_decoder().segment(ids)
@@ -42,6 +37,7 @@ def test_segments_are_counted_exactly_past_65536(model, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@torch.inference_mode()
 def test_5000_segments_in_16_bits_stay_near_float64(model, dtype, tmp_path):
     """The truth has the same rounded weights, so that the difference is that of the arithmetic."""
     ids = tokens(10_000)
@@ -54,6 +50,7 @@ def test_5000_segments_in_16_bits_stay_near_float64(model, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@torch.inference_mode()
 def test_16_bits_tell_neighbouring_segments_apart_however_far_they_are(model, dtype, tmp_path):
     """Both encodings see differences of segments alone, so that a shift of all changes nothing but roundings.
 
@@ -71,6 +68,7 @@ def test_16_bits_tell_neighbouring_segments_apart_however_far_they_are(model, dt
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
+@torch.inference_mode()
 def test_float64_computes_in_float64(model, batch_size, tmp_path):
     """Cached steps equal one forward to the last digits of float64, where float32 would differ by 1e-7."""
     model = loaded(model, torch.float64, tmp_path)
@@ -83,9 +81,23 @@ def test_float64_computes_in_float64(model, batch_size, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@torch.inference_mode()
 def test_autocast_leaves_float64_alone(model, dtype, tmp_path):
     model = loaded(model, torch.float64, tmp_path)
     ids = tokens(60)
     with torch.autocast("cpu", dtype):
         actual = model(ids).logits
     torch.testing.assert_close(actual, model(ids).logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_training_step_under_autocast_has_the_gradients_of_float32(model, dtype):
+    ids = tokens(120).view(2, 60)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for exact, rounded in zip(*gradients, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).norm() < 16 * torch.finfo(dtype).eps * exact.norm()

@@ -208,8 +208,7 @@ def test_an_empty_list_of_separators_is_taken_as_given(settings):
         ({"separators": "words"}, "separators: .*words"),
     ],
 )
-def test_errors_of_the_tokenizer_name_the_key(settings, changes, message, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_errors_of_the_tokenizer_name_the_key(settings, changes, message):
     with pytest.raises(ValueError, match=message):
         pretrain(settings | changes)
     assert not Path(settings["output_dir"]).exists()
