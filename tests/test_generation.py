@@ -9,6 +9,8 @@ from families import FAMILIES, family_of
 from transformers import DynamicCache, StaticCache
 from transformers import set_seed as seed_everything
 
+from bipe_hf.compatibility import CACHE_NAME
+
 
 VOCABULARY_SIZE, SEPARATORS = 60, [3, 7, 11, 19]  # those of `tiny_model`
 ENCODINGS = {
@@ -331,7 +333,7 @@ def diverse_beams(model, input_ids, generation_config, **model_kwargs):
         input_ids = torch.cat([input_ids[parents], tokens[:, None]], dim=1)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
         if model_kwargs["use_cache"]:
-            model_kwargs["past_key_values"].reorder_cache(parents)
+            model_kwargs[CACHE_NAME].reorder_cache(parents)
     return input_ids
 
 
@@ -638,7 +640,7 @@ def test_a_cache_that_another_model_filled_is_refused(model, kind):
     stock = FAMILIES[family_of(model)].make_stock_causal_lm(**shape, num_attention_heads=4, intermediate_size=64)
     cache = DynamicCache() if kind == "dynamic" else StaticCache(stock.config, max_cache_len=8)
     stock(tokens(1, 5), past_key_values=cache)
-    with pytest.raises(ValueError, match="past_key_values holds 5 tokens but no segment history"):
+    with pytest.raises(ValueError, match=f"{CACHE_NAME} holds 5 tokens but no segment history"):
         model(tokens(1, 1), past_key_values=cache)
 
 
@@ -646,7 +648,7 @@ def test_a_cache_whose_keys_were_cropped_alone_is_refused(model):
     cache = filled_cache(model, tokens(1, 5))
     for layer in cache.layers[:2]:
         layer.crop(-2)
-    with pytest.raises(ValueError, match="past_key_values holds 3 tokens, its segment history 5"):
+    with pytest.raises(ValueError, match=f"{CACHE_NAME} holds 3 tokens, its segment history 5"):
         model(tokens(1, 1), past_key_values=cache)
 
 
@@ -727,8 +729,8 @@ def test_a_mask_of_the_new_tokens_alone_is_refused(model):
 def test_a_cache_of_a_shallower_model_is_refused(model):
     shallow = copy.deepcopy(model.config)
     shallow.num_hidden_layers = 1
-    with pytest.raises(ValueError, match="past_key_values was made for a model of 1 layers, this one has 2"):
+    with pytest.raises(ValueError, match=f"{CACHE_NAME} was made for a model of 1 layers, this one has 2"):
         model(tokens(2, 6), past_key_values=DynamicCache(config=shallow))
     cache = type(model)(shallow)(tokens(2, 6), use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="past_key_values was made for a model of 1 layers, this one has 2"):
+    with pytest.raises(ValueError, match=f"{CACHE_NAME} was made for a model of 1 layers, this one has 2"):
         model(tokens(2, 1), past_key_values=cache)

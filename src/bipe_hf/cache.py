@@ -9,32 +9,28 @@ with the keys.
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from .compatibility import CACHE_NAME
 from .segmentation import SegmentState
 
 
 class SegmentHistoryLayer(CacheLayerMixin):
-    """Keeps the segment state after every cached token, or after the last one only.
+    """Keeps the segment state after every cached token.
 
     It stands behind the layers of the model, so `len(cache)` is one more than their number, and it has no keys.
 
     Args:
-        is_static (`bool`):
-            For caches of fixed shape, which are never cropped: only the latest state is kept, and it is overwritten in
-            place so that a compiled step finds it at the same address. Otherwise the state after every token is kept,
-            which is what `crop` needs.
         first_layer ([`~transformers.cache_utils.CacheLayerMixin`]):
             The layer that a forward uses next after the last one. An offloaded cache fetches layers in a ring, of
             which this one is a part that holds nothing.
     """
 
+    is_croppable = True
     supports_early_init = False
 
-    def __init__(self, is_static: bool, first_layer: CacheLayerMixin):
+    def __init__(self, first_layer: CacheLayerMixin):
         super().__init__()
         self.first_layer = first_layer
-        self.is_compileable = is_static
-        self.is_croppable = not is_static
-        # `torch.LongTensor` of shape (batch, cached length or 1, 3): the fields of SegmentState
+        # `torch.LongTensor` of shape (batch, cached length, 3): the fields of SegmentState
         self.states: torch.Tensor | None = None
 
     def latest(self) -> SegmentState | None:
@@ -46,14 +42,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
     def append(self, state: SegmentState) -> None:
         """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
         states = torch.stack(state, dim=-1)
-        if self.is_croppable:
-            self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
-        elif self.states is None:
-            self.states = states[:, -1:].clone()
-            if not torch.compiler.is_compiling():
-                torch._dynamo.mark_static_address(self.states)
-        else:
-            self.states.copy_(states[:, -1:])
+        self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
         self.is_initialized = True
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -62,11 +51,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
             self.states = self.states[:, :tokens_to_remove]
 
     def reset(self) -> None:
-        # The static tensor keeps its address; (-1, -1, 1) is the state before any token.
-        if self.states is not None and not self.is_croppable:
-            self.states.copy_(self.states.new_tensor([-1, -1, 1]).expand_as(self.states))
-        else:
-            self.states = None
+        self.states = None
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._select(beam_idx)
@@ -82,7 +67,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
         if self.states is not None:
             self.states = self.states[rows.to(self.states.device)]
 
-    def get_seq_length(self) -> int:
+    def get_seq_length(self) -> int | torch.Tensor:
         return 0 if self.states is None else self.states.shape[1]
 
     def get_max_length(self) -> int:
@@ -103,6 +88,51 @@ class SegmentHistoryLayer(CacheLayerMixin):
         raise TypeError("a segment history layer holds no keys: the cache was made for a model with more layers")
 
 
+class StaticSegmentHistoryLayer(SegmentHistoryLayer):
+    """The same in tensors of fixed shape, written in place: a compiled step finds them at the same address.
+
+    Column 0 of `states` is the state before any token, column `length` the one after the last.
+    """
+
+    is_compileable = True
+
+    def __init__(self, first_layer: CacheLayerMixin):
+        super().__init__(first_layer)
+        # `torch.LongTensor` of shape (1,): no compiled step may read it, which is why it never is a number
+        self.length: torch.Tensor | None = None
+
+    def latest(self) -> SegmentState | None:
+        if self.states is None:
+            return None
+        return SegmentState(*self.states.index_select(1, self.length).unbind(-1))
+
+    def append(self, state: SegmentState) -> None:
+        states = torch.stack(state, dim=-1)
+        batch_size, new_length, _ = states.shape
+        if self.states is None:
+            shape = (batch_size, 1 + self.first_layer.max_cache_len, -1)
+            self.states = states.new_tensor([-1, -1, 1]).expand(shape).clone()
+            self.length = states.new_zeros(1)
+            if not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(self.states)
+                torch._dynamo.mark_static_address(self.length)
+        columns = self.length + torch.arange(1, 1 + new_length, device=states.device)
+        self.states.index_copy_(1, columns, states)
+        self.length.add_(new_length)
+        self.is_initialized = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if self.states is not None:
+            self.length.add_(tokens_to_remove)
+
+    def reset(self) -> None:
+        if self.states is not None:
+            self.length.zero_()
+
+    def get_seq_length(self) -> int | torch.Tensor:
+        return 0 if self.states is None else self.length
+
+
 def read_segment_history(cache: Cache | None) -> SegmentState | None:
     """The segment state after the last cached token, or None where nothing is cached yet.
 
@@ -117,13 +147,13 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
         # The length of a static cache is a tensor, whose value a compiled step cannot read.
         if not torch.compiler.is_compiling() and cache.get_seq_length() > 0:
             raise ValueError(
-                f"past_key_values holds {int(cache.get_seq_length())} tokens but no segment history, so the segment "
+                f"{CACHE_NAME} holds {int(cache.get_seq_length())} tokens but no segment history, so the segment "
                 "of the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
             )
         return None
-    if layer.is_croppable and layer.get_seq_length() != cache.get_seq_length():
+    if not layer.is_compileable and layer.get_seq_length() != cache.get_seq_length():
         raise ValueError(
-            f"past_key_values holds {cache.get_seq_length()} tokens, its segment history {layer.get_seq_length()}. "
+            f"{CACHE_NAME} holds {cache.get_seq_length()} tokens, its segment history {layer.get_seq_length()}. "
             "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike."
         )
     return layer.latest()
@@ -140,13 +170,14 @@ def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: 
     num_key_layers = len(cache.layers) - (layer is not None)
     if num_key_layers < num_hidden_layers and not grows:
         raise ValueError(
-            f"past_key_values was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
+            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
         )
     if layer is None:
         # A cache made without a config grows its layers on demand; ours must come after all of them.
         while len(cache.layers) < num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())
-        layer = SegmentHistoryLayer(is_static=cache.is_compileable, first_layer=cache.layers[0])
+        layer_class = StaticSegmentHistoryLayer if cache.is_compileable else SegmentHistoryLayer
+        layer = layer_class(first_layer=cache.layers[0])
         cache.layers.append(layer)
     layer.append(state)
 

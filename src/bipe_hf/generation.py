@@ -4,17 +4,19 @@ import torch
 from transformers.cache_utils import Cache
 
 from .cache import read_segment_history
+from .compatibility import CACHE_NAME, takes_cache
 from .segmentation import SegmentState
 
 
 class BipeGenerationMixin:
     """`generate` with segments. Comes before the causal language model of the family."""
 
+    @takes_cache
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
@@ -30,7 +32,7 @@ class BipeGenerationMixin:
         inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
@@ -39,17 +41,17 @@ class BipeGenerationMixin:
         if next_sequence_length == 1 and not is_first_iteration:
             return inputs  # a generated token: it lies behind the prompt and is never padding
         is_padded = attention_mask is not None and attention_mask.ndim == 2
-        mask_is_hidden = is_padded and past_key_values is not None and past_key_values.is_compileable
+        mask_is_hidden = is_padded and cache is not None and cache.is_compileable
         tokens = _tokens_of(inputs)
         length = tokens.shape[1]
         if segment_ids is not None:
-            past_length = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+            past_length = 0 if cache is None else int(cache.get_seq_length())
             segment_ids = segment_ids[:, past_length : past_length + length].to(tokens.device)
             if segment_ids.shape[1] == 0:  # the step lies behind the prompt
                 segment_ids = None
         if segment_ids is not None or mask_is_hidden:
             is_token = attention_mask[:, -length:].to(tokens.device).bool() if is_padded else None
-            past = read_segment_history(past_key_values)
+            past = read_segment_history(cache)
             inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
         return inputs
 

@@ -15,18 +15,20 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from .compatibility import CACHE_NAME, takes_cache
 from .generation import BipeGenerationMixin
 
 
 class BipeCausalLMMixin(BipeGenerationMixin):
     """A language modelling head."""
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -39,7 +41,7 @@ class BipeCausalLMMixin(BipeGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
@@ -52,12 +54,13 @@ class BipeCausalLMMixin(BipeGenerationMixin):
 class BipeClassificationMixin:
     """A classifier, on the last token that is no padding or on every token."""
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -69,7 +72,7 @@ class BipeClassificationMixin:
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
@@ -81,12 +84,13 @@ class BipeClassificationMixin:
 class BipeQuestionAnsweringMixin:
     """A classifier for the first and the last token of an answer."""
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
@@ -98,7 +102,7 @@ class BipeQuestionAnsweringMixin:
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             inputs_embeds=inputs_embeds,
             start_positions=start_positions,
             end_positions=end_positions,

@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import mask_for_columns
 from .cache import read_segment_history, write_segment_history
+from .compatibility import CACHE_NAME, takes_cache
 from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
 from .segmentation import (
     Segments,
@@ -68,6 +69,7 @@ class BipeModelMixin:
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.is_separator = nn.Buffer(separator_table(config.separator_token_ids), persistent=False)
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -75,7 +77,7 @@ class BipeModelMixin:
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.LongTensor | None = None,
@@ -107,23 +109,23 @@ class BipeModelMixin:
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         inputs, segment_state = self.bilevel_inputs(
-            input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, segment_ids
+            input_ids, inputs_embeds, attention_mask, position_ids, cache, segment_ids
         )
         del inputs_embeds  # the sum is in `inputs`; long prompts feel one tensor more for the whole forward
-        if use_cache and past_key_values is None and not inputs.is_packed:
-            past_key_values = DynamicCache(config=self.config)
-        if past_key_values is not None:
-            write_segment_history(past_key_values, segment_state, self.config.num_hidden_layers)
+        if use_cache and cache is None and not inputs.is_packed:
+            cache = DynamicCache(config=self.config)
+        if cache is not None:
+            write_segment_history(cache, segment_state, self.config.num_hidden_layers)
 
         hidden_states = self.run_layers(
             inputs.hidden_states,
-            past_key_values,
+            cache,
             attention_mask=inputs.attention_mask,
             position_embeddings=inputs.inter_terms,
             use_cache=use_cache,
             **{**kwargs, **inputs.layer_kwargs},
         )
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE_NAME: cache})
 
     def segment(
         self,
@@ -162,7 +164,7 @@ class BipeModelMixin:
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
         position_ids: torch.LongTensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
         segment_ids: torch.LongTensor | None,
     ) -> tuple[BilevelInputs, SegmentState]:
         """Everything that depends on positions, once per forward.
@@ -175,7 +177,7 @@ class BipeModelMixin:
                 token is padding unless `segment_ids` says so.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 Read only for where packed documents start.
-            past_key_values ([`~transformers.Cache`], *optional*)
+            cache ([`~transformers.Cache`], *optional*)
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
 
         Returns:
@@ -187,16 +189,16 @@ class BipeModelMixin:
         """
         length = inputs_embeds.shape[1]
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds)
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past_length = 0 if cache is None else cache.get_seq_length()
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
-        starts_document = _starts_document(position_ids, is_token, inputs_embeds, past_key_values)
+        starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
         segments = self.segment(
             input_ids,
             inputs_embeds,
             is_token=is_token,
             starts_document=starts_document,
             segment_ids=segment_ids,
-            past=read_segment_history(past_key_values),
+            past=read_segment_history(cache),
         )
         hidden_states = inputs_embeds
         if self.intra_encoding is not None:
@@ -204,7 +206,7 @@ class BipeModelMixin:
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments.segment_ids, hidden_states)
 
-        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, past_key_values, starts_document, is_token)
+        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
         if terms.columns is not None and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
@@ -215,13 +217,13 @@ class BipeModelMixin:
         self,
         inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
         starts_document: torch.Tensor | None,
         is_token: torch.Tensor | None,
     ) -> tuple[torch.Tensor | None, dict]:
         """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
         if starts_document is None:
-            return create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values), {}
+            return create_causal_mask(self.config, inputs_embeds, attention_mask, cache), {}
         if "flash" in self.config._attn_implementation:
             can_check = is_token is not None and not torch.compiler.is_compiling()
             if can_check and _resumes_document(is_token, starts_document).any():
@@ -288,7 +290,7 @@ def _starts_document(
     position_ids: torch.LongTensor | None,
     is_token: torch.Tensor | None,
     inputs_embeds: torch.Tensor,
-    past_key_values: Cache | None,
+    cache: Cache | None,
 ) -> torch.Tensor | None:
     """Where packed documents start, of shape `(batch, length)`; None where there is one document in each row."""
     batch_size, length = inputs_embeds.shape[:2]
@@ -296,12 +298,12 @@ def _starts_document(
         return None
     starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
     if torch.compiler.is_compiling():  # no value may be read; without a cache the general mask is right in any case
-        return starts if past_key_values is None else None
+        return starts if cache is None else None
     if not starts.any():
         return None
-    if past_key_values is not None:
+    if cache is not None:
         raise ValueError(
-            "position_ids restart inside the sequence (packed documents) while past_key_values is given: tokens would "
+            f"position_ids restart inside the sequence (packed documents) while {CACHE_NAME} is given: tokens would "
             "attend to the documents before theirs. Pass packed documents without a cache."
         )
     return starts

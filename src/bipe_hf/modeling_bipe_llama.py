@@ -26,6 +26,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from .attention import bilevel_attention
+from .compatibility import CACHE_NAME, takes_cache
 from .configuration_bipe import BipeLlamaConfig
 from .heads import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
@@ -35,12 +36,13 @@ from .positional import InterTerms
 class BipeLlamaAttention(LlamaAttention):
     """Llama's attention with the terms of any inter encoding."""
 
+    @takes_cache
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: InterTerms,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         hidden_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -51,7 +53,7 @@ class BipeLlamaAttention(LlamaAttention):
             self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2),
             position_embeddings,
             attention_mask,
-            past_key_values,
+            cache,
             rotate=apply_rotary_pos_emb,
             eager_attention=eager_attention_forward,
             **kwargs,
@@ -93,7 +95,7 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
 
     def run_layers(self, hidden_states: torch.Tensor, cache: Cache | None, **kwargs) -> torch.Tensor:
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(hidden_states, past_key_values=cache, **kwargs)
+            hidden_states = layer(hidden_states, **{CACHE_NAME: cache}, **kwargs)
         return self.norm(hidden_states)
 
 
