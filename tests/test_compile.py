@@ -6,7 +6,6 @@ The backend is `aot_eager`: what could go wrong here is tracing, and it needs no
 import pytest
 import torch
 from transformers import CompileConfig, StaticCache
-from transformers.configuration_utils import get_head_shapes
 
 from bipe_hf.segmentation import document_starts, segment_tokens
 
@@ -108,7 +107,8 @@ def test_a_static_cache_with_room_made_early_compiles(family, tiny_model):
     with torch.no_grad():
         expected = model(ids, use_cache=False).logits
         cache = StaticCache(model.config, max_cache_len=16)
-        cache.early_initialization(2, *get_head_shapes(model.config), model.dtype, model.device)
+        key_heads, head_dim = {"llama": 2, "gpt_neox": 4}[family], 8
+        cache.early_initialization(2, key_heads, head_dim, model.dtype, model.device)
         step = compiled(model.__call__)
         logits = [step(ids[:, i : i + 4], past_key_values=cache).logits for i in range(0, 12, 4)]
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, atol=1e-4, rtol=0)

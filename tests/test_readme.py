@@ -48,3 +48,16 @@ def test_links_and_configs_in_the_readme_exist():
     assert targets
     for target in targets:
         assert (ROOT / target).exists(), target
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Cells of a Markdown table by the title of their row; of a cell its first word."""
+    lines = [line.strip("| ").split(" | ") for line in table.strip().split("\n\n")[0].splitlines()[2:]]
+    return {title: [cell.split()[0] for cell in cells] for title, *cells in lines}
+
+
+def test_ratios_to_the_stock_models_are_those_of_the_committed_benchmark():
+    report = (ROOT / "results" / "benchmark.md").read_text()
+    llama, gpt_neox = (rows_of(report.split(f"## {family}\n")[1]) for family in ("Llama", "GPT-NeoX"))
+    stated = rows_of(README.split("limits that we hold ourselves to")[1].split("\n\n", 1)[1])
+    assert stated == {title: llama[title][-2:] + gpt_neox[title][-2:] for title in llama}
