@@ -55,7 +55,17 @@ ALLOCATOR_OF_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2*
 # given back but blocks of 32 MiB and more (which glibc cannot keep).
 ALLOCATOR_OF_TIMES = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
-MODEL_CODE = ("attention", "cache", "configuration", "generation", "heads", "modeling", "positional", "segmentation")
+MODEL_CODE = (
+    "attention",
+    "cache",
+    "compatibility",
+    "configuration",
+    "generation",
+    "heads",
+    "modeling",
+    "positional",
+    "segmentation",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
