@@ -3,8 +3,6 @@
 Importing this package registers its configurations, models and tokenizer with the Auto classes.
 """
 
-from importlib.metadata import version
-
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -31,9 +29,8 @@ from .modeling_bipe_llama import (
     BipeLlamaModel,
 )
 from .tokenization_bipe import BipeTokenizer
+from .version import __version__ as __version__
 
-
-__version__ = version("bipe-hf")
 
 __all__ = [
     "BipeGPTNeoXConfig",

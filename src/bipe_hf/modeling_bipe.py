@@ -1,5 +1,6 @@
 """The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import mask_for_columns
 from .cache import read_segment_history, write_segment_history
 from .compatibility import CACHE_NAME, takes_cache
+from .model_card import TOKENIZER_FILES, write_card_to_push, write_model_card
 from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
 from .segmentation import (
     Segments,
@@ -44,7 +46,24 @@ class BilevelInputs(NamedTuple):
 
 
 class BipePreTrainedMixin:
-    """Weight initialisation of what BiPE adds. Comes before the `PreTrainedModel` of the family."""
+    """Weight initialisation of what BiPE adds, and a model card. Comes before the `PreTrainedModel` of the family."""
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
+    ) -> None:
+        """As transformers does, with the model's code (see [`BipeConfigMixin.save_pretrained`]) and a model card.
+
+        The card says what the files of the folder say. A `README.md` that somebody wrote is left as it is.
+        """
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self.should_save_on_this_rank(is_main_process):
+            write_model_card(save_directory)
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        # Here transformers has put its own card in, or the one that the repository has.
+        options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
+        write_card_to_push(working_dir, repo_id, TOKENIZER_FILES, **options)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

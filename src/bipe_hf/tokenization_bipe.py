@@ -18,8 +18,6 @@ apostrophe that is a token of its own as a quote, the semicolon that ends a Gree
 without a sentence mark, such as Thai, break at newlines only. A mark that the vocabulary splits over several byte
 tokens is ended by none of them, so it is no separator at all: small byte-level vocabularies lose most marks beyond
 ASCII in this way. Special tokens are never separators of a preset.
-
-This module imports nothing of its own package, so that it can travel to the Hub with a tokenizer.
 """
 
 import os
@@ -31,6 +29,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
+
+from .model_card import RECORD_FILES, write_card_to_push, write_model_card
 
 
 logger = logging.get_logger(__name__)
@@ -133,6 +133,8 @@ class BipeTokenizer(TokenizersBackend):
     `add_tokens` does not change them. To have added tokens considered, or to change the segmentation, wrap again.
     """
 
+    _auto_class = "AutoTokenizer"  # the code goes along wherever the tokenizer is saved
+
     def __init__(
         self,
         *args: Any,
@@ -209,6 +211,17 @@ class BipeTokenizer(TokenizersBackend):
                     " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, segmentation=...)."
                 )
         return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """As transformers does, with the code of this class; the card of a model there then shows the separators."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        write_model_card(save_directory)
+        return files
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
+        write_card_to_push(working_dir, repo_id, ("config.json", *RECORD_FILES), **options)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

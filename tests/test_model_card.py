@@ -1,0 +1,250 @@
+"""What stands beside saved weights: a card that says what the folder says, the code, and where it is."""
+
+import json
+import re
+import shutil
+
+import pytest
+import transformers.dynamic_module_utils as dynamic_modules
+from families import FAMILIES, HEADS
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import bipe_hf
+from bipe_hf import BipeLlamaConfig, BipeTokenizer
+from bipe_hf.data import train_tokenizer
+from bipe_hf.evaluation.results import Evaluation, Result
+from bipe_hf.model_card import MARK, write_model_card
+
+
+TEXT = "Is it? It is. Now | then `x` <b> goes on!\n"
+SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TRAINING = {
+    "train_length": 128,
+    "data": "books",
+    "tokens_seen": 4096,
+    "parameters": 1234,
+    "eval_loss": 2.0,
+    "versions": {"bipe-hf": "0.1.0"},
+}
+FINETUNING = {
+    "task": "token_classification",
+    "data": "tags.jsonl",
+    "examples": {"train": 1500, "validation": 70},
+    "parameters": 1234,
+    "metrics": {"loss": 0.5, "accuracy": 0.75, "f1": 0.625},
+    "versions": {"bipe-hf": "0.1.0"},
+}
+
+
+@pytest.fixture(scope="module")
+def plain_tokenizer():
+    return train_tokenizer([TEXT] * 3, vocab_size=300)
+
+
+@pytest.fixture
+def save(plain_tokenizer, tmp_path):
+    """A function that saves a tiny model and a tokenizer for it, and returns the folder."""
+
+    def save(family="llama", head="ForCausalLM", segmentation="sentences", **fields):
+        tokenizer = BipeTokenizer.from_tokenizer(plain_tokenizer, segmentation=segmentation)
+        config = FAMILIES[family].make_config(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            separator_token_ids=tokenizer.separator_token_ids,
+            **SHAPE,
+            **fields,
+        )
+        FAMILIES[family].head(head)(config).save_pretrained(tmp_path / "my-model")
+        tokenizer.save_pretrained(tmp_path / "my-model")
+        return tmp_path / "my-model"
+
+    return save
+
+
+def card_of(folder) -> str:
+    write_model_card(folder)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def facts_of(card: str) -> dict[str, str]:
+    return dict(re.findall(r"^- ([^:\n]+): (.+)$", card, flags=re.MULTILINE))
+
+
+def evaluation(*models: str) -> Evaluation:
+    shared = {"name": "m", "encoding": "BiPE-RoPE", "train_length": 128, "blocks": 1, "segments_per_block": 4.0}
+    shared |= {"nll": 2.0, "seconds": 1.0, "text_documents": 1, "text_tokens": 512, "text_sha256": "0"}
+    shared |= {"bytes_per_token": 3.0, "model_fingerprint": "0"}
+    shared |= {"protocol": "sliding", "stride": 256, "length": 512, "tokens_scored": 480}
+    shared |= {"perplexity": 7.5, "bits_per_byte": 1.25}
+    rows = [Result(model=model, **shared) for model in models]
+    data = {"source": "texts/books", "split": "validation"}
+    return Evaluation(created="today", command="c", environment={}, data=data, results=rows)
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"inter_encoding": "rope"}, "BiPE-RoPE"),
+        ({"inter_encoding": "alibi"}, "BiPE-ALiBi"),
+        ({"inter_encoding": "alibi", "segmentation": "tokens"}, "ALiBi"),
+        ({"segmentation": "document", "intra_encoding": "sinusoidal"}, "sinusoidal APE"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_card_names_the_encoding(fields, label, tmp_path):
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE, **fields)
+    config.save_pretrained(tmp_path)
+    facts = facts_of(card_of(tmp_path))
+    assert facts["positional encoding"] == label
+    assert ("factor on the ALiBi slopes" in facts) == ("ALiBi" in label)
+
+
+def test_separators_are_readable_once_the_tokenizer_is_saved_too(save):
+    folder = save(segmentation=["|", "`", "<", "\n"])
+    segments = facts_of((folder / "README.md").read_text(encoding="utf-8"))["segments"]
+    assert segments == r"""end at 4 separator tokens: `"\n"` `"<"` `` "`" `` `"|"`"""
+
+
+def test_without_a_tokenizer_the_card_has_the_ids_of_the_separators(tmp_path):
+    BipeLlamaConfig(vocab_size=60, separator_token_ids=[7, 3], **SHAPE).save_pretrained(tmp_path)
+    assert facts_of(card_of(tmp_path))["segments"] == "end at 2 separator tokens, with the ids 3, 7"
+
+
+def test_what_is_unknown_is_left_out(save):
+    card = (save() / "README.md").read_text(encoding="utf-8")
+    assert facts_of(card).keys() == {"positional encoding", "segments", "positions inside a segment"}
+    assert "## Evaluation" not in card
+    assert ModelCard(card).data.eval_results is None
+    assert "None" not in card
+
+
+def test_a_training_gives_length_data_and_a_measured_result(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    card = card_of(folder)
+    assert (
+        facts_of(card).items()
+        >= {"train length": "128 tokens", "trained on": "`books`, 4,096 tokens", "parameters": "1,234"}.items()
+    )
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("perplexity", pytest.approx(7.389056))
+    assert (result.task_type, result.dataset_name, result.dataset_split) == ("text-generation", "books", "validation")
+
+
+def test_a_fine_tuning_gives_task_and_metrics(save):
+    folder = save(head="ForTokenClassification")
+    (folder / "finetuning.json").write_text(json.dumps(FINETUNING))
+    card = card_of(folder)
+    assert facts_of(card)["fine-tuned on"] == "`tags.jsonl`, 1,500 examples"
+    assert "| accuracy | 0.7500 |" in card
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "token-classification"
+    assert {each.metric_type: each.metric_value for each in data.eval_results} == {"accuracy": 0.75, "f1": 0.625}
+
+
+def test_an_evaluation_gives_a_table_a_figure_and_valid_metadata(save):
+    folder = save()
+    evaluation("runs/mine").save(folder / "evaluation.json")
+    (folder / "evaluation.png").write_bytes(b"\x89PNG")
+    card = card_of(folder)
+    assert "| sliding, stride 256 | 512 | 7.50 | 1.2500 | 480 |" in card
+    assert "](evaluation.png)" in card
+    data = ModelCard(card).data
+    assert data.model_name == "my-model"
+    (result,) = data.eval_results
+    assert (result.metric_name, result.metric_value) == ("perplexity, sliding, stride 256, 512 tokens", 7.5)
+    index = eval_results_to_model_index(data.model_name, data.eval_results)
+    assert model_index_to_eval_results(index) == (data.model_name, data.eval_results)
+
+
+def test_records_of_other_programs_and_of_several_models_are_left_out(save):
+    folder = save()
+    (folder / "training.json").write_text('{"train_length": 5}')
+    evaluation("runs/mine", "runs/other").save(folder / "evaluation.json")
+    assert "## Evaluation" not in card_of(folder)
+    (folder / "evaluation.json").write_text('{"format": "something else"}')
+    assert "## Evaluation" not in card_of(folder)
+
+
+def test_a_card_that_somebody_wrote_is_left_alone(save):
+    folder = save()
+    (folder / "README.md").write_text("# Mine\n")
+    save(inter_encoding="alibi")
+    assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+def test_our_own_card_and_the_stock_one_of_transformers_are_written_anew(save):
+    folder = save()
+    save(inter_encoding="alibi")
+    assert "BiPE-ALiBi" in (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text("---\n{}\n---\nThis model card has been automatically generated.\n")
+    assert MARK in card_of(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_usage_example_runs(family, head, save, tmp_path, monkeypatch, capsys):
+    folder = save(family, head)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    assert '"path/to/my-model"' in example
+    names = {}
+    exec(compile(example.replace("path/to/", ""), "README.md", "exec"), names)
+    assert type(names["model"]) is FAMILIES[family].head(head)
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_names_its_code_and_the_version_that_wrote_it(family, save):
+    folder = save(family)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["bipe_hf_version"] == bipe_hf.__version__
+    prefix = FAMILIES[family].prefix
+    named = {auto: name[-1] if isinstance(name, list) else name for auto, name in config["auto_map"].items()}
+    assert {auto: name.rpartition(".")[2] for auto, name in named.items()} == {
+        "AutoConfig": f"{prefix}Config",
+        "AutoModel": f"{prefix}Model",
+        **{f"AutoModel{head}": prefix + head for head in HEADS[1:]},
+        "AutoTokenizer": "BipeTokenizer",
+    }
+    for name in named.values():
+        assert (folder / f"{name.partition('.')[0]}.py").is_file(), name
+
+
+def test_a_model_without_separators_names_no_tokenizer(tmp_path):
+    BipeLlamaConfig(vocab_size=60, segmentation="tokens", **SHAPE).save_pretrained(tmp_path)
+    assert "AutoTokenizer" not in json.loads((tmp_path / "config.json").read_text())["auto_map"]
+
+
+def test_code_named_in_another_repository_is_not_named_again(tmp_path):
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE)
+    config.auto_map = {"AutoConfig": "somebody/theirs--configuration_bipe.BipeLlamaConfig"}
+    config.save_pretrained(tmp_path)
+    assert "--" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_configuration_class_defined_elsewhere_is_left_to_transformers(tmp_path):
+    class OwnConfig(BipeLlamaConfig):
+        pass
+
+    OwnConfig(vocab_size=60, separator_token_ids=[3], **SHAPE).save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    assert not list(tmp_path.glob("*.py"))
+
+
+def test_an_older_checkpoint_without_code_gets_it_when_saved_again(save, tmp_path):
+    folder = save()
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"], config["bipe_hf_version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "modeling_bipe_llama.py").is_file()
+    assert AutoConfig.from_pretrained(folder).auto_map["AutoModel"] == "modeling_bipe_llama.BipeLlamaModel"
+    shutil.rmtree(folder)
