@@ -1,5 +1,6 @@
 """The command line: dispatch, help, errors, settings of `pretrain`, `generate`, `convert`."""
 
+import importlib.util
 import io
 import json
 import os
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import bipe_hf
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.commands import COMMANDS, generate, main, pretrain
+from bipe_hf.commands import COMMANDS, generate, main
 from bipe_hf.commands.pretrain import read_settings
 from bipe_hf.data import train_tokenizer
 
@@ -189,7 +190,7 @@ def test_output_folder_is_named_after_the_config(config):
 
 @pytest.mark.parametrize(("installed", "target"), [(True, "tensorboard"), (False, None)])
 def test_tensorboard_is_used_where_it_is_installed(config, installed, target, monkeypatch):
-    monkeypatch.setattr(pretrain.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
     assert read_settings(config("{}"), []).get("report_to") == target
     assert "report_to" not in read_settings(config("report_to: none"), [])
 

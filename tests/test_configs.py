@@ -1,5 +1,6 @@
 """Every file in `configs/` against the code that reads it, and its comments against the truth."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, HfArgumentParser
 
-from bipe_hf.commands import main
+from bipe_hf.commands import finetune, main
 from bipe_hf.commands.pretrain import read_settings
 from bipe_hf.data import train_tokenizer
+from bipe_hf.finetuning.tasks import TASKS
 from bipe_hf.training import ARGUMENT_CLASSES, build_config, build_model, fit_tokenizer
 
 
@@ -29,11 +31,19 @@ ENCODING_KEYS = {
 }
 
 CONTINUED = "continue_from_stock.yaml"  # says nothing of the model, which is there already
+FINETUNE = "finetune_"  # what the names of configurations of `bipe-hf finetune` start with
 
-every_config = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
-every_new_model = pytest.mark.parametrize(
-    "path", sorted(path for path in CONFIGS.glob("*.yaml") if path.name != CONTINUED), ids=lambda path: path.name
-)
+
+def every(pattern: str, *without: str):
+    """Runs a test on every configuration whose name fits, but for those that start with one of `without`."""
+    paths = sorted(path for path in CONFIGS.glob(pattern) if not path.name.startswith(without))
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.name)
+
+
+every_config = every("*.yaml")
+every_pretraining = every("*.yaml", FINETUNE)
+every_new_model = every("*.yaml", FINETUNE, CONTINUED)
+every_finetuning = every(f"{FINETUNE}*.yaml")
 
 
 def arguments(path: Path):
@@ -48,8 +58,12 @@ def stated(path: Path, name: str) -> float:
 
 
 def test_all_settings_of_the_paper_are_there():
-    names = {path.name for path in CONFIGS.glob("*.yaml")}
+    names = {path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith(FINETUNE)}
     assert names == {"bipe_rope_1.6b.yaml", CONTINUED, *FAMILIES[""], *FAMILIES["tiny"]}
+
+
+def test_every_task_of_finetune_has_a_configuration():
+    assert {path.name for path in CONFIGS.glob(f"{FINETUNE}*")} == {f"{FINETUNE}{task}.yaml" for task in TASKS}
 
 
 @every_config
@@ -59,7 +73,8 @@ def test_every_key_is_commented_and_the_usage_names_the_file(path):
     assert len(keys) > 10
     for line in keys:
         assert re.fullmatch(r"\w+: \S+ +# \S.*", line), line
-    assert any(f"pretrain configs/{path.name}" in line for line in lines if line.startswith("#"))
+    command = "finetune" if path.name.startswith(FINETUNE) else "pretrain"
+    assert any(f"{command} configs/{path.name}" in line for line in lines if line.startswith("#"))
     assert max(map(len, lines)) <= 119
 
 
@@ -79,7 +94,7 @@ def test_stated_parameters_and_cost_are_true(path):
     assert stated(path, "FLOPs") == pytest.approx(6 * parameters * tokens, rel=0.05)
 
 
-@every_config
+@every_pretraining
 def test_stated_tokens_are_true(path):
     _, data_args, training_args = arguments(path)
     blocks = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
@@ -134,3 +149,40 @@ def test_a_stock_checkpoint_goes_on_with_its_configuration(tmp_path, monkeypatch
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / Path(CONTINUED).stem)
     assert model.config.model_type == "bipe_gpt_neox"
     assert model.base_model.intra_encoding.weight.any()
+
+
+@every_finetuning
+def test_a_finetuning_runs_with_its_configuration(path, tmp_path, monkeypatch):
+    """With a tiny checkpoint and rows in place of what stands on the Hub, and fewer steps."""
+    task = path.stem.removeprefix(FINETUNE)
+    settings = finetune.read_settings(path, [])
+    assert settings["task"] == task
+    assert settings["initial_model"] == f"runs/{Path(CONTINUED).stem}"
+    columns = json.loads(settings.get("columns", "{}"))
+    row = {
+        "text": "The cat sat. It ran!",
+        "prompt": "Who sat? ",
+        "completion": "The cat.",
+        "tokens": ["The", "cat", "sat"],
+        "question": "Who sat?",
+        "context": "The cat sat.",
+        "answers": {"text": ["cat"], "answer_start": [4]},
+    }
+    rows = [
+        {columns.get(key, key): value for key, value in {**row, "label": label, "tags": ["O", tag, "O"]}.items()}
+        for label, tag in [(0, "B-cat"), (1, "O")] * 10
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tokenizer = train_tokenizer([row["text"], row["context"] + row["question"]] * 5, 280)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer.save_pretrained(tmp_path / "stock")
+    GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path / "stock")
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "stock", settings["initial_model"], "--from", "stock"]) == 0
+    here = {"data": "rows.jsonl", "max_steps": "4", "eval_steps": "2", "save_steps": "2", "bf16": "false"}
+    here |= {"use_cpu": "true", "report_to": "none"}
+    assert main(["finetune", str(path), *(word for key, value in here.items() for word in (f"--{key}", value))]) == 0
+    record = json.loads((tmp_path / "runs" / path.stem / "finetuning.json").read_text())
+    assert record["steps"] == 4
+    assert settings["metric_for_best_model"] == TASKS[task].best_metric
+    assert type(TASKS[task].head.from_pretrained(tmp_path / "runs" / path.stem)).__name__.startswith("BipeGPTNeoX")

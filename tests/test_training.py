@@ -11,6 +11,7 @@ import datasets
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
@@ -99,7 +100,7 @@ def interrupt(settings, step):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run._CurrentIntervals, "on_step_end", on_step_end, raising=False)
+        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
         with pytest.raises(KeyboardInterrupt):
             pretrain(settings)
 
@@ -167,6 +168,15 @@ def test_output_folder_loads_with_the_auto_classes(finished_run):
     assert config.max_position_embeddings == 32
     assert config.use_cache
     assert "segment_ids" in tokenizer("a cat. it ran.")
+
+
+def test_the_card_of_the_folder_tells_of_the_run(finished_run):
+    result = json.loads((finished_run / "training.json").read_text())
+    card = ModelCard.load(finished_run / "README.md")
+    assert f"- train length: {result['train_length']} tokens" in card.text
+    assert f"{result['tokens_seen']:,} tokens" in card.text
+    (perplexity,) = card.data.eval_results
+    assert perplexity.metric_value == math.exp(result["eval_loss"])
 
 
 def test_baseline_keeps_a_plain_tokenizer(settings):
@@ -333,6 +343,18 @@ def test_initial_model_gives_weights_tokenizer_and_separators(settings):
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
     assert tokenizers[0].separator_token_ids == tokenizers[1].separator_token_ids == config.separator_token_ids
     assert {tokenizers[0].decode(token_id).strip() for token_id in config.separator_token_ids} == {""}
+
+
+def test_best_checkpoint_of_a_gpt_neox_is_saved_with_its_head(settings):
+    """The head has another name in files; Trainer alone would save the last one with the rest of the best."""
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    best |= {"learning_rate": 3.0, "lr_scheduler_type": "constant", "max_steps": 4}
+    pretrain(settings | best | {"model_type": "bipe_gpt_neox"})
+    folder = Path(settings["output_dir"])
+    chosen = json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"]
+    assert Path(chosen).name != "checkpoint-4"
+    ours, theirs = weights(folder), weights(chosen)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 # ------------------------------------------------------------------------------------------ interrupted runs
@@ -515,6 +537,7 @@ def test_output_dir_that_is_a_file_is_refused(settings):
         ({"streaming": True, "tokenizer": "x", "max_steps": -1}, "streaming: give max_steps"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint cannot be set"),
         ({"hub_token": "secret"}, "hub_token cannot be set"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor cannot be set"),
         ({"hidden_sise": 16}, "hidden_sise"),
         ({"initial_model": "x"}, "hidden_size: the weights of initial_model x decide it"),
     ],

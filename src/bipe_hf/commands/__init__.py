@@ -7,7 +7,7 @@ import sys
 
 
 # One module of this package each. A module has NAME, HELP (one line), add_arguments(parser) and run(arguments).
-COMMANDS = ("pretrain", "evaluate", "plot", "generate", "convert")
+COMMANDS = ("pretrain", "finetune", "evaluate", "plot", "generate", "convert", "push")
 
 
 def main(argv: list[str] | None = None) -> int:

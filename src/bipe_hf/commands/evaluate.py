@@ -1,4 +1,4 @@
-"""`bipe-hf evaluate`: perplexity of saved models against test length."""
+"""`bipe-hf evaluate`: perplexity of saved models against test length, or their scores on tasks."""
 
 import argparse
 import shlex
@@ -6,13 +6,14 @@ import sys
 
 
 NAME = "evaluate"
-HELP = "measure the perplexity of saved models at several lengths"
+HELP = "measure saved models: perplexity at several lengths, or tasks of the lm-evaluation-harness"
 DESCRIPTION = """\
-Measure the perplexity of saved models at several test lengths and print the tables.
+Measure the perplexity of saved models at several test lengths, or score them on tasks, and print the tables.
 
   bipe-hf evaluate runs/bipe_rope runs/rope --lengths 256,512,1024
+  bipe-hf evaluate runs/bipe_rope runs/rope --tasks lambada_openai,hellaswag --output tasks.json
 
-Protocols (a result means nothing without the name of its protocol):
+Protocols of --lengths (a result means nothing without the name of its protocol):
   blocks   non-overlapping blocks; every token is scored but the first of each block
   sliding  a window that moves by --stride tokens; only tokens new to it are scored
   tail     non-overlapping blocks; the last 256 tokens of each are scored
@@ -20,7 +21,24 @@ Protocols (a result means nothing without the name of its protocol):
 Documents are concatenated, whatever the models were trained with, and the text is cut to a multiple of the longest
 length, so that every length covers the same text. Perplexities of models with different tokenizers do not compare;
 bits per byte do.
+
+--tasks runs the lm-evaluation-harness (pip install 'bipe-hf[lm-eval]'), which cuts the beginning off a request that is
+longer than --max-length: by default the model's max_position_embeddings, and that is the train length of what
+`bipe-hf pretrain` made.
 """
+# The arguments that belong to one of the two measurements.
+OF_LENGTHS = (
+    "protocol",
+    "stride",
+    "data",
+    "split",
+    "text_column",
+    "validation_fraction",
+    "streaming",
+    "max_tokens",
+    "batch_tokens",
+)
+OF_TASKS = ("tasks_folder", "num_fewshot", "limit", "max_length", "batch_size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,25 +46,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("models", nargs="+", metavar="MODEL", help="folder that holds a model and its tokenizer")
-    parser.add_argument("--lengths", required=True, help="test lengths in tokens, comma separated: 256,512,1024")
-    parser.add_argument("--protocol", default="blocks", help="one or several, comma separated (default: %(default)s)")
-    parser.add_argument("--stride", type=int, default=256, help="tokens the sliding window moves by (default: 256)")
-    data = parser.add_argument_group("text")
-    data.add_argument(
+    measured = parser.add_argument_group("what to measure").add_mutually_exclusive_group(required=True)
+    measured.add_argument("--lengths", help="perplexity at these lengths in tokens, comma separated: 256,512,1024")
+    measured.add_argument("--tasks", help="scores on these tasks or groups, comma separated: arc_easy,mmlu_*")
+    # Without a value from the command line these stay away: `evaluate` and `evaluate_tasks` have the defaults.
+    text = parser.add_argument_group("perplexity (--lengths)", argument_default=argparse.SUPPRESS)
+    text.add_argument("--protocol", help="one or several, comma separated (default: blocks)")
+    text.add_argument("--stride", type=int, help="tokens the sliding window moves by (default: 256)")
+    text.add_argument(
         "--data",
-        default="python",
         help="what to read: 'python' (the documentation and sources of this Python), a text file, a folder, a saved "
-        "data set, or a data set on the Hub as name or name:config (default: %(default)s)",
+        "data set, or a data set on the Hub as name or name:config (default: python)",
     )
-    data.add_argument("--split", default="validation", help="train or validation (default: %(default)s)")
-    data.add_argument("--text-column", default="text", help="column that holds the text (default: %(default)s)")
-    data.add_argument(
+    text.add_argument("--split", help="train or validation (default: validation)")
+    text.add_argument("--text-column", help="column that holds the text (default: text)")
+    text.add_argument(
         "--validation-fraction",
         type=float,
         help="part of the documents held out where the data has no splits (default: as the models were trained)",
     )
-    data.add_argument("--streaming", action="store_true", help="read a large data set piece by piece")
-    data.add_argument("--max-tokens", type=int, help="score at most so many tokens of the text (default: all)")
+    text.add_argument("--streaming", action="store_true", help="read a large data set piece by piece")
+    text.add_argument("--max-tokens", type=int, help="score at most so many tokens of the text (default: all)")
+    text.add_argument("--batch-tokens", type=int, help="tokens per batch: speed and memory (default: 8192)")
+    tasks = parser.add_argument_group("tasks (--tasks)", argument_default=argparse.SUPPRESS)
+    tasks.add_argument("--tasks-folder", help="folder with more tasks, as .yaml files of the harness")
+    tasks.add_argument("--num-fewshot", type=int, help="solved examples before a question (default: as the task says)")
+    tasks.add_argument("--limit", type=int, help="score so many documents of each task, to try it out (default: all)")
+    tasks.add_argument("--max-length", type=int, help="tokens of a request (default: max_position_embeddings)")
+    tasks.add_argument("--batch-size", type=int, help="requests per batch: speed and memory (default: 1)")
     output = parser.add_argument_group("results")
     output.add_argument(
         "--output",
@@ -57,9 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     existing.add_argument("--overwrite", action="store_true", help="replace an existing output")
     existing.add_argument("--resume", action="store_true", help="keep an existing output and measure what it lacks")
     machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--batch-tokens", type=int, default=8192, help="tokens per batch: speed and memory (default: %(default)s)"
-    )
     machine.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the GPU where there is one)")
     machine.add_argument(
         "--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16 (default: %(default)s)"
@@ -69,31 +93,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, writes the results and prints the tables."""
-    lengths = _integers("--lengths", arguments.lengths)
-
-    from ..evaluation import evaluate, text_table
-
-    evaluation = evaluate(
-        arguments.models,
-        lengths,
-        data=arguments.data,
-        split=arguments.split,
-        text_column=arguments.text_column,
-        validation_fraction=arguments.validation_fraction,
-        streaming=arguments.streaming,
-        protocols=[name.strip() for name in arguments.protocol.split(",")],
-        stride=arguments.stride,
-        max_tokens=arguments.max_tokens,
-        batch_tokens=arguments.batch_tokens,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        attn_implementation=arguments.attn_implementation,
-        output=arguments.output,
-        overwrite=arguments.overwrite,
-        resume=arguments.resume,
-        command=shlex.join(["bipe-hf", *sys.argv[1:]]),
+    given = vars(arguments)
+    own, other, measured = (
+        (OF_LENGTHS, OF_TASKS, "--tasks") if arguments.tasks is None else (OF_TASKS, OF_LENGTHS, "--lengths")
     )
-    print(f"\n{text_table(evaluation.results)}\n\nwritten to {arguments.output}")
+    useless = [f"--{name.replace('_', '-')}" for name in other if name in given]
+    if useless:
+        raise ValueError(f"{', '.join(useless)}: only {measured} takes this")
+    options = {name: given[name] for name in own if name in given}
+    options |= {name: given[name] for name in ("output", "overwrite", "resume", "device", "dtype")}
+    options |= {
+        "attn_implementation": arguments.attn_implementation,
+        "command": shlex.join(["bipe-hf", *sys.argv[1:]]),
+    }
+    if arguments.tasks is not None:
+        names = _names(arguments.tasks)
+
+        from ..evaluation import evaluate_tasks, task_table
+
+        evaluation = evaluate_tasks(arguments.models, names, **options)
+        table = task_table(evaluation.results)
+    else:
+        lengths = _integers("--lengths", arguments.lengths)
+        if "protocol" in options:
+            options["protocols"] = _names(options.pop("protocol"))
+
+        from ..evaluation import evaluate, text_table
+
+        evaluation = evaluate(arguments.models, lengths, **options)
+        table = text_table(evaluation.results)
+    print(f"\n{table}\n\nwritten to {arguments.output}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def _integers(name: str, text: str) -> list[int]:

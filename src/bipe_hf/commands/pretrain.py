@@ -1,15 +1,10 @@
 """`bipe-hf pretrain CONFIG.yaml [--key value ...]`: train a model from the settings of a YAML file."""
 
 import argparse
-import dataclasses
-import importlib.util
-import json
-import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
-import yaml
+from . import settings
 
 
 NAME = "pretrain"
@@ -23,151 +18,25 @@ CONFIG.yaml sets keys, one `key: value` a line; flags of the same names override
 AutoModelForCausalLM and AutoTokenizer. The same command, given again after an interruption, resumes from the last
 checkpoint.
 """
-TRAINING_KEYS = """\
-keys of the training: every field of transformers.TrainingArguments (learning_rate, max_steps, save_steps,
-per_device_train_batch_size, ...). --help-all explains them, as does
-https://huggingface.co/docs/transformers/main_classes/trainer
-Defaults that differ here:
-  output_dir               runs/<name of CONFIG>
-  report_to                tensorboard, where it is installed
-  save_total_limit         2"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to `parser`. Flags that `parser` does not know are keys: `overrides`."""
+    """Adds the arguments of the command to `parser`."""
     from ..training import DataArguments, ModelArguments
 
-    parser.usage = "bipe-hf pretrain CONFIG.yaml [--overwrite] [--key value ...]"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = DESCRIPTION
-    parser.epilog = "\n\n".join(
-        [
-            _listing("keys of the model:", ModelArguments),
-            _listing("keys of the data:", DataArguments),
-            TRAINING_KEYS,
-        ]
-    )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="delete the run that output_dir holds and train again from the start"
-    )
-    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="explain the keys of the training too and exit")
-    parser.set_defaults(overrides=[])
+    keys = {"model": ModelArguments, "data": DataArguments}
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, keys)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
     from ..training import pretrain
 
-    settings = read_settings(arguments.config, arguments.overrides)
-    try:
-        pretrain(settings, overwrite=arguments.overwrite)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the same command, without --overwrite, resumes from the last checkpoint in {settings['output_dir']}"
-        ) from None
+    settings.run_resumable(pretrain, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
 
 
 def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a YAML file with flags on top.
+    """The settings of a pretraining run: see [`settings.read_settings`]."""
+    from ..training import ARGUMENT_CLASSES, RESERVED_KEYS
 
-    Every YAML value is read as the text of the flag of that name would be, so both have the same types and checks
-    (`learning_rate: 1e-4` is a number, `eval_strategy: no` is not a boolean).
-
-    Args:
-        config: YAML file, one flat mapping. `null` stands for the default.
-        overrides: flags, `["--key", "value", "--other-key=value"]`.
-
-    Returns:
-        Values of the keys that differ from the defaults of `training.ARGUMENT_CLASSES`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no flat mapping, a key twice or unknown, or a value of another type than the key's.
-    """
-    from transformers import HfArgumentParser
-
-    from ..training import ARGUMENT_CLASSES, RESERVED_KEYS, did_you_mean
-
-    class Keys(HfArgumentParser):
-        def error(self, message):
-            raise ValueError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))
-
-    keys = Keys(ARGUMENT_CLASSES, add_help=False, allow_abbrev=False)
-    defaults = vars(keys.parse_args([]))
-    known = defaults.keys() - RESERVED_KEYS.keys()
-    config = Path(config)
-    words = []
-    for key, value in _read_yaml(config).items():
-        if key not in defaults:
-            raise ValueError(f"{config}: unknown key {key!r}{did_you_mean(key, known)}")
-        if isinstance(value, list) and isinstance(defaults[key], list):
-            words += [f"--{key}", *map(str, value)]
-        elif value is not None:
-            words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
-
-    keys.set_defaults(
-        output_dir=str(Path("runs") / config.stem),
-        report_to="tensorboard" if importlib.util.find_spec("tensorboard") else "none",
-        save_total_limit=2,
-    )
-    values, unknown = keys.parse_known_args(words + overrides)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        key = name.removeprefix("--").replace("-", "_")
-        raise ValueError(f"unknown argument {name!r}{did_you_mean(key, known)}")
-    return {key: value for key, value in vars(values).items() if value != defaults[key]}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Top-level keys with their values: a scalar as its text, `None` for null, lists and mappings as they are."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such file (the settings come first: bipe-hf pretrain CONFIG.yaml --key value)"
-        )
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            raise ValueError(f"{path}: expected lines of the form `key: value`")
-        values = {}
-        for key, value in root.value:
-            if key.value in values:
-                raise ValueError(f"{path}: key {key.value!r} is given twice, again in line {key.start_mark.line + 1}")
-            if not isinstance(value, yaml.ScalarNode):
-                values[key.value] = loader.construct_object(value, deep=True)
-            elif value.tag == "tag:yaml.org,2002:null":
-                values[key.value] = None
-            else:
-                values[key.value] = value.value
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e4` for text; inside lists and mappings it shall be the number that it looks like."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-class _HelpAll(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        from transformers import HfArgumentParser, TrainingArguments
-
-        parser.print_help()
-        print()
-        HfArgumentParser(TrainingArguments, usage=argparse.SUPPRESS, add_help=False).print_help()
-        parser.exit()
-
-
-def _listing(title: str, arguments: type) -> str:
-    lines = [title]
-    for field in dataclasses.fields(arguments):
-        lines += textwrap.wrap(
-            field.metadata["help"], width=100, initial_indent=f"  {field.name:<25}", subsequent_indent=" " * 27
-        )
-    return "\n".join(lines)
+    return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

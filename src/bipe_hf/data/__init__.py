@@ -11,6 +11,7 @@ Loading, caching, streaming and progress bars are those of `datasets`; the token
 
 from .blocks import make_blocks
 from .corpora import DEFAULT_CORPUS, load_documents
+from .tables import load_rows
 from .tokenize import cached_tokenizer, tokenize_documents, train_tokenizer
 
 
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_CORPUS",
     "cached_tokenizer",
     "load_documents",
+    "load_rows",
     "make_blocks",
     "tokenize_documents",
     "train_tokenizer",

@@ -1,17 +1,15 @@
 """Where documents come from: this Python installation, files and folders, saved data sets, the Hugging Face Hub."""
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
-from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
 from .python_corpus import python_installation, read_python
 from .split import split_by_document
+from .tables import TABLES, as_value_error, holds_tables, read_tables, visible_files
 
 
 DEFAULT_CORPUS = "python"
@@ -21,11 +19,6 @@ DEFAULT_CORPUS = "python"
 _CACHE_VERSION = 1
 
 _FEATURES = Features({"text": Value("string"), "name": Value("string")})
-
-_TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
-_TEXTS = {".html", ".md", ".py", ".rst", ".tex", ".txt"}  # only to tell a missing file from a Hub name
-_SAVED_DATA_SET = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
-_HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 _Documents = Dataset | IterableDataset
 
@@ -79,16 +72,12 @@ def load_documents(
     path = Path(source).expanduser()
     if source == DEFAULT_CORPUS:
         splits = {"train": _generated(source, read_python, python_installation(), streaming)}
-    elif path.is_dir():
-        splits = _from_folder(path, text_column, streaming)
-    elif path.is_file() and path.suffix.lower() in _TABLES:
-        with _as_value_error(source):
-            tables = datasets.load_dataset(_TABLES[path.suffix.lower()], data_files=str(path), streaming=streaming)
-        splits = _from_tables(source, tables, text_column)
-    elif path.is_file():
+    elif path.is_dir() and not holds_tables(path):
+        splits = _from_text_folder(path, streaming)
+    elif path.is_file() and not holds_tables(path):
         splits = _from_text_file(path, validation_fraction, streaming)
     else:
-        splits = _from_hub(source, text_column, streaming)
+        splits = _from_tables(source, read_tables(source, streaming=streaming), text_column)
     if "validation" not in splits:
         splits = split_by_document(source, splits["train"], validation_fraction, seed)
     for split, documents in splits.items():
@@ -103,13 +92,13 @@ def load_documents(
 def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bool) -> _Documents:
     """Documents from a generator function; its arguments are the key of the cache."""
     gen_kwargs = gen_kwargs | {"version": _CACHE_VERSION}
-    with _as_value_error(source):
+    with as_value_error(source):
         first = next(generator(**gen_kwargs), None)
     if first is None:
         raise ValueError(f"{source} holds no text")
     if streaming:
         return IterableDataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
-    with _as_value_error(source):
+    with as_value_error(source):
         return Dataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
 
 
@@ -141,27 +130,14 @@ def _read_part(text: str, name: str, version: int) -> Iterator[dict[str, str]]:
     yield {"text": text, "name": name}
 
 
-def _from_folder(folder: Path, text_column: str, streaming: bool) -> dict[str, _Documents]:
-    if any((folder / name).is_file() for name in _SAVED_DATA_SET):
-        with _as_value_error(str(folder)):
-            saved = datasets.load_from_disk(str(folder))
-        saved = saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
-        if streaming:
-            saved = {split: rows.to_iterable_dataset() for split, rows in saved.items()}
-        return _from_tables(str(folder), saved, text_column)
-
-    files = _visible_files(folder)
+def _from_text_folder(folder: Path, streaming: bool) -> dict[str, _Documents]:
+    files = visible_files(folder)
     if not files:
         raise ValueError(f"the folder {folder} holds no files")
-    kinds = {_TABLES.get(file.suffix.lower(), "text"): file for file in files if file.name != "README.md"}
+    kinds = {TABLES.get(file.suffix.lower(), "text"): file for file in files if file.name != "README.md"}
     if len(kinds) > 1:
         mixed = ", ".join(str(file.relative_to(folder)) for file in kinds.values())
         raise ValueError(f"the folder {folder} mixes kinds of files ({mixed}); give each kind a folder of its own")
-    if kinds and "text" not in kinds:
-        with _as_value_error(str(folder)):
-            # The full path, as `datasets` would take a folder named "json" for its own builder.
-            tables = datasets.load_dataset(str(folder.resolve()), streaming=streaming)
-        return _from_tables(str(folder), tables, text_column)
 
     splits = {"train": folder}
     if all((folder / split).is_dir() for split in ("train", "validation")):
@@ -172,17 +148,9 @@ def _from_folder(folder: Path, text_column: str, streaming: bool) -> dict[str, _
     }
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
 def _file_arguments(folder: Path, subfolder: Path) -> dict[str, list[str]]:
     """Arguments of `_read_files`; the stamps are there for the cache: a changed file is read again."""
-    files = _visible_files(subfolder)
+    files = visible_files(subfolder)
     if not files:
         raise ValueError(f"the folder {subfolder} holds no files")
     stats = [file.stat() for file in files]
@@ -203,18 +171,7 @@ def _read_files(paths: list[str], names: list[str], stamps: list[str], version: 
 # ----------------------------------------------------------------------------------------------- tables
 
 
-def _from_hub(source: str, text_column: str, streaming: bool) -> dict[str, _Documents]:
-    name = _HUB_NAME.fullmatch(source)
-    if name is None or Path(source).suffix.lower() in _TABLES.keys() | _TEXTS:
-        raise FileNotFoundError(f"no such file or folder: {source}")
-    with _as_value_error(f'"{source}" (no local file or folder, so taken for a data set of the Hugging Face Hub)'):
-        tables = datasets.load_dataset(name[1], name[2], streaming=streaming)
-    return _from_tables(source, tables, text_column)
-
-
 def _from_tables(source: str, tables: dict[str, _Documents], text_column: str) -> dict[str, _Documents]:
-    if "train" not in tables:
-        raise ValueError(f"{source} has no split train; it has: {', '.join(tables)}")
     return {
         split: _from_rows(source, tables[split], text_column, split)
         for split in ("train", "validation")
@@ -225,7 +182,7 @@ def _from_tables(source: str, tables: dict[str, _Documents], text_column: str) -
 def _from_rows(source: str, rows: _Documents, text_column: str, split: str) -> _Documents:
     """One document per row with text, named by split and row number."""
     rows = rows.with_format(None)
-    with _as_value_error(source):
+    with as_value_error(source):
         first = next(iter(rows), None)
     if first is None:
         raise ValueError(f"{source}: the {split} split holds no rows")
@@ -253,15 +210,3 @@ def _name_rows(batch: dict[str, list], indices: list[int], text_column: str, spl
     rows = [(text, f"{split}:{index}") for text, index in zip(batch[text_column], indices, strict=True)]
     rows = [(text, name) for text, name in rows if text is not None and text.strip()]
     return {"text": [text for text, _ in rows], "name": [name for _, name in rows]}
-
-
-@contextmanager
-def _as_value_error(source: str) -> Iterator[None]:
-    """Turns what `datasets` raises on input that it cannot read into one line that names the source."""
-    try:
-        yield
-    except StopIteration as error:  # how its JSON reader ends on an empty file
-        raise ValueError(f"cannot read {source}: it holds no rows") from error
-    except (DatasetsError, KeyError, OSError, RuntimeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        raise ValueError(f"cannot read {source}: {' '.join(str(cause).split())}") from error

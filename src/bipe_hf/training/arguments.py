@@ -20,6 +20,7 @@ RESERVED_KEYS = {
     "do_train": "pretrain always trains",
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "pretrain always counts the tokens",
+    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
     "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
 }
@@ -90,7 +91,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        self.rope_parameters = _parsed_json(self.rope_parameters)
+        self.rope_parameters = parsed_json(self.rope_parameters)
         if not isinstance(self.rope_parameters, dict | None):
             raise ValueError(
                 f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
@@ -156,7 +157,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        self.separators = _parsed_json(self.separators)
+        self.separators = parsed_json(self.separators)
         if self.train_length < 2:
             raise ValueError(
                 f"train_length: {self.train_length} tokens leave nothing to predict, at least 2 are needed"
@@ -169,13 +170,9 @@ ARGUMENT_CLASSES = (ModelArguments, DataArguments, TrainingArguments)
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Refuses settings that make no sense or contradict each other, before any work."""
     sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
-    batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"]
     settings = vars(model_args) | vars(data_args) | vars(training_args)
-    for key in [*sizes, "max_position_embeddings", "max_validation_blocks", *batch]:
-        if settings[key] is not None and settings[key] < 1:
-            raise ValueError(f"{key}: {settings[key]} given, at least 1 is needed")
-    if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
-        raise ValueError("no training step is left to do: give max_steps or num_train_epochs above 0")
+    check_counts(settings, [*sizes, "max_position_embeddings", "max_validation_blocks"])
+    check_training(training_args)
     if model_args.initial_model is None:
         model_type = model_args.model_type or DEFAULT_MODEL_TYPE
         if model_type not in CONFIG_MAPPING:
@@ -194,13 +191,28 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         raise ValueError("streaming: give max_steps, a stream does not say how long it is")
 
 
+def check_training(training_args: TrainingArguments) -> None:
+    """Refuses settings of the Trainer with which no step can be done."""
+    batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"]
+    check_counts(vars(training_args), batch)
+    if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
+        raise ValueError("no training step is left to do: give max_steps or num_train_epochs above 0")
+
+
+def check_counts(settings: dict[str, Any], keys: list[str]) -> None:
+    """Refuses values of `keys` below 1."""
+    for key in keys:
+        if settings[key] is not None and settings[key] < 1:
+            raise ValueError(f"{key}: {settings[key]} given, at least 1 is needed")
+
+
 def did_you_mean(word: str, known: Any) -> str:
     """`"; did you mean x?"` where a word of `known` is close to `word`, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _parsed_json(value: Any) -> Any:
+def parsed_json(value: Any) -> Any:
     """A list or mapping that came as a flag, in JSON."""
     if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value

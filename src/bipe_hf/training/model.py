@@ -34,7 +34,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
         given.setdefault("max_position_embeddings", data_args.train_length)
     else:
-        config_class = type(_load(AutoConfig, "initial_model", model_args.initial_model))
+        config_class = type(load_part(AutoConfig, "initial_model", model_args.initial_model))
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
         raise ValueError(f"{name}: a model of type {config_class.model_type} has no such field")
@@ -60,7 +60,7 @@ def load_tokenizer(
     if source is None:
         return cached_tokenizer(documents["train"], data_args.vocab_size)
     key = "initial_model" if data_args.tokenizer is None else "tokenizer"
-    tokenizer = _load(AutoTokenizer, key, source)
+    tokenizer = load_part(AutoTokenizer, key, source)
     if data_args.vocab_size not in (None, len(tokenizer)):
         raise ValueError(f"vocab_size: {data_args.vocab_size} given, but the tokenizer {source} has {len(tokenizer)}")
     return tokenizer
@@ -103,7 +103,7 @@ def fit_tokenizer(
     return tokenizer
 
 
-def _load(auto_class: type, key: str, source: str) -> Any:
+def load_part(auto_class: type, key: str, source: str) -> Any:
     """`auto_class.from_pretrained(source)`, whose errors name the key that `source` was given for."""
     try:
         return auto_class.from_pretrained(source)

@@ -1,10 +1,8 @@
 """The run itself: data, `transformers.Trainer`, and what is written at the end."""
 
 import dataclasses
-import hashlib
 import math
-import platform
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -25,7 +20,8 @@ from transformers import (
 from ..data import load_documents, make_blocks, tokenize_documents
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
-from .run_folder import begin_run, check_data, find_checkpoint, finish_run
+from .run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
+from .session import CurrentIntervals, RunTrainer, finish, record, train
 
 
 def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -57,7 +53,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     say = print if is_main else lambda line: None
 
     folder = Path(training_args.output_dir)
-    checkpoint = find_checkpoint(folder, settings, overwrite=overwrite, say=say)
+    checkpoint = find_checkpoint(folder, settings, overwrite=overwrite, say=say, processes=training_args.world_size)
     config = build_config(model_args, data_args) if checkpoint is None else None
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
@@ -67,7 +63,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
             validation_fraction=data_args.validation_fraction,
             streaming=data_args.streaming,
         )
-        fingerprint = None if data_args.streaming else _fingerprint(documents["train"])
+        digest = None if data_args.streaming else fingerprint(documents["train"].select_columns("text"))
         if checkpoint is None:
             plain = load_tokenizer(model_args, data_args, documents)
             tokenizer = fit_tokenizer(config, plain, model_args, data_args)
@@ -76,7 +72,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
                     f"the data gives a vocabulary of {len(plain)} tokens, fewer than vocab_size {data_args.vocab_size}"
                 )
         else:
-            check_data(folder, fingerprint)
+            check_data(folder, digest)
             plain = tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         # The plain one, which models that differ in their segmentation share, finds the tokens in the cache.
         train_blocks = _blocks(documents, "train", plain, data_args)
@@ -87,41 +83,30 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
     say(_summary(model, train_blocks, data_args, training_args))
 
-    trainer = Trainer(
+    trainer = RunTrainer(
         model=model,
         args=training_args,
         train_dataset=train_blocks,
         eval_dataset=validation_blocks,
         data_collator=collate_blocks,
         processing_class=tokenizer,
-        callbacks=[_CurrentIntervals()],
+        callbacks=[CurrentIntervals()],
     )
     if checkpoint is None and is_main:
-        begin_run(folder, settings, fingerprint, overwrite=overwrite)
-    seconds = _train(trainer, checkpoint)
+        begin_run(folder, settings, digest, overwrite=overwrite)
+    seconds = train(trainer, checkpoint, partial(load_model, model_args=model_args))
     validation = trainer.evaluate()
     model.config.use_cache = True  # Trainer turned it off, and would save it so
     trainer.save_model()
     trainer.save_state()
 
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result = {
         "train_length": data_args.train_length,
         "data": data_args.data,
-        "steps": trainer.state.global_step,
-        "resumed_from": checkpoint.name if checkpoint else None,
         "tokens_seen": trainer.state.num_input_tokens_seen,
-        "seconds": seconds,
-        "train_loss": losses[-1] if losses else None,
         "eval_loss": validation["eval_loss"],
-        "parameters": model.num_parameters(),
-        "device": str(training_args.device),
-        "config": settings,
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("bipe-hf", "torch", "transformers", "datasets", "tokenizers")},
-    }
-    if trainer.is_world_process_zero():
-        finish_run(folder, result)
+    } | record(trainer, checkpoint, seconds, settings)
+    finish(trainer, result, PRETRAIN)
     say(f"validation loss {result['eval_loss']:.4f}, perplexity {math.exp(result['eval_loss']):.2f}")
     say(f"saved to {folder}")
     return result
@@ -147,14 +132,6 @@ def collate_blocks(blocks: list[dict[str, list[int]]]) -> dict[str, torch.Tensor
     return batch | {"labels": labels}
 
 
-class _CurrentIntervals(TrainerCallback):
-    """Trainer takes the logging, saving and evaluation intervals of a resumed run from the checkpoint, although they
-    may have been changed since."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)
-
-
 def _blocks(
     documents: DatasetDict | IterableDatasetDict,
     split: str,
@@ -166,15 +143,6 @@ def _blocks(
         return make_blocks(tokenized, data_args.train_length, document_boundaries=data_args.document_boundaries)
     except ValueError as error:
         raise ValueError(f"{data_args.data}, {split} split: {error}") from error
-
-
-def _fingerprint(documents: Dataset) -> str:
-    """SHA-256 of all text, to tell whether an interrupted run finds the data that it started with."""
-    digest = hashlib.sha256()
-    for row in documents.select_columns("text"):
-        digest.update(row["text"].encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
 
 
 def _first(blocks: Dataset | IterableDataset, count: int) -> Dataset | IterableDataset:
@@ -193,14 +161,3 @@ def _summary(
         f"{model.config.model_type}: {model.num_parameters():,} parameters; {data_args.data}: {count} blocks of"
         f" {data_args.train_length} tokens, {per_step} per step; device {training_args.device}"
     )
-
-
-def _train(trainer: Trainer, checkpoint: Path | None) -> float:
-    """Trains to the end and returns the seconds that it took."""
-    if checkpoint is None:
-        return trainer.train().metrics["train_runtime"]
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step >= state.max_steps:  # interrupted after the last step; Trainer would add another one
-        trainer.state = state
-        return 0.0
-    return trainer.train(resume_from_checkpoint=str(checkpoint)).metrics["train_runtime"]

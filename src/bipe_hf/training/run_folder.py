@@ -1,9 +1,10 @@
 """The output folder of a training run: whether a run may start there, and from which checkpoint it continues.
 
-`pretrain.yaml` is the first file of a run and marks the folder as one; `training.json` is the last and marks the run
-as finished.
+The file of settings (`pretrain.yaml`) is the first one of a run and marks the folder as one; the file of results
+(`training.json`) is the last and marks the run as finished.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -11,20 +12,26 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 
-SETTINGS_FILE = "pretrain.yaml"
-DATA_FILE = "data.sha256"
-RESULT_FILE = "training.json"
+class RunFiles(NamedTuple):
+    """The first and the last file of a run of one command."""
 
-# What a run writes. Nothing else in the folder is ever deleted.
+    settings: str
+    result: str
+
+
+PRETRAIN = RunFiles("pretrain.yaml", "training.json")
+DATA_FILE = "data.sha256"
+
+# What a run writes besides its `RunFiles`. Nothing else in the folder is ever deleted.
 _RUN_FILES = (
-    RESULT_FILE,
     "checkpoint-*",
     "config.json",
     DATA_FILE,
@@ -53,7 +60,13 @@ _FREE_PREFIXES = ("eval_", "hub_", "log_", "logging_", "save_")
 
 
 def find_checkpoint(
-    folder: Path, settings: dict[str, Any], *, overwrite: bool, say: Callable[[str], None]
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    overwrite: bool,
+    say: Callable[[str], None],
+    files: RunFiles = PRETRAIN,
+    processes: int = 1,
 ) -> Path | None:
     """Decides how a run with `settings` starts in `folder`. Changes nothing on disk.
 
@@ -62,30 +75,33 @@ def find_checkpoint(
         settings: resolved settings of the run, as `begin_run` stores them.
         overwrite: start again although `folder` holds a run.
         say: called with one line for everything that the user should know.
+        files: of the command that runs.
+        processes: that train together now.
 
     Returns:
         The last complete checkpoint of the interrupted run in `folder`, or `None` where training starts at step 0.
 
     Raises:
         FileExistsError: `folder` holds a finished run, or files that are no training run.
-        ValueError: `folder` holds an interrupted run with other settings, or whose settings cannot be read.
+        ValueError: `folder` holds an interrupted run with other settings, of another number of processes, or whose
+            settings cannot be read.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {folder} is a file, not a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return None
-    if not (folder / SETTINGS_FILE).is_file():
+    if not (folder / files.settings).is_file():
         raise FileExistsError(
-            f"output_dir {folder} is not empty and holds no training run (no {SETTINGS_FILE}): choose another folder"
+            f"output_dir {folder} is not empty and holds no training run (no {files.settings}): choose another folder"
         )
     if overwrite:
         return None
-    if (folder / RESULT_FILE).is_file():
+    if (folder / files.result).is_file():
         raise FileExistsError(
-            f"output_dir {folder} holds a finished run ({RESULT_FILE}): choose another output_dir, or give --overwrite"
-            " to delete that run and train again"
+            f"output_dir {folder} holds a finished run ({files.result}): choose another output_dir, or give"
+            " --overwrite to delete that run and train again"
         )
-    _compare(folder, settings)
+    _compare(folder / files.settings, settings)
 
     steps = {
         int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
@@ -93,6 +109,7 @@ def find_checkpoint(
     for _, checkpoint in sorted(steps.items(), reverse=True):
         defect = _defect(checkpoint)
         if defect is None:
+            _compare_processes(checkpoint, processes)
             say(f"resuming {folder} from {checkpoint.name}")
             return checkpoint
         say(f"passing over {checkpoint}, which is incomplete: {defect}")
@@ -100,17 +117,34 @@ def find_checkpoint(
     return None
 
 
-def begin_run(folder: Path, settings: dict[str, Any], fingerprint: str | None, *, overwrite: bool) -> None:
+def begin_run(
+    folder: Path,
+    settings: dict[str, Any],
+    fingerprint: str | None,
+    *,
+    overwrite: bool,
+    files: RunFiles = PRETRAIN,
+) -> None:
     """Marks `folder` as a run with `settings` on the text of `fingerprint`, `None` for a stream; with `overwrite`,
     first deletes what an earlier run wrote there."""
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
-        for pattern in _RUN_FILES:
+        for pattern in (files.result, *_RUN_FILES):
             for path in folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     if fingerprint is not None:
         _write(folder / DATA_FILE, fingerprint + "\n")
-    _write(folder / SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    _write(folder / files.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def fingerprint(rows: Dataset) -> str:
+    """SHA-256 of all values of `rows`, to tell whether an interrupted run finds the data that it started with."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for value in row.values():
+            digest.update(str(value).encode())
+            digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def check_data(folder: Path, fingerprint: str | None) -> None:
@@ -123,18 +157,18 @@ def check_data(folder: Path, fingerprint: str | None) -> None:
         )
 
 
-def finish_run(folder: Path, result: dict[str, Any]) -> None:
+def finish_run(folder: Path, result: dict[str, Any], *, files: RunFiles = PRETRAIN) -> None:
     """Writes `result` (JSON) and thereby marks the run in `folder` as finished."""
-    _write(folder / RESULT_FILE, json.dumps(result, indent=2) + "\n")
+    _write(folder / files.result, json.dumps(result, indent=2) + "\n")
 
 
-def _compare(folder: Path, settings: dict[str, Any]) -> None:
+def _compare(file: Path, settings: dict[str, Any]) -> None:
     try:
-        stored = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         stored = None
     if not isinstance(stored, dict):
-        raise ValueError(f"{folder / SETTINGS_FILE} cannot be read: give --overwrite to train again from the start")
+        raise ValueError(f"{file} cannot be read: give --overwrite to train again from the start")
     differences = [
         f"{key} (there {stored.get(key, 'default')}, now {settings.get(key, 'default')})"
         for key in sorted(stored.keys() | settings.keys())
@@ -142,8 +176,19 @@ def _compare(folder: Path, settings: dict[str, Any]) -> None:
     ]
     if differences:
         raise ValueError(
-            f"{folder} holds an interrupted run with other settings: {', '.join(differences)}; give the same settings"
-            " to resume it, another output_dir, or --overwrite to train again from the start"
+            f"{file.parent} holds an interrupted run with other settings: {', '.join(differences)}; give the same"
+            " settings to resume it, another output_dir, or --overwrite to train again from the start"
+        )
+
+
+def _compare_processes(checkpoint: Path, processes: int) -> None:
+    """Each process adds its blocks to a step, and writes one file with the state of its random numbers."""
+    written_by = len(list(checkpoint.glob("rng_state*.pth")))
+    if written_by != processes:
+        raise ValueError(
+            f"{checkpoint} was written by {written_by} training processes, now there are {processes}, so that a step"
+            " would see another number of blocks: launch as many to resume, or give another output_dir, or --overwrite"
+            " to train again from the start"
         )
 
 
@@ -162,7 +207,8 @@ def _defect(checkpoint: Path) -> str | None:
                 pass
         except SafetensorError:
             return f"{weights.name} is damaged"
-    for state in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
+    states = (path for path in checkpoint.rglob("*") if path.suffix in (".pt", ".pth", ".bin"))
+    for state in states:  # .bin: those of FSDP; in a folder: those of DeepSpeed
         if not zipfile.is_zipfile(state):  # torch.save writes zip archives, whose directory stands at the end
             return f"{state.name} is damaged"
     return None

@@ -1,0 +1,42 @@
+"""`bipe-hf finetune CONFIG.yaml [--key value ...]`: train a model for a task from the settings of a YAML file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from . import settings
+
+
+NAME = "finetune"
+HELP = "train a model for a task, such as classification, from the settings of a YAML file"
+DESCRIPTION = """\
+Fine-tune a model on the rows of a table with the Trainer of transformers: on texts, on instructions with their
+answers, to classify texts or words, or to find answers in a text.
+
+  bipe-hf finetune configs/finetune_classification.yaml --data reviews.csv --columns '{"text": "review"}'
+
+CONFIG.yaml sets keys, one `key: value` a line; flags of the same names override it. The output folder then loads with
+the Auto class of the task and AutoTokenizer; its finetuning.json has the metrics. The same command, given again after
+an interruption, resumes from the last checkpoint.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command to `parser`."""
+    from ..finetuning import DataArguments, TaskArguments
+
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "data": DataArguments})
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Reads the settings and trains."""
+    from ..finetuning import finetune
+
+    settings.run_resumable(finetune, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
+
+
+def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
+    """The settings of a fine-tuning run: see [`settings.read_settings`]."""
+    from ..finetuning import ARGUMENT_CLASSES, RESERVED_KEYS
+
+    return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

@@ -1,0 +1,94 @@
+"""What every run of `transformers.Trainer` here does: train to the end, from wherever it is, and keep a record."""
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import FullyShardedDataParallelPlugin
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
+
+from ..model_card import write_model_card
+from .run_folder import RunFiles, finish_run
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose folder has the model card of this package, in place of the one that Trainer drafts on a push."""
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        if self.is_world_process_zero():
+            write_model_card(self.args.output_dir, self.hub_model_id)
+
+
+class CurrentIntervals(TrainerCallback):
+    """Trainer takes the logging, saving and evaluation intervals of a resumed run from the checkpoint, although they
+    may have been changed since."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+
+
+def train(trainer: Trainer, checkpoint: Path | None, load_model: Callable[[Path], PreTrainedModel]) -> float:
+    """Trains to the end, from `checkpoint` where there is one, and returns the seconds that it took.
+
+    With `load_best_model_at_end` the model then has the weights of the best checkpoint, read by `load_model`: Trainer
+    reads the file as it is and would miss weights that are saved under other names, as the head of GPT-NeoX is.
+    """
+    state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    seconds = 0.0
+    if trainer.is_fsdp_enabled:
+        set_up_sharding(trainer.accelerator.state.fsdp_plugin)
+    if state is not None and state.global_step >= state.max_steps:
+        trainer.state = state  # interrupted after the last step; Trainer would add another one
+        state.is_local_process_zero = trainer.is_local_process_zero()  # the main process wrote the state
+        state.is_world_process_zero = trainer.is_world_process_zero()
+        if trainer.accelerator.is_fsdp2:  # which shards a model only together with its optimizer
+            trainer.model, _ = trainer.accelerator.prepare(trainer.model, trainer.create_optimizer())
+    else:
+        seconds = trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint)).metrics["train_runtime"]
+    best = trainer.state.best_model_checkpoint
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # where Trainer keeps the names of the model
+    if trainer.args.load_best_model_at_end and best is not None and not is_sharded:
+        trainer.model.load_state_dict(load_model(Path(trainer.args.output_dir, Path(best).name)).state_dict())
+    return seconds
+
+
+def set_up_sharding(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Refuses checkpoints that no model loads, and keeps losses in float32: accelerate would have FSDP2 round whatever
+    the model returns to the 16 bits that it computes in."""
+    if plugin.state_dict_type.name != "FULL_STATE_DICT":
+        raise ValueError(
+            f"fsdp_state_dict_type: {plugin.state_dict_type.name} given, but a run resumes from, and ends with, whole"
+            " models: FULL_STATE_DICT"
+        )
+    if plugin.fsdp_version == 2 and plugin.mixed_precision_policy is not None:
+        plugin.mixed_precision_policy = dataclasses.replace(plugin.mixed_precision_policy, output_dtype=None)
+
+
+def record(trainer: Trainer, checkpoint: Path | None, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every run writes down, whatever it trained."""
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "seconds": seconds,
+        "train_loss": losses[-1] if losses else None,
+        "parameters": trainer.model.num_parameters(),
+        "device": str(trainer.args.device),
+        "config": settings,
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("bipe-hf", "torch", "transformers", "datasets", "tokenizers")},
+    }
+
+
+def finish(trainer: Trainer, result: dict[str, Any], files: RunFiles) -> None:
+    """Writes `result`, which marks the run as finished, and a model card that tells of it; pushes both where the
+    run is pushed."""
+    folder = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        finish_run(folder, result, files=files)
+        write_model_card(folder, trainer.hub_model_id)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()

@@ -1,0 +1,912 @@
+"""Fine-tuning: what the examples of each task are, what is learnt, what is written. `bipe_hf.finetuning`."""
+
+import importlib.util
+import itertools
+import json
+import random
+import shutil
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from families import FAMILIES
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    EvalPrediction,
+    LlamaForCausalLM,
+)
+from transformers.utils import logging
+
+from bipe_hf import BipeTokenizer
+from bipe_hf.commands import main
+from bipe_hf.data import load_rows, train_tokenizer
+from bipe_hf.finetuning import DataArguments, TaskArguments, finetune, run
+from bipe_hf.finetuning.collation import joined, padded_labels, padded_right
+from bipe_hf.finetuning.labels import Labels, classification_loss, find_labels, weigh_labels
+from bipe_hf.finetuning.question_answering import answer_tokens, best_answers, encode_windows
+from bipe_hf.finetuning.tasks import TASKS
+from bipe_hf.finetuning.token_classification import places_of_words
+
+
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "then",
+    "it",
+    "ran",
+    "over",
+    "that",
+    "hill",
+    "while",
+    "rain",
+    "fell",
+]
+HEADS = {
+    "causal_lm": AutoModelForCausalLM,
+    "instructions": AutoModelForCausalLM,
+    "classification": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+    "question_answering": AutoModelForQuestionAnswering,
+}
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet(tmp_path_factory):
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    text = " ".join(WORDS) + " good bad hillside.\nWhich one? It ran!\n"
+    return BipeTokenizer.from_tokenizer(train_tokenizer([text] * 20, 330))
+
+
+def reloaded(tokenizer, **settings):
+    """A copy of `tokenizer` with other settings."""
+    copy = BipeTokenizer.from_tokenizer(tokenizer, tokenizer.segmentation)
+    for name, value in settings.items():
+        setattr(copy, name, value)
+    return copy
+
+
+def make_model(family, tokenizer, head="ForCausalLM", **fields):
+    torch.manual_seed(0)
+    config = FAMILIES[family].make_config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_segment_length=32,
+        max_position_embeddings=64,
+        separator_token_ids=tokenizer.separator_token_ids,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **fields,
+    )
+    return FAMILIES[family].head(head)(config).eval()
+
+
+@pytest.fixture(scope="module")
+def start(tokenizer, tmp_path_factory):
+    """A function from a family to the folder of a tiny causal language model."""
+    folder = tmp_path_factory.mktemp("start")
+    for family in FAMILIES:
+        make_model(family, tokenizer).save_pretrained(folder / family)
+        tokenizer.save_pretrained(folder / family)
+    return lambda family: str(folder / family)
+
+
+def make_rows(count):
+    """Rows for every task, whose answer is the one word of each that is good or bad."""
+    draw = random.Random(0)
+    for _ in range(count):
+        answer = draw.choice(["good", "bad"])
+        words = draw.choices(WORDS, k=draw.randint(2, 6))
+        place = draw.randrange(len(words))
+        words.insert(place, answer)
+        context = " ".join(words)
+        yield {
+            "text": f"{' '.join(words[:3])}. It ran {answer}",
+            "label": answer,
+            "prompt": f"{context}? ",
+            "completion": answer,
+            "tokens": words,
+            "tags": ["B-word" if word == answer else "O" for word in words],
+            "question": "Which one?",
+            "context": context,
+            "answers": {"text": [answer], "answer_start": [len(" ".join([*words[:place], ""]))]},
+        }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, make_rows(80))))
+    return str(path)
+
+
+@pytest.fixture
+def settings(start, table, tmp_path):
+    """A function from a task and more keys to the settings of a run of some steps."""
+
+    def make(task, family="llama", **keys):
+        return {
+            "task": task,
+            "initial_model": start(family),
+            "data": table,
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 4,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-2,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "report_to": "none",
+            "save_strategy": "no",
+            **({"stride": 8} if task == "question_answering" else {}),
+            **keys,
+        }
+
+    return make
+
+
+@pytest.fixture
+def without_dropout(monkeypatch):
+    """The heads for words drop parts of their input by chance, which batches of another shape meet otherwise."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, hidden_states: hidden_states)
+
+
+def make_task(name, rows, **keys):
+    rows = rows.select_columns(list(TASKS[name].columns))
+    return TASKS[name](TaskArguments(task=name), DataArguments(**keys), DatasetDict(train=rows, validation=rows))
+
+
+def make_examples(name, tokenizer, rows=None, max_length=64, **keys):
+    rows = Dataset.from_list(list(make_rows(6))) if rows is None else Dataset.from_list(rows)
+    examples, cut = make_task(name, rows, **keys).examples(rows, "validation", tokenizer, max_length)
+    return list(examples), cut
+
+
+def weights(folder, head=AutoModelForCausalLM):
+    return head.from_pretrained(folder).state_dict()
+
+
+def assert_same_weights(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# ------------------------------------------------------------------------------------------ collation
+
+
+def losses_alone(model, examples) -> torch.Tensor:
+    """Loss of every token of causal language modelling examples, each fed to the model on its own."""
+    losses = []
+    for example in examples:
+        logits = model(input_ids=torch.tensor([example["input_ids"]])).logits[0]
+        losses.append(cross_entropy(logits[:-1], torch.tensor(example["labels"][1:]), reduction="none"))
+        losses[-1] = losses[-1][torch.tensor(example["labels"][1:]) != -100]
+    return torch.cat(losses)
+
+
+@pytest.mark.parametrize("encoding", ["rope", "alibi"])
+@pytest.mark.parametrize("task", ["causal_lm", "instructions"])
+@pytest.mark.parametrize("collation", ["joined", "left", "right"])
+def test_batch_has_the_mean_loss_of_the_tokens_of_each_example_alone(family, encoding, task, collation, tokenizer):
+    model = make_model(family, tokenizer, inter_encoding=encoding, initializer_range=0.3)
+    examples, _ = make_examples(task, tokenizer)
+    assert len({len(example["input_ids"]) for example in examples}) > 1
+    if collation != "joined":
+        tokenizer = reloaded(tokenizer, padding_side=collation)
+    batch = joined(examples) if collation == "joined" else padded_labels(tokenizer)(examples)
+    with torch.no_grad():
+        assert model(**batch).loss.item() == pytest.approx(losses_alone(model, examples).mean().item(), abs=1e-5)
+    assert ("segment_ids" in batch) == (collation != "joined")
+
+
+@pytest.mark.parametrize("is_padding_free", [False, True])
+def test_words_of_a_batch_are_classified_as_in_each_example_alone(family, is_padding_free, tokenizer):
+    model = make_model(family, tokenizer, "ForTokenClassification", num_labels=2, initializer_range=0.3)
+    examples, _ = make_examples("token_classification", tokenizer)
+    assert all(example["labels"][0] != -100 for example in examples)  # also at the first token of an example
+    batch = joined(examples) if is_padding_free else padded_labels(tokenizer)(examples)
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor([example["input_ids"]])).logits[0] for example in examples]
+        labels = torch.tensor([label for example in examples for label in example["labels"]])
+        expected = cross_entropy(torch.cat(alone), labels)
+        assert model(**batch).loss.item() == pytest.approx(expected.item(), abs=1e-5)
+        logits = model(**batch).logits[batch["labels"] != -100]
+    torch.testing.assert_close(logits, torch.cat(alone)[labels != -100], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_of_a_padded_batch_are_classified_as_each_alone(family, side, tokenizer):
+    """Also where the tokenizer pads on the left, as one for generation does."""
+    model = make_model(family, tokenizer, "ForSequenceClassification", num_labels=3, initializer_range=0.3)
+    examples, _ = make_examples("classification", tokenizer)
+    batch = padded_right(reloaded(tokenizer, padding_side=side))(examples)
+    assert batch["labels"].tolist() == [example["labels"] for example in examples]
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor([example["input_ids"]])).logits[0] for example in examples]
+        torch.testing.assert_close(model(**batch).logits, torch.stack(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_answers_of_a_padded_batch_stand_where_they_stand_alone(family, side, tokenizer):
+    model = make_model(family, tokenizer, "ForQuestionAnswering", initializer_range=0.3)
+    examples, _ = make_examples("question_answering", tokenizer, stride=8)
+    collate = padded_right(reloaded(tokenizer, padding_side=side))
+    batch = collate(examples)
+    with torch.no_grad():
+        logits = model(**batch).start_logits
+        for example, row in zip(examples, logits, strict=True):
+            alone = model(input_ids=torch.tensor([example["input_ids"]])).start_logits[0]
+            torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=0)
+    texts = [
+        tokenizer.decode(row[start : end + 1]).strip()
+        for row, start, end in zip(batch["input_ids"], batch["start_positions"], batch["end_positions"], strict=True)
+    ]
+    assert texts == [row["answers"]["text"][0] for row in make_rows(6)]
+
+
+# ------------------------------------------------------------------------------------------ examples
+
+
+def test_documents_end_with_eos_and_long_ones_become_several_examples(tokenizer):
+    text = " ".join(WORDS)
+    examples, cut = make_examples("causal_lm", tokenizer, [{"text": text}, {"text": " \n"}], max_length=5)
+    ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    assert [token for example in examples for token in example["input_ids"]] == ids[: len(ids) // 5 * 5 + 5]
+    assert {len(example["input_ids"]) for example in examples[:-1]} == {5}
+    assert all(example["labels"] == [-100, *example["input_ids"][1:]] for example in examples)
+    assert cut == 0
+
+
+@pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
+def test_loss_of_an_instruction_is_that_of_the_answer_alone(family, template, tokenizer):
+    tokenizer = reloaded(tokenizer, chat_template=template)
+    row = {"prompt": "Which one? It ran. ", "completion": "the good cat"}
+    prompt, answer = row["prompt"], row["completion"]
+    if template is not None:
+        prompt, answer = f"<user>{prompt}\n<assistant>", f"{answer}\n"
+    before = tokenizer(prompt)["input_ids"]
+    after = tokenizer(answer)["input_ids"] + ([tokenizer.eos_token_id] if template is None else [])
+    (example,), _ = make_examples("instructions", tokenizer, [row])
+    assert example["input_ids"] == before + after
+    model = make_model(family, tokenizer, initializer_range=0.3)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([before + after])).logits[0]
+        expected = cross_entropy(logits[len(before) - 1 : -1], torch.tensor(after))
+        loss = model(**padded_labels(tokenizer)([example])).loss
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_messages_are_the_turns_that_they_say(tokenizer):
+    tokenizer = reloaded(tokenizer, chat_template=CHAT_TEMPLATE)
+    prompt = [{"role": "system", "content": "it ran"}, {"role": "user", "content": "Which?"}]
+    row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "good"}]}
+    (example,), _ = make_examples("instructions", tokenizer, [row])
+    answer = [token for token in example["labels"] if token != -100]
+    assert tokenizer.decode(answer) == "good\n"
+    assert tokenizer.decode(example["input_ids"]) == "<system>it ran\n<user>Which?\n<assistant>good\n"
+
+
+def test_messages_need_a_chat_template(tokenizer):
+    row = {
+        "prompt": [{"role": "user", "content": "Which?"}],
+        "completion": [{"role": "assistant", "content": "good"}],
+    }
+    with pytest.raises(ValueError, match="messages need a tokenizer with a chat template"):
+        make_examples("instructions", tokenizer, [row])
+
+
+def test_long_instruction_keeps_the_end_of_the_prompt_and_the_answer(tokenizer):
+    row = {"prompt": "the cat sat on that hill", "completion": "good cat"}
+    before = tokenizer(row["prompt"])["input_ids"]
+    after = [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id]
+    (example,), cut = make_examples("instructions", tokenizer, [row], max_length=len(after) + 2)
+    assert example == {"input_ids": before[-2:] + after, "labels": [-100, -100, *after]}
+    assert cut == 1
+    (example,), cut = make_examples("instructions", tokenizer, [row], max_length=3)
+    assert example == {"input_ids": before[-1:] + after[:2], "labels": [-100, *after[:2]]}
+    assert cut == 1
+    _, cut = make_examples("instructions", tokenizer, [row])
+    assert cut == 0
+
+
+def test_long_text_to_classify_loses_its_end_and_is_counted(tokenizer):
+    rows = [{"text": "the cat sat on that hill", "label": "good"}, {"text": "it ran", "label": "bad"}]
+    examples, cut = make_examples("classification", tokenizer, rows, max_length=3)
+    assert [example["input_ids"] for example in examples] == [tokenizer(row["text"])["input_ids"][:3] for row in rows]
+    assert cut == 1
+
+
+@pytest.mark.parametrize(
+    ("labelled", "expected"),
+    [
+        ("first", [0, -100, 1, -100, -100, 0]),
+        ("last", [0, -100, -100, -100, 1, 0]),
+        ("all", [0, -100, 1, 1, 1, 0]),
+    ],
+)
+def test_tag_stands_at_the_tokens_of_its_word(labelled, expected, tokenizer):
+    row = {"tokens": ["the", "xyz", "cat"], "tags": ["known", "odd", "known"]}
+    assert tokenizer.tokenize("the xyz cat") == ["the", "Ġ", "x", "y", "z", "Ġcat"]
+    (example,), cut = make_examples("token_classification", tokenizer, [row], labelled_tokens=labelled)
+    assert example["labels"] == expected
+    assert example["input_ids"] == tokenizer("the xyz cat")["input_ids"]
+    assert cut == 0
+
+
+def test_words_beyond_the_length_have_no_label_and_are_counted(tokenizer):
+    rows = [{"tokens": ["the", "cat", "sat"], "tags": [3, 5, 3]}, {"tokens": ["the", "cat"], "tags": [3, 5]}]
+    examples, cut = make_examples("token_classification", tokenizer, rows, max_length=2)
+    assert [example["labels"] for example in examples] == [[0, 1], [0, 1]]
+    assert cut == 1
+
+
+def test_places_of_words_follow_characters():
+    # a b-c d: a token of white space alone, one over two words, one for no text, a word without any
+    assert places_of_words(["ab", "", "c", "d"], [(0, 2), (2, 3), (4, 5), (5, 7), (0, 0)]) == [[0], [], [2], [3]]
+    assert places_of_words(["ab", "c"], [(0, 1), (1, 4)]) == [[0, 1], [1]]
+
+
+def test_windows_of_a_long_context_cover_it_and_share_the_stride(tokenizer):
+    context = " ".join(WORDS)
+    answer = {"text": ["rain"], "answer_start": [context.index("rain")]}
+    batch = {"question": ["Which one?"], "context": [context], "answers": [answer]}
+    question = tokenizer("Which one?")["input_ids"]
+    length = len(question) + 6
+    windows = encode_windows(batch, [7], tokenizer, max_length=length, stride=2)
+    parts = [ids[len(question) :] for ids in windows["input_ids"]]
+    assert all(ids[: len(question)] == question for ids in windows["input_ids"])
+    assert all(part[-2:] == following[:2] for part, following in itertools.pairwise(parts))
+    whole = parts[0] + [token for part in parts[1:] for token in part[2:]]
+    assert whole == tokenizer(context)["input_ids"]
+    assert windows["row"] == [7] * len(parts)
+    held = 0
+    for ids, start, end in zip(*map(windows.get, ("input_ids", "start_positions", "end_positions")), strict=True):
+        if (start, end) == (0, 0):
+            assert "rain" not in tokenizer.decode(ids)
+        else:
+            held += 1
+            assert tokenizer.decode(ids[start : end + 1]) == " rain"
+    assert held >= 1
+
+
+def test_answer_is_found_in_characters_and_only_where_all_of_it_is():
+    offsets = [[-1, -1], [10, 13], [13, 17], [17, 20]]
+    assert answer_tokens(offsets, {"text": ["abc"], "answer_start": [14]}) == (2, 2)
+    assert answer_tokens(offsets, {"text": ["abcd"], "answer_start": [12]}) == (1, 2)
+    assert answer_tokens(offsets, {"text": ["abcde"], "answer_start": [16]}) == (0, 0)  # goes on behind the window
+    assert answer_tokens(offsets, {"text": ["ab"], "answer_start": [9]}) == (0, 0)  # starts before it
+    assert answer_tokens(offsets, {"text": [], "answer_start": []}) == (0, 0)
+
+
+def test_best_answer_is_the_best_pair_of_all_windows_that_reads_forwards():
+    contexts = ["one two three", "four five"]
+    first, second = [[-1, -1], [0, 3], [3, 7]], [[-1, -1], [3, 7], [7, 13]]
+    third = [[-1, -1], [0, 4], [4, 9]]
+    starts = np.array([[0, 1, 5.0], [0, 1, 9.0], [7, 2, 1.0]])
+    ends = np.array([[0, 8, 1.0], [0, 3, -9.0], [7, 1, 2.0]])
+    # first: 2 -> 1 reads backwards, so 1 -> 1 with 9; second: 2 -> 2 with 0, 1 -> 1 with 4; third: 1 -> 2 with 4
+    arguments = (contexts, [0, 0, 1], [first, second, third], starts, ends)
+    assert best_answers(*arguments, may_be_empty=False) == ["one", "four five"]
+    assert best_answers(*arguments, may_be_empty=True) == ["one", ""]  # its first token has 14
+
+
+def test_answer_that_may_be_missing_is_scored_as_missing():
+    rows = Dataset.from_list(
+        [
+            {"question": "Who?", "context": "the cat", "answers": {"text": ["cat"], "answer_start": [4]}},
+            {"question": "What?", "context": "a mat", "answers": {"text": [], "answer_start": []}},
+        ],
+        features=Features(
+            {
+                "question": Value("string"),
+                "context": Value("string"),
+                "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))},
+            }
+        ),
+    )
+    task = make_task("question_answering", rows)
+    task.windows = {"row": [0, 1], "offsets": [[[-1, -1], [0, 3], [3, 7]], [[-1, -1], [0, 1], [1, 5]]]}
+    logits = np.array([[0, 9, 1.0], [5, 1, 1.0]]), np.array([[0, 1, 9.0], [5, 1, 1.0]])
+    scores = task.compute_metrics(EvalPrediction(predictions=logits, label_ids=None))
+    assert scores == {"exact_match": 100.0, "f1": 100.0}  # SQuAD leaves out articles
+    scores = task.compute_metrics(EvalPrediction(predictions=(logits[0], logits[1] * 0 - 9), label_ids=None))
+    assert scores == {"exact_match": 50.0, "f1": 50.0}  # "the", and rightly none
+
+
+# ------------------------------------------------------------------------------------------ labels and losses
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "names", "ids"),
+    [
+        (Value("string"), ["b", "a", "b"], ["a", "b"], {"a": 0, "b": 1}),
+        (Value("int64"), [5, 1], ["1", "5"], {1: 0, 5: 1}),
+        (Value("bool"), [True, False], ["False", "True"], {False: 0, True: 1}),
+        (ClassLabel(names=["no", "yes", "rare"]), [0, 1], ["no", "yes", "rare"], {0: 0, 1: 1, 2: 2}),
+    ],
+)
+def test_labels_come_from_the_data(feature, values, names, ids):
+    assert find_labels("label", feature, values) == Labels(names, ids)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "message"),
+    [
+        (Value("float64"), [0.5, 1.0], "labels are strings or whole numbers"),
+        (Value("string"), ["a", "a"], "at least 2 labels"),
+        (ClassLabel(names=["no", "yes"]), [0, -1], "holds -1, which stands for no label"),
+    ],
+)
+def test_what_is_no_label_is_refused(feature, values, message):
+    with pytest.raises(ValueError, match=f"label: .*{message}"):
+        find_labels("label", feature, values)
+
+
+def test_class_weights_are_given_or_balanced():
+    labels = Labels(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
+    assert weigh_labels({"b": 3}, labels, Counter()).tolist() == [1, 3, 1]
+    sklearn = pytest.importorskip("sklearn.utils.class_weight")
+    truth = [0] * 6 + [1] * 3 + [2]
+    expected = sklearn.compute_class_weight("balanced", classes=np.arange(3), y=truth)
+    assert weigh_labels("balanced", labels, Counter(truth)).tolist() == pytest.approx(expected.tolist())
+    assert weigh_labels("balanced", labels, Counter([0, 1, 1]))[2] == 1  # never trained on
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_weighted_loss_is_that_of_torch(shape):
+    torch.manual_seed(0)
+    weight, logits = torch.tensor([0.5, 2.0, 1.0]), torch.randn(*shape, 3)
+    labels = torch.tensor([0, 1, -100, 2, 1, 0]).view(shape)
+    expected = cross_entropy(logits.view(-1, 3), labels.view(-1), weight=weight)
+    outputs = type("Outputs", (), {"logits": logits})
+    torch.testing.assert_close(classification_loss(weight)(outputs, labels), expected)
+    torch.testing.assert_close(classification_loss(weight)(outputs, labels, torch.tensor(20)), expected * 5 / 20)
+    assert classification_loss(weight)(outputs, torch.full(shape, -100)) == 0
+
+
+@pytest.mark.parametrize("task", ["classification", "token_classification"])
+def test_accumulated_batches_train_as_one_batch(family, task, settings, without_dropout):
+    keys = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 2, "max_grad_norm": 0}
+    whole = settings(task, family, **keys, per_device_train_batch_size=8)
+    parts = whole | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    parts["output_dir"] += "-parts"
+    for each in (whole, parts):
+        finetune(each)
+    ours, theirs = (weights(each["output_dir"], HEADS[task]) for each in (whole, parts))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+
+
+def test_class_weights_reach_the_loss(settings):
+    even = finetune(settings("classification", max_steps=1, learning_rate=0.0))
+    run_again = settings("classification", max_steps=1, learning_rate=0.0, class_weights={"good": 0.0})
+    run_again["output_dir"] += "-weighted"
+    weighted = finetune(run_again)
+    model = AutoModelForSequenceClassification.from_pretrained(run_again["output_dir"])
+    tokenizer = AutoTokenizer.from_pretrained(run_again["output_dir"])
+    held_out = load_rows(run_again["data"])["validation"]
+    batch = tokenizer(list(held_out["text"]), padding=True, return_tensors="pt")
+    labels = torch.tensor([model.config.label2id[label] for label in held_out["label"]])
+    assert 0 < labels.sum() < len(labels)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    expected = cross_entropy(logits, labels, weight=torch.tensor([1.0, 0.0]))
+    assert weighted["metrics"]["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    assert even["metrics"]["loss"] == pytest.approx(cross_entropy(logits, labels).item(), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ whole runs
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "at_least"),
+    [
+        ("classification", "f1", 0.9),
+        ("token_classification", "f1", 0.9),
+        ("question_answering", "exact_match", 90),
+        ("instructions", "loss", -0.3),
+        ("causal_lm", "loss", -2.5),
+    ],
+)
+def test_every_task_learns_an_easy_rule(family, task, metric, at_least, settings):
+    result = finetune(settings(task, family, max_steps=60, lr_scheduler_type="constant"))
+    value = result["metrics"][metric]
+    assert (-value if metric == "loss" else value) >= at_least
+    folder = Path(result["config"]["output_dir"])
+    model = HEADS[task].from_pretrained(folder)
+    assert type(model).__name__.startswith(FAMILIES[family].prefix)
+    assert isinstance(AutoTokenizer.from_pretrained(folder), BipeTokenizer)
+    assert model.config.use_cache
+    record = json.loads((folder / "finetuning.json").read_text())
+    assert record == result
+    assert record["examples"] == {"train": 72, "validation": 8}
+    if task == "classification":
+        assert model.config.id2label == {0: "bad", 1: "good"}
+        assert model.config.label2id == {"bad": 0, "good": 1}
+        assert record["labels"] == ["bad", "good"]
+
+
+@pytest.mark.parametrize("collation", ["padded", "padding_free"])
+def test_recorded_loss_of_texts_is_the_mean_over_all_tokens(collation, settings):
+    """Not a mean over batches, which have unlike numbers of tokens."""
+    keys = {"collation": collation, "per_device_eval_batch_size": 3}
+    result = finetune(settings("instructions", max_steps=1, **keys))
+    model = AutoModelForCausalLM.from_pretrained(result["config"]["output_dir"])
+    tokenizer = AutoTokenizer.from_pretrained(result["config"]["output_dir"])
+    examples, _ = make_examples("instructions", tokenizer, load_rows(result["data"])["validation"].to_list())
+    with torch.no_grad():
+        expected = losses_alone(model, examples).mean().item()
+    assert result["metrics"]["loss"] == pytest.approx(expected, abs=1e-5)
+    assert result["metrics"]["perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "token_classification"])
+def test_padding_free_training_is_padded_training(family, task, settings, without_dropout):
+    padded = settings(task, family, optim="sgd", learning_rate=1.0)
+    free = padded | {"collation": "padding_free", "output_dir": padded["output_dir"] + "-free"}
+    results = [finetune(each)["metrics"] for each in (padded, free)]
+    ours, theirs = (weights(each["output_dir"], HEADS[task]) for each in (padded, free))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+    different = {"loss"} if task == "token_classification" else set()  # Trainer's own is a mean over batches
+    for name in results[0].keys() - different:
+        assert results[0][name] == pytest.approx(results[1][name], abs=1e-4)
+
+
+def test_entities_end_with_their_example():
+    """In one joined row, `I-` at the start of an example does not go on with the entity of the one before."""
+    rows = Dataset.from_list([{"tokens": ["a", "b", "c"], "tags": ["O", "B-x", "I-x"]}])
+    task = make_task("token_classification", rows)
+    names = task.labels.names
+    truth = [["O", "B-x"], ["I-x", "O"]]
+    predicted = [["O", "B-x"], ["O", "O"]]
+    padded = [np.array([[names.index(tag) for tag in row] for row in rows]) for rows in (truth, predicted)]
+    free = [part.reshape(1, 4) for part in padded]
+    expected = {"accuracy": 0.75, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+    assert task.compute_metrics(EvalPrediction(padded[1], padded[0])) == expected
+    positions = np.array([[0, 1, 0, 1]])
+    assert task.compute_metrics(EvalPrediction(free[1], (free[0], positions))) == expected
+
+
+def test_tags_that_are_no_entities_are_scored_one_by_one():
+    rows = Dataset.from_list([{"tokens": ["a", "b", "c"], "tags": ["NOUN", "VERB", "NOUN"]}])
+    task = make_task("token_classification", rows)
+    prediction = EvalPrediction(np.array([[0, 0, 1, 1]]), np.array([[0, 1, -100, 1]]))
+    scores = task.compute_metrics(prediction)
+    assert scores == pytest.approx({"accuracy": 2 / 3, "f1": 2 / 3, "f1_NOUN": 2 / 3, "f1_VERB": 2 / 3})
+
+
+def test_columns_can_have_other_names(settings, tmp_path):
+    rows = [{"review": row["text"], "stars": 5 if row["label"] == "good" else 1} for row in make_rows(20)]
+    Dataset.from_list(rows).to_csv(tmp_path / "rows.csv")
+    keys = {"data": str(tmp_path / "rows.csv"), "columns": '{"text": "review", "label": "stars"}'}
+    result = finetune(settings("classification", **keys))
+    assert result["labels"] == ["1", "5"]
+
+
+def test_model_without_separators_gets_a_plain_tokenizer(settings, tokenizer, tmp_path):
+    make_model("llama", tokenizer, segmentation="tokens", intra_encoding="none").save_pretrained(tmp_path / "rope")
+    tokenizer.save_pretrained(tmp_path / "rope")
+    result = finetune(settings("classification", initial_model=str(tmp_path / "rope")))
+    ours = AutoTokenizer.from_pretrained(result["config"]["output_dir"])
+    assert not isinstance(ours, BipeTokenizer)
+    model = AutoModelForSequenceClassification.from_pretrained(result["config"]["output_dir"])
+    assert model.config.segmentation == "tokens"
+
+
+def test_stock_model_can_be_finetuned_without_padding(settings, tokenizer, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    stock = FAMILIES["llama"].make_stock_causal_lm(vocab_size=len(tokenizer), **sizes)
+    stock.save_pretrained(tmp_path / "stock")
+    tokenizer.without_segments().save_pretrained(tmp_path / "stock")
+    keys = {"initial_model": str(tmp_path / "stock"), "collation": "padding_free", "max_length": 32}
+    result = finetune(settings("instructions", **keys))
+    model = AutoModelForCausalLM.from_pretrained(result["config"]["output_dir"])
+    assert type(model) is LlamaForCausalLM
+    examples, _ = make_examples("instructions", tokenizer, load_rows(result["data"])["validation"].to_list())
+    with torch.no_grad():
+        assert result["metrics"]["loss"] == pytest.approx(losses_alone(model, examples).mean().item(), abs=1e-5)
+
+
+def test_separators_of_the_model_count_not_those_of_the_tokenizer(settings, start, tokenizer, tmp_path):
+    folder = shutil.copytree(start("llama"), tmp_path / "other")
+    BipeTokenizer.from_tokenizer(tokenizer, segmentation="lines").save_pretrained(folder)
+    result = finetune(settings("causal_lm", initial_model=str(folder)))
+    ours = AutoTokenizer.from_pretrained(result["config"]["output_dir"])
+    assert ours.separator_token_ids == tokenizer.separator_token_ids
+
+
+def test_eos_pads_where_nothing_else_does_and_the_run_says_so(settings, start, tokenizer, tmp_path, capsys):
+    folder = shutil.copytree(start("llama"), tmp_path / "unpadded")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    result = finetune(settings("classification", initial_model=str(folder)))
+    assert "has no padding token: '<|endoftext|>' pads" in capsys.readouterr().out
+    model = AutoModelForSequenceClassification.from_pretrained(result["config"]["output_dir"])
+    assert model.config.pad_token_id == tokenizer.eos_token_id
+
+
+# ------------------------------------------------------------------------------------------ the best checkpoint
+
+
+BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "load_best_model_at_end": True,
+}
+
+
+def test_best_checkpoint_is_what_is_saved(family, settings):
+    """The head of a GPT-NeoX has another name in files; Trainer alone would keep the last one."""
+    result = finetune(settings("causal_lm", family, **BEST, learning_rate=0.3, optim="sgd", weight_decay=0.0))
+    assert result["best_checkpoint"] == "checkpoint-4"
+    worse = settings("causal_lm", family, **BEST, learning_rate=3.0, lr_scheduler_type="constant")
+    worse["output_dir"] += "-worse"
+    result = finetune(worse)
+    folder = Path(worse["output_dir"])
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
+    best = min(losses, key=losses.get)
+    assert best < 4
+    assert result["best_checkpoint"] == f"checkpoint-{best}"
+    assert_same_weights(weights(folder), weights(folder / f"checkpoint-{best}"))
+    assert any(
+        not torch.equal(weights(folder)[name], value) for name, value in weights(folder / "checkpoint-4").items()
+    )
+    assert result["metrics"]["loss"] == pytest.approx(losses[best], abs=1e-6)
+
+
+def test_early_stopping_stops_where_nothing_gets_better(settings):
+    result = finetune(settings("classification", **BEST, learning_rate=0.0, early_stopping_patience=2, max_steps=50))
+    assert result["steps"] == 3  # the first measurement is the best, then two that are no better
+
+
+def test_default_metric_of_the_best_checkpoint_is_that_of_the_task(settings):
+    result = finetune(settings("classification", **BEST, max_steps=2))
+    history = json.loads((Path(result["config"]["output_dir"]) / "trainer_state.json").read_text())
+    assert history["best_metric"] == max(
+        entry["eval_f1"] for entry in history["log_history"][:-1] if "eval_f1" in entry
+    )
+
+
+def interrupt(settings, step):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(settings)
+
+
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(family, settings):
+    keys = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    ours = settings("classification", family, **keys)
+    whole = ours | {"output_dir": ours["output_dir"] + "-whole"}
+    finetune(whole)
+    interrupt(ours, step=5)
+    result = finetune(ours)
+    assert result["resumed_from"] == "checkpoint-4"
+    assert result["steps"] == 6
+    assert_same_weights(*(weights(each["output_dir"], HEADS["classification"]) for each in (ours, whole)))
+
+
+def test_resumed_run_has_lost_no_patience(settings):
+    keys = {"learning_rate": 0.0, "early_stopping_patience": 3, "max_steps": 50}
+    ours = settings("classification", **BEST, **keys)
+    interrupt(ours, step=3)
+    result = finetune(ours)
+    assert result["resumed_from"] == "checkpoint-2"
+    assert result["steps"] == 4
+
+
+def test_run_interrupted_after_its_last_step_keeps_the_best_checkpoint(settings):
+    ours = settings("causal_lm", "gpt_neox", **BEST, learning_rate=3.0, lr_scheduler_type="constant")
+    first = finetune(ours)
+    folder = Path(ours["output_dir"])
+    expected = weights(folder)
+    for name in ("finetuning.json", "model.safetensors"):
+        (folder / name).unlink()
+    result = finetune(ours)
+    assert result["best_checkpoint"] == first["best_checkpoint"] != "checkpoint-4"
+    assert_same_weights(weights(folder), expected)
+
+
+def test_finished_run_is_refused_until_it_is_overwritten(settings):
+    ours = settings("classification", max_steps=1)
+    finetune(ours)
+    with pytest.raises(FileExistsError, match=r"finished run \(finetuning\.json\).*--overwrite"):
+        finetune(ours)
+    assert finetune(ours | {"max_steps": 2}, overwrite=True)["steps"] == 2
+
+
+def test_changed_rows_are_not_resumed(settings, table, tmp_path):
+    data = Path(shutil.copy(table, tmp_path / "rows.jsonl"))
+    ours = settings("classification", data=str(data), max_steps=3, save_strategy="steps", save_steps=1)
+    interrupt(ours, step=2)
+    data.write_text(data.read_text().replace("cat", "dog"))
+    with pytest.raises(ValueError, match="not what the interrupted run in .* began with"):
+        finetune(ours)
+
+
+# ------------------------------------------------------------------------------------------ rows
+
+
+def test_rows_are_held_out_by_chance_but_the_same_each_time(table):
+    first, second = load_rows(table), load_rows(table)
+    assert {split: len(rows) for split, rows in first.items()} == {"train": 72, "validation": 8}
+    assert first["validation"].to_list() == second["validation"].to_list()
+    together = first["train"].to_list() + first["validation"].to_list()
+    assert sorted(map(json.dumps, together)) == sorted(map(json.dumps, make_rows(80)))
+
+
+def test_validation_split_is_used_as_it_is_and_the_folder_is_left_alone(settings, tmp_path):
+    folder = tmp_path / "saved"
+    rows = Dataset.from_list(list(make_rows(20)))
+    DatasetDict(train=rows, validation=rows.select([3, 4]), test=rows).save_to_disk(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert finetune(settings("classification", data=str(folder)))["examples"] == {"train": 20, "validation": 2}
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "message"),
+    [
+        ("clasification", {}, r"task: 'clasification' given, .*did you mean classification\?"),
+        (None, {}, "task: None given, one of causal_lm"),
+        ("classification", {"initial_model": None}, "give initial_model"),
+        ("classification", {"data": None}, "give data"),
+        ("classification", {"data": "missing.jsonl"}, "no such file or folder: missing.jsonl"),
+        ("classification", {"initial_model": "nowhere/at_all"}, "initial_model: nowhere/at_all cannot be loaded"),
+        ("classification", {"collation": "padding_free"}, "collation: padding_free needs .*; not classification"),
+        ("question_answering", {"collation": "padding_free"}, "collation: padding_free needs"),
+        ("classification", {"stride": 8}, "stride: classification does not read it, only question_answering"),
+        ("causal_lm", {"class_weights": "balanced"}, "class_weights: causal_lm does not read it, only"),
+        ("classification", {"labelled_tokens": "all"}, "labelled_tokens: classification does not read it"),
+        ("classification", {"class_weights": "heavy"}, "class_weights: 'heavy' is neither balanced nor a mapping"),
+        ("classification", {"class_weights": {"goood": 2}}, r"class_weights: 'goood' is no .*did you mean good\?"),
+        ("classification", {"class_weights": {"good": -1}}, "class_weights: -1 given for good"),
+        ("classification", {"class_weights": {"good": "x"}}, "class_weights: 'x' given for good"),
+        ("classification", {"early_stopping_patience": 2}, "early_stopping_patience: give load_best_model_at_end"),
+        ("classification", {"early_stopping_patience": 0}, "early_stopping_patience: 0 given, at least 1"),
+        ("classification", BEST | {"metric_for_best_model": "f2"}, "metric_for_best_model: 'f2' given, this task has"),
+        ("causal_lm", BEST | {"metric_for_best_model": "perplexity"}, "metric_for_best_model: give loss"),
+        ("classification", {"max_length": 1}, "max_length: 1 given"),
+        ("question_answering", {"max_length": 8}, r"max_length: 8 leaves \d tokens of the context"),
+        ("classification", {"max_steps": 0}, "no training step"),
+        ("classification", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 given"),
+        ("classification", {"validation_fraction": 1.0}, "validation_fraction"),
+        ("classification", {"columns": {"texts": "x"}}, "columns: 'texts' is not read by this task, but text, label"),
+        ("classification", {"columns": {"text": "x"}}, "no column 'x' for text; it has text, label"),
+        ("classification", {"columns": {"text": "label"}}, "columns: the same column is given twice"),
+        ("classification", {"columns": "text"}, "columns: 'text' is no mapping"),
+        ("classification", {"columns": {"text": "tokens"}}, "text: text is needed, the column of the train split"),
+        ("classification", {"columns": {"label": "tokens"}}, "label: labels are strings or whole numbers"),
+        ("token_classification", {"columns": {"tags": "label"}}, "tags: a list for each row is needed"),
+        ("token_classification", {"columns": {"tokens": "answers"}}, "tokens: a list for each row is needed"),
+        ("question_answering", {"columns": {"answers": "label"}}, "answers: row 0 of the train split is no mapping"),
+        ("question_answering", {"columns": {"context": "text"}}, "answers: row .* has no '.*' at character"),
+        ("classification", {"label_smoothing_factor": 0.1}, "label_smoothing_factor cannot be set"),
+        ("classification", {"hidden_size": 16}, "hidden_size"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_settings_are_refused_before_anything_is_written(task, keys, message, settings):
+    ours = settings(task, **keys)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        finetune(ours)
+    assert not Path(ours["output_dir"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("classification", {"text": " "}, "text: row 2 of the train split is blank"),
+        ("classification", {"label": None}, "label: row 2 of the train split is missing"),
+        ("instructions", {"completion": ""}, "completion: row 2 of the train split is empty"),
+        ("token_classification", {"tags": ["O"]}, "tags: row 2 of the train split has 1 tags for"),
+        ("token_classification", {"tokens": []}, "tokens: row 2 of the train split is empty"),
+        ("question_answering", {"answers": {"text": ["x"], "answer_start": []}}, "answers: row 2 of the train"),
+        ("question_answering", {"question": ""}, "question: row 2 of the train split is blank"),
+    ],
+)
+def test_bad_row_is_named(task, changes, message, settings, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = list(make_rows(4))
+    for name, part in {"train": [*rows[:2], rows[2] | changes], "validation": rows}.items():
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    with pytest.raises(ValueError, match=message):
+        finetune(settings(task, data=str(tmp_path / "data")))
+
+
+def test_classifier_with_other_labels_is_refused(settings, tmp_path):
+    first = settings("classification")
+    finetune(first)
+    again = settings("classification", initial_model=first["output_dir"])
+    again["output_dir"] += "-again"
+    assert finetune(again)["labels"] == ["bad", "good"]
+    for number, names in enumerate((["bad", "fine"], ["bad", "good", "so-so"])):
+        rows = [{"text": "it ran", "label": name} for name in names * 4]
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        with pytest.raises(ValueError, match=r"knows the labels \['bad', 'good'\], the data has"):
+            finetune(again | {"data": str(path), "output_dir": str(tmp_path / "other")})
+
+
+def test_weights_that_are_missing_elsewhere_than_in_a_head_are_refused(settings, family):
+    first = settings("classification", family)
+    finetune(first)
+    again = settings("causal_lm", family, initial_model=first["output_dir"])
+    with pytest.raises(ValueError, match=r"has no weights for lm_head\.weight"):
+        finetune(again | {"output_dir": first["output_dir"] + "-again"})
+
+
+def test_missing_package_names_the_extra(settings, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "seqeval" else find_spec(name))
+    with pytest.raises(ValueError, match=r"token_classification needs seqeval.*pip install 'bipe-hf\[finetune\]'"):
+        finetune(settings("token_classification"))
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+def test_command_names_the_key_that_it_does_not_know(tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text("taks: classification")
+    assert main(["finetune", str(tmp_path / "small.yaml")]) == 2
+    assert "unknown key 'taks'; did you mean task?" in capsys.readouterr().err
+
+
+def test_help_of_finetune_explains_every_key(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    output = capsys.readouterr().out
+    assert all(f"  {field.name} " in output for kind in (TaskArguments, DataArguments) for field in fields(kind))
+
+
+def test_interrupted_finetuning_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    def interrupted(settings, overwrite):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bipe_hf.finetuning.finetune", interrupted)
+    (tmp_path / "small.yaml").write_text("output_dir: here")
+    assert main(["finetune", str(tmp_path / "small.yaml")]) == 130
+    assert "resumes from the last checkpoint in here" in capsys.readouterr().err
