@@ -76,6 +76,11 @@ def attach_columns(
     head_dim)`. Flash kernels want one head dimension for all three; the attention output ends with the zeros' share,
     to be cut off.
     """
+    if columns.query.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"inter_encoding='alibi' has a slope for each of {columns.query.shape[1]} heads, attention got "
+            f"{query.shape[1]}: tensor parallelism is not supported with it"
+        )
     if columns.query_factor != 1.0:
         query = query * columns.query_factor
     query = torch.cat([columns.query, query], dim=-1)

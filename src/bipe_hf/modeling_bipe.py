@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -29,6 +29,10 @@ from .segmentation import (
     segment_tokens,
     separator_table,
 )
+
+
+# What inference servers call the attention that they put into a transformers model.
+SERVER_ATTENTION = ("vllm", "sglang", "tgi")
 
 
 class BilevelInputs(NamedTuple):
@@ -64,6 +68,30 @@ class BipePreTrainedMixin:
         options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
         write_card_to_push(working_dir, repo_id, TOKENIZER_FILES, **options)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):
+        """As transformers does; a `ValueError` for `gguf_file`, which lacks weights that would be random then."""
+        if gguf_file is not None:
+            raise ValueError(
+                f"gguf_file={gguf_file!r}: GGUF has no architecture with segments, so what such a file holds is no "
+                f"{cls.__name__}. Load a checkpoint in safetensors."
+            )
+        return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        """False, which servers such as vLLM ask: they decode a token without showing the model the text before it."""
+        return False
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
+        """As transformers does; a server that does not ask [`is_backend_compatible`] gets a `ValueError` here."""
+        if requested_attention in SERVER_ATTENTION:
+            raise ValueError(
+                f"attn_implementation={requested_attention!r}: an inference server decodes without the text before a "
+                "token, so the segment of the token is unknown. Use generate of transformers."
+            )
+        return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -117,7 +145,8 @@ class BipeModelMixin:
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
                 without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
-                history; if documents are packed and a cache is given.
+                history; if documents are packed and a cache is given; if the cache is a quantized one and
+                `inter_encoding` is `"alibi"`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -224,6 +253,11 @@ class BipeModelMixin:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments.segment_ids, hidden_states)
+        if terms.columns is not None and isinstance(cache, QuantizedCache):
+            raise ValueError(
+                "a quantized cache rounds the segment indices that inter_encoding='alibi' writes into the keys. Use "
+                "another cache_implementation."
+            )
 
         mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)

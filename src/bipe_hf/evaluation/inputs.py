@@ -25,6 +25,9 @@ from transformers import (
 from ..data import tokenize_documents
 
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
 @dataclass(frozen=True)
 class Training:
     """What `training.json` says of how a model was trained."""
@@ -68,8 +71,23 @@ def check_device(device: str | None) -> torch.device:
     return torch.device(device)
 
 
+def check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+
+
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
+
+
+def open_candidates(models: Sequence[str | Path]) -> list[Candidate]:
+    """Every model folder, checked. Raises `ValueError` or `FileNotFoundError` for those that cannot be measured."""
+    folders = [Path(model) for model in models]
+    if not folders:
+        raise ValueError("models: give at least one model folder")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError(f"models: the same folder is given twice in {', '.join(map(str, models))}")
+    return [open_candidate(str(model), name) for model, name in zip(models, short_names(folders), strict=True)]
 
 
 def open_candidate(given: str, name: str) -> Candidate:
@@ -80,8 +98,8 @@ def open_candidate(given: str, name: str) -> Candidate:
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise FileNotFoundError(f"model {given}: there is no tokenizer (tokenizer.json) in this folder")
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # instead of a question on the terminal
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"model {given}: config or tokenizer cannot be read ({reason})") from error

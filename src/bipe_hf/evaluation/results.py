@@ -2,11 +2,15 @@
 
 import json
 import os
+import platform
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 
@@ -68,8 +72,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
-        _replace_file(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2, allow_nan=False) + "\n")
-        _replace_file(path.with_suffix(".md"), f"{self.summary()}\n\n{markdown_table(self.results)}")
+        write_results(path, FORMAT, self, f"{self.summary()}\n\n{markdown_table(self.results)}")
 
     def summary(self) -> str:
         """One line that says what was read with which command."""
@@ -77,31 +80,68 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read what `save` wrote.
-
-        Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no results file {path}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error})") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f'{path} was not written by `bipe-hf evaluate`: its "format" is not "{FORMAT}"')
-        try:
-            del content["format"]
-            content["results"] = [Result(**row) for row in content["results"]]
-            return cls(**content)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path} does not hold what `bipe-hf evaluate` writes ({error})") from error
+        """Read what `save` wrote; raises as `read_results` does."""
+        return read_results(path, FORMAT, cls, Result)
 
 
-def _replace_file(path: Path, content: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
+def write_results(path: Path, file_format: str, content: Any, tables: str) -> None:
+    """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all."""
+    text = json.dumps({"format": file_format, **asdict(content)}, indent=2, allow_nan=False)
+    for file, written in ((path, f"{text}\n"), (path.with_suffix(".md"), tables)):
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(written, encoding="utf-8")
+        os.replace(partial, file)
+
+
+def read_results(path: str | Path, file_format: str, kind: type, row: type) -> Any:
+    """The `kind` of dataclass that `write_results` wrote, each entry of its `results` a `row`.
+
+    Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no results file {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != file_format:
+        raise ValueError(
+            f'{path} was not written by `bipe-hf evaluate`, or not for this: its "format" is not "{file_format}"'
+        )
+    try:
+        del content["format"]
+        content["results"] = [row(**fields) for fields in content["results"]]
+        return kind(**content)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold what `bipe-hf evaluate` writes ({error})") from error
+
+
+def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
+    """Versions and machine, as an evaluation records them."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "bipe-hf")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": dtype,
+    }
+
+
+def check_output(output: Path, overwrite: bool, resume: bool) -> None:
+    """Raise `ValueError` or `FileExistsError` unless results may be written to this file."""
+    if output.suffix != ".json":
+        raise ValueError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
+    if overwrite and resume:
+        raise ValueError("overwrite and resume exclude each other")
+    # The tables belong to the results: without the results, a file of their name is somebody else's.
+    for file in (output, output.with_suffix(".md")):
+        if file.exists() and not overwrite and not (resume and output.exists()):
+            raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise ValueError(f"output: nothing can be written in {output.parent} ({error.strerror})") from error
 
 
 def comparability_note(results: Iterable[Result]) -> str | None:
@@ -157,47 +197,40 @@ def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
 
 def text_table(results: Sequence[Result]) -> str:
     """Aligned plain text: for each protocol perplexity, bits per byte, segments per block and tokens scored."""
-    parts = []
-    for title, rows in _tables(results):
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if at < 2 else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        parts.append("\n".join([title, *lines]))
+    parts = [f"{title}\n{aligned(rows)}" for title, rows in _tables(results)]
     note = comparability_note(results)
     return "\n\n".join(parts if note is None else [*parts, note])
 
 
 def markdown_table(results: Sequence[Result]) -> str:
     """The tables of `text_table` as Markdown."""
-    parts = []
-    for title, (heading, *rows) in _tables(results):
-        rule = ["---", "---"] + ["---:"] * (len(heading) - 2)
-        lines = ["| " + " | ".join(row) + " |" for row in (heading, rule, *rows)]
-        parts.append("\n".join([title[0].upper() + title[1:] + ":", "", *lines]))
+    parts = [f"{title[0].upper()}{title[1:]}:\n\n{markdown(rows)}" for title, rows in _tables(results)]
     note = comparability_note(results)
     return "\n\n".join(parts if note is None else [*parts, note[0].upper() + note[1:] + "."]) + "\n"
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns of plain text, the first two flush left and the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if at < 2 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table whose first row is the heading; columns as in `aligned`."""
+    heading, *others = rows
+    rule = ["---", "---"] + ["---:"] * (len(heading) - 2)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heading, rule, *others))
+
+
 def encoding_label(config: PreTrainedConfig) -> str:
     """What the field calls a config's positional encoding; `model_type` for a model that is not of this package."""
-    if not is_bipe(config):
-        return config.model_type
-    inter = {"rope": "RoPE", "alibi": "ALiBi"}.get(config.inter_encoding, config.inter_encoding)
-    if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
-        return "NoPE" if config.inter_encoding == "none" else inter
-    ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]
-    if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing
-        return ape
-    if config.inter_encoding == "none":
-        return f"{ape} in segments"
-    if config.intra_encoding == "none":
-        return f"{inter} over segments"
-    return f"BiPE-{inter}" if config.intra_encoding == "learned" else f"BiPE-{inter} ({config.intra_encoding})"
+    return config.encoding_label if is_bipe(config) else config.model_type
 
 
 def is_bipe(config: PreTrainedConfig) -> bool:

@@ -2,15 +2,11 @@
 
 import datetime
 import math
-import platform
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel
 
 from ..data import DEFAULT_CORPUS, load_documents
@@ -18,18 +14,17 @@ from .inputs import (
     Candidate,
     Text,
     check_device,
+    check_dtype,
     held_out_fraction,
     load_model,
-    open_candidate,
+    open_candidates,
     read_texts,
-    short_names,
 )
-from .results import PROTOCOLS, Evaluation, Result, encoding_label
+from .results import PROTOCOLS, Evaluation, Result, check_output, describe_environment, encoding_label
 from .scoring import STRIDE, Windows, check_output_layer, make_windows, score, segments_per_block
 
 
 SPLITS = ("train", "validation")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def _check_arguments(
@@ -39,11 +34,9 @@ def _check_arguments(
     stride: int,
     max_tokens: int | None,
     batch_tokens: int,
-    dtype: str,
 ) -> None:
-    for name, given, accepted in (("split", split, SPLITS), ("dtype", dtype, DTYPES)):
-        if given not in accepted:
-            raise ValueError(f"{name}: {given!r} is none of {', '.join(accepted)}")
+    if split not in SPLITS:
+        raise ValueError(f"split: {split!r} is none of {', '.join(SPLITS)}")
     for name, number in (("stride", stride), ("batch_tokens", batch_tokens)):
         if number < 1:
             raise ValueError(f"{name}: {number} is not a positive number of tokens")
@@ -66,22 +59,6 @@ def _check_arguments(
             f"max_tokens: {max_tokens} tokens hold no block of {multiple} "
             "(the longest length, or the least common multiple where not all lengths divide it)"
         )
-
-
-def _check_output(output: Path, overwrite: bool, resume: bool) -> None:
-    if output.suffix != ".json":
-        raise ValueError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
-    if overwrite and resume:
-        raise ValueError("overwrite and resume exclude each other")
-    # The tables belong to the results: without the results, a file of their name is somebody else's.
-    for file in (output, output.with_suffix(".md")):
-        if file.exists() and not overwrite and not (resume and output.exists()):
-            raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
-    except OSError as error:
-        raise ValueError(f"output: nothing can be written in {output.parent} ({error.strerror})") from error
 
 
 def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
@@ -171,14 +148,10 @@ def evaluate(
 
     Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
     """
-    _check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens, dtype)
+    _check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
+    check_dtype(dtype)
     target = check_device(device)
-    folders = [Path(model) for model in models]
-    if not folders:
-        raise ValueError("models: give at least one model folder")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError(f"models: the same folder is given twice in {', '.join(map(str, models))}")
-    candidates = [open_candidate(str(model), name) for model, name in zip(models, short_names(folders), strict=True)]
+    candidates = open_candidates(models)
     reading = {
         "text_column": text_column,
         "validation_fraction": held_out_fraction(candidates, data, validation_fraction),
@@ -186,18 +159,13 @@ def evaluate(
     evaluation = Evaluation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
-        environment={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "bipe-hf")},
-            "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
-            "dtype": dtype,
-        },
+        environment=describe_environment(target, dtype),
         data={"source": data, "split": split, **reading, "max_tokens": max_tokens},
         results=[],
     )
     if output is not None:
         output = Path(output)
-        _check_output(output, overwrite, resume)
+        check_output(output, overwrite, resume)
         if resume and output.exists():
             evaluation.results = _earlier_results(output, evaluation)
     documents = load_documents(data, streaming=streaming, **reading)[split]
