@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-upstream lint bench clean
+.PHONY: demo test test-all test-upstream lint bench clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
-test: lint $(VENV)/.torchao
+test: lint $(VENV)/.optional
+	$(BIN)/python -m pytest -m "not slow"
+
+# What `make test` leaves out, too: more processes, more families.
+test-all: lint $(VENV)/.optional
 	$(BIN)/python -m pytest
 
 # transformers' own common tests on our models; downloads them once. For pytest: make test-upstream ARGS="-k alibi"
@@ -33,7 +37,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(INSTALLED)
 
-# The tests alone have torchao: once it is there, importing transformers prints what of it fits no CPU.
-$(VENV)/.torchao: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torchao]'
-	touch $(VENV)/.torchao
+# What the tests use and the demo does not. Once torchao is there, importing transformers prints what of it fits no CPU.
+$(VENV)/.optional: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	  --editable '.[finetune,lm-eval,peft,torchao,trl]'
+	touch $(VENV)/.optional

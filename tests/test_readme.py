@@ -1,12 +1,18 @@
 """The README's Python runs as it stands, and its files and commands exist."""
 
+import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import transformers.dynamic_module_utils as dynamic_modules
+from lm_eval.__main__ import cli_evaluate
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.commands import COMMANDS
+from bipe_hf.commands import COMMANDS, main
 from bipe_hf.data import train_tokenizer
 
 
@@ -14,7 +20,21 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
+CAPITALS = """
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: tasks/capitals.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "The capital of {{country}} is"
+doc_to_choice: ["London", "Paris"]
+doc_to_target: "{{capital}}"
+"""
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """A folder in which a tiny model stands where the README has the one that `make demo` makes."""
     tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
     tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
     config = BipeLlamaConfig(
@@ -23,19 +43,73 @@ def test_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
+        max_position_embeddings=64,
         separator_token_ids=tokenizer.separator_token_ids,
         pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
     for part in (tokenizer, BipeLlamaForCausalLM(config)):
-        part.save_pretrained(tmp_path / "runs" / "demo" / "tiny_bipe_rope")
+        for folder in (tmp_path / "runs" / "demo" / "tiny_bipe_rope", tmp_path / "me" / "my-bipe"):
+            part.save_pretrained(folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+def commands(start: str) -> list[list[str]]:
+    """The words of each command of the README that starts so."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)).replace("\\\n", " ")
+    found = [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith(start)]
+    assert found, start
+    return found
+
+
+def test_python_blocks_run_one_after_the_other(demo):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert names["model"].config.inter_encoding == "alibi"
-    assert names["config"].separator_token_ids == tokenizer.separator_token_ids
+    assert names["config"].inter_encoding == "alibi"
+    assert names["config"].separator_token_ids == names["tokenizer"].separator_token_ids
+    assert AutoModelForCausalLM.from_pretrained("runs/sft/merged").config.model_type == "bipe_llama"
+
+
+def test_the_fine_tuning_command_runs(demo):
+    (demo / "reviews.csv").write_text("review,stars\n" + "It is good.,5\nIt is not good.,1\n" * 20)
+    ((_, *words),) = commands("bipe-hf finetune")
+    words[1] = str(ROOT / words[1])
+    smaller = {"max_steps": 2, "eval_steps": 1, "save_steps": 1, "max_length": 16, "use_cpu": "true"}
+    assert main([*words, *(word for key, value in smaller.items() for word in (f"--{key}", str(value)))]) == 0
+    folder = demo / "runs" / "finetune_classification"
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "1", 1: "5"}
+
+
+def test_the_commands_of_the_evaluation_harness_run(demo, monkeypatch):
+    (demo / "tasks").mkdir()
+    (demo / "tasks" / "capitals.yaml").write_text(CAPITALS)
+    rows = [{"country": "France", "capital": "Paris"}, {"country": "England", "capital": "London"}]
+    (demo / "tasks" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ours = next(words for words in commands("bipe-hf evaluate") if "--tasks" in words)
+    assert main(ours[1:]) == 0
+    score = next(
+        row for row in json.loads((demo / "runs" / "tasks.json").read_text())["results"] if row["metric"] == "acc"
+    )
+    assert score["value"] in (0.0, 0.5, 1.0)
+    (theirs,) = commands("lm_eval")
+    monkeypatch.setattr(sys, "argv", [*theirs, "--output_path", "runs/harness.json"])
+    cli_evaluate()
+    (written,) = (demo / "runs").glob("harness_*.json")
+    assert json.loads(written.read_text())["results"]["capitals"]["acc,none"] == score["value"]
+
+
+def test_the_launch_command_is_that_of_the_configuration():
+    (words,) = commands("accelerate launch")
+    text = (ROOT / "configs" / "accelerate" / "fsdp2.yaml").read_text().replace("\\\n#", " ")
+    assert words in [shlex.split(line.strip("# ")) for line in text.splitlines() if "accelerate launch" in line]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
