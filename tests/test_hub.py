@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 import urllib.error
 import urllib.request
@@ -424,6 +425,34 @@ def test_results_of_the_model_and_a_figure_go_along(hub, client, folders, tmp_pa
     output = pushed(client, folders["llama"], "measured")
     assert "removed, this model has none: evaluation.json" in output
     assert "12.25" not in hub.repositories["alice/measured"].files["README.md"].decode()
+
+
+def test_the_command_of_the_readme_pushes(hub, client, folders):
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("bipe-hf push")]
+    _, command, folder, repo = shlex.split(line, comments=True)
+    repo = repo.replace("me/", "alice/")
+    status, _, errors = client(run_command, command, str(folders["llama"]), repo, token=OWNER)
+    assert status == 0, errors
+    assert folder.startswith("runs/demo/")
+    assert "model.safetensors" in hub.repositories[repo].files
+
+
+def test_a_run_that_pushes_itself_ends_with_its_record_and_our_card(hub, client, tmp_path):
+    (tmp_path / "text.txt").write_text("The cat sat. It ran!\n\n" * 200)
+    settings = {"data": str(tmp_path / "text.txt"), "vocab_size": 280, "train_length": 16, "max_steps": 1}
+    settings |= {"output_dir": str(tmp_path / "run"), "push_to_hub": True, "hub_model_id": "alice/run"}
+    settings |= {"use_cpu": True, "report_to": "none", "max_segment_length": 8}
+    shape = {key: value for key, value in TINY.items() if key not in ("initializer_range", "max_segment_length")}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings | shape))
+    status, _, errors = client(run_command, "pretrain", str(tmp_path / "run.yaml"), token=OWNER)
+    assert status == 0, errors
+    files = hub.repositories["alice/run"].files
+    assert json.loads(files["training.json"])["train_length"] == 16
+    card = files["README.md"].decode()
+    assert "- train length: 16 tokens" in card
+    assert "model-index:" in card
+    assert 'name = "alice/run"' in card
 
 
 def test_a_card_of_ones_own_is_kept(hub, client, folder):

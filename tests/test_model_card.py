@@ -2,7 +2,7 @@
 
 import json
 import re
-import shutil
+import sys
 
 import pytest
 import transformers.dynamic_module_utils as dynamic_modules
@@ -189,6 +189,9 @@ def test_the_usage_example_runs(family, head, save, tmp_path, monkeypatch, capsy
     folder = save(family, head)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
     (example,) = re.findall(
         r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
     )
@@ -247,4 +250,3 @@ def test_an_older_checkpoint_without_code_gets_it_when_saved_again(save, tmp_pat
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)
     assert (folder / "modeling_bipe_llama.py").is_file()
     assert AutoConfig.from_pretrained(folder).auto_map["AutoModel"] == "modeling_bipe_llama.BipeLlamaModel"
-    shutil.rmtree(folder)

@@ -21,7 +21,6 @@ from transformers import (
     LlamaTokenizer,
     PreTrainedTokenizerFast,
 )
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.segmentation import document_starts, segment_tokens
@@ -753,16 +752,3 @@ def test_a_folder_with_another_tokenizer_is_an_error_that_says_what_to_do(tmp_pa
 def test_it_pickles_for_worker_processes():
     copied = pickle.loads(pickle.dumps(wrapped("byte_level")))
     assert dict(copied(LINES)) == dict(wrapped("byte_level")(LINES))
-
-
-def test_its_file_works_as_remote_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(BipeTokenizer, "_auto_class", "AutoTokenizer")
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.syspath_prepend(tmp_path / "cache")
-    folder = tmp_path / "checkpoint"
-    wrapped("byte_level").save_pretrained(folder)
-    reference = json.loads((folder / "tokenizer_config.json").read_text())["auto_map"]["AutoTokenizer"][0]
-    remote = get_class_from_dynamic_module(reference, folder)
-    assert remote is not BipeTokenizer
-    loaded = remote.from_pretrained(folder, trust_remote_code=True)
-    assert dict(loaded(LINES)) == dict(wrapped("byte_level")(LINES))

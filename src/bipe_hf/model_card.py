@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from .configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
 from .version import __version__
+from .vocabulary import token_texts
 
 
 CARD_FILE = "README.md"
@@ -196,11 +197,8 @@ def _segments(folder: Path, config: BipeConfigMixin) -> str:
     if settings is None or not (folder / "tokenizer.json").is_file():
         shown = ", ".join(map(str, ids[:_SHOWN_SEPARATORS]))
         return f"end at {len(ids)} separator tokens, with the ids {shown}{_more(ids)}"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    # Behind a letter, because decoders treat the first token of a text specially.
-    start = tokenizer.encode("a", add_special_tokens=False).ids
-    prefix = tokenizer.decode(start, skip_special_tokens=False)
-    texts = [tokenizer.decode([*start, each], skip_special_tokens=False).removeprefix(prefix) for each in ids]
+    known = token_texts(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
     preset = settings.get("segmentation")
     named = f" (`{preset}`)" if isinstance(preset, str) else ""

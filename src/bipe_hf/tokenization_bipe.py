@@ -26,11 +26,12 @@ from collections.abc import Iterable, Sequence
 from itertools import count, repeat
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
 from .model_card import RECORD_FILES, write_card_to_push, write_model_card
+from .vocabulary import token_texts
 
 
 logger = logging.get_logger(__name__)
@@ -341,7 +342,7 @@ def _find_separators(tokenizer: TokenizersBackend, segmentation: str | Sequence[
     special.update(tokenizer.all_special_ids)
     return [
         token_id
-        for token_id, text in _token_texts(backend).items()
+        for token_id, text in token_texts(backend).items()
         if _PRESET_PATTERNS[segmentation].search(text) and token_id not in special
     ]
 
@@ -352,7 +353,7 @@ def _find_token(backend: Tokenizer, item: int | str) -> int:
         token_id = backend.token_to_id(item)
         if token_id is not None:
             return token_id
-        token_ids = sorted(token_id for token_id, text in _token_texts(backend).items() if text == item)
+        token_ids = sorted(token_id for token_id, text in token_texts(backend).items() if text == item)
         if len(token_ids) != 1:
             raise ValueError(
                 f"segmentation: {item!r} is not one token of the vocabulary; ids with this text: {token_ids or None}."
@@ -365,25 +366,3 @@ def _find_token(backend: Tokenizer, item: int | str) -> int:
             f"segmentation: token id {item} is out of range; the vocabulary has {backend.get_vocab_size()} tokens."
         )
     return item
-
-
-def _token_texts(backend: Tokenizer) -> dict[int, str]:
-    """The text that each token stands for, by id.
-
-    The backend's own decoder knows what an entry means, be it bytes, metaspaces or word pieces. It treats the first
-    token of a text specially, so each one is decoded behind a letter. Bytes that are not a whole character come out
-    as U+FFFD, which no preset matches, while every whole character beside them is real: UTF-8 synchronises itself.
-    """
-    decoder = backend.decoder
-    if decoder is None and _is_byte_level(backend.pre_tokenizer):
-        decoder = decoders.ByteLevel()
-    vocabulary = backend.get_vocab(with_added_tokens=True)
-    if decoder is None:
-        return {token_id: token for token, token_id in vocabulary.items()}
-    return {token_id: decoder.decode(["a", token]).removeprefix("a") for token, token_id in vocabulary.items()}
-
-
-def _is_byte_level(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> bool:
-    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
-        return any(map(_is_byte_level, pre_tokenizer))
-    return isinstance(pre_tokenizer, pre_tokenizers.ByteLevel)
