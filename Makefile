@@ -9,12 +9,15 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
+# Two processes of one thread each: small models gain nothing from more. A file stays in one of them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: lint $(VENV)/.optional
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # What `make test` leaves out, too: more processes, more families.
 test-all: lint $(VENV)/.optional
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # transformers' own common tests on our models; downloads them once. For pytest: make test-upstream ARGS="-k alibi"
 test-upstream: $(INSTALLED)

@@ -23,6 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
+import bipe_hf
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.conversion import convert_stock_checkpoint
@@ -146,8 +147,9 @@ def test_overwriting_leaves_nothing_of_the_model_before(checkpoint, output):
     assert (output / "model.safetensors.index.json").exists()
     (stock / "tokenizer.json").unlink()
     convert_stock_checkpoint(stock, output, segmentation="document", overwrite=True)
-    left = {path.name for path in output.iterdir()}
-    assert left == {"config.json", "generation_config.json", WEIGHTS, "notes.txt"}
+    left = {path.name for path in output.iterdir() if path.suffix != ".py"}
+    assert left == {"config.json", "generation_config.json", WEIGHTS, "notes.txt", "README.md"}
+    assert "whole text is one" in (output / "README.md").read_text()
 
 
 def test_fields_of_bipe_in_a_stock_configuration_are_not_believed(checkpoint, output):
@@ -301,9 +303,11 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "max_segment_length": 20,
         "alibi_slope_scale": 8,
         "log_scale_train_length": None,
+        "bipe_hf_version": bipe_hf.__version__,
     }
     about_the_file = {"architectures": [FAMILIES[family].causal_lm.__name__], "model_type": f"bipe_{family}"}
     del before["auto_map"]
+    assert "--" not in str(after.pop("auto_map"))
     assert after == before | bipe | about_the_file
     assert load_file(output / WEIGHTS)[TABLE[family]].shape == (20, 32)
 
