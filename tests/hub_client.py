@@ -66,6 +66,24 @@ def push_tokenizer(folder: str, repo: str, **keywords: Any) -> None:
     load(folder, "AutoTokenizer").push_to_hub(repo, **keywords)
 
 
+def save_and_push_tokenizer(folder: str, output: str, repo: str, token: str) -> None:
+    """Saves and pushes in one call, from a folder that stays."""
+    load(folder, "AutoTokenizer").save_pretrained(output, push_to_hub=True, repo_id=repo, token=token)
+
+
+def save_config(name: str, folder: str, **fields: Any) -> None:
+    """A configuration with other values, saved alone by remote code."""
+    load(name, "AutoConfig", trust_remote_code=True, **fields).save_pretrained(folder)
+
+
+def build_model(name: str) -> str:
+    """The class that the Auto class builds from a configuration alone."""
+    import transformers
+
+    config = load(name, "AutoConfig", trust_remote_code=True)
+    return type(transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=True)).__name__
+
+
 def train_and_push(folder: str, output: str, repo: str, token: str) -> None:
     """One step of `Trainer` with `push_to_hub=True`, which pushes when it saves, and at the end once more."""
     from transformers import Trainer, TrainingArguments

@@ -67,6 +67,8 @@ class Hub:
         """Repository and SHA-256 -> content."""
         self.requests: list[str] = []
         """Every request that came, `"POST /api/repos/create"`."""
+        self.out_of_order: set[str] = set()
+        """Routes (`resolve`) that answer "internal error"."""
         self.lock = Lock()
         self._cuts: dict[str, list[int]] = defaultdict(list)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -141,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {url.path}")
         try:
             function, arguments = self._find_route(url.path)
+            if function.__name__ in self.hub.out_of_order:
+                raise _HubError(500, "Internal Error")
             self.cut = None if self.command == "HEAD" else self.hub.take_cut(function.__name__)
             self.body = self._read_body()
             function(self, **arguments)

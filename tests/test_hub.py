@@ -14,6 +14,7 @@ import torch
 from families import FAMILIES, HEADS
 from hub_client import (
     Client,
+    build_model,
     error_of,
     fine_tune,
     push_model,
@@ -22,12 +23,15 @@ from hub_client import (
     read_tokenizer,
     run_command,
     run_command_elsewhere,
+    save_and_push_tokenizer,
+    save_config,
     train_and_push,
     with_package,
     without_package,
     without_waiting,
 )
 from hub_server import Hub
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from bipe_hf import BipeTokenizer
@@ -48,7 +52,7 @@ TINY = {
 }
 OWNER, OTHER = "token-of-alice", "token-of-bob"
 TRAINING = """{"train_length": 64, "data": "python", "tokens_seen": 1000, "parameters": 5000, "eval_loss": 2.0,
-               "config": {"validation_fraction": 0.05}}"""
+               "config": {"validation_fraction": 0.05}, "versions": {"bipe-hf": "0.1.0"}}"""
 TEXTS = ["The cat sat. It ran!", "No end"]
 
 
@@ -180,18 +184,43 @@ def test_remote_code_must_be_allowed(stranger, published):
     assert "trust_remote_code=True" in stranger(error_of, read_model, repo, trust_remote_code=False)
 
 
-def test_a_model_saved_without_the_package_is_complete(hub, stranger, client, published, family, tmp_path):
+@pytest.mark.parametrize("source", ["hub", "folder"])
+def test_a_model_saved_without_the_package_is_complete(hub, stranger, client, published, family, source, tmp_path):
     """Fine-tuned with a new head by remote code: code and `auto_map` go along, and point to no other repository."""
-    old, new, auto_class = f"alice/{family}-old", f"alice/{family}-new", "AutoModelForSequenceClassification"
-    folder = str(tmp_path / "saved")
-    hub.publish(old, published(family, "ForCausalLM")[1])
-    trained = stranger(fine_tune, old, auto_class, folder, new, OWNER, trust_remote_code=True)
+    old, new = f"alice/{family}-{source}-old", f"alice/{family}-{source}-new"
+    auto_class, folder = "AutoModelForSequenceClassification", str(tmp_path / "saved")
+    if source == "hub":
+        hub.publish(old, published(family, "ForCausalLM")[1])
+    else:
+        old = shutil.copytree(published(family, "ForCausalLM")[1], tmp_path / "old")
+    trained = stranger(fine_tune, str(old), auto_class, folder, new, OWNER, trust_remote_code=True)
     assert trained["module"].startswith("transformers_modules.")
-    del hub.repositories[old]
+    if source == "hub":
+        del hub.repositories[old]
+    else:
+        shutil.rmtree(old)
     assert "--" not in json.dumps(json.loads(hub.repositories[new].files["config.json"])["auto_map"])
     for name in (folder, new):
         assert stranger(read_model, name, auto_class, trust_remote_code=True)["output"] == trained["output"]
         assert client(read_model, name, auto_class)["output"] == trained["output"]
+
+
+@pytest.mark.parametrize("source", ["hub", "folder"])
+def test_a_configuration_saved_alone_without_the_package_is_complete(
+    hub, stranger, published, family, source, tmp_path
+):
+    old = f"alice/{family}-{source}-config"
+    if source == "hub":
+        hub.publish(old, published(family, "ForCausalLM")[1])
+    else:
+        old = shutil.copytree(published(family, "ForCausalLM")[1], tmp_path / "old")
+    stranger(save_config, str(old), str(tmp_path / "saved"), max_segment_length=9)
+    if source == "hub":
+        del hub.repositories[old]
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["max_segment_length"] == 9
+    assert "--" not in json.dumps(config["auto_map"])
+    assert stranger(build_model, str(tmp_path / "saved")) == f"{FAMILIES[family].prefix}ForCausalLM"
 
 
 # ------------------------------------------------------------------------------------------ who may read
@@ -464,6 +493,51 @@ def test_a_card_of_ones_own_is_kept(hub, client, folder):
     (folder / "README.md").unlink()
     pushed(client, folder, "own-card")
     assert repository.files["README.md"] == b"---\nlicense: mit\n---\nEdited there.\n"
+
+
+def test_a_card_that_cannot_be_read_is_not_replaced(hub, client, folders):
+    mine = b"---\nlicense: mit\n---\nMine.\n"
+    hub.publish("alice/unreadable", folders["llama"])
+    repository = hub.repositories["alice/unreadable"]
+    repository.commit("main", repository.files | {"README.md": mine})
+    hub.out_of_order.add("resolve")
+    try:
+        words = ("push", str(folders["llama"]), "unreadable")
+        status, _, errors = client(without_waiting, run_command, *words, token=OWNER)
+    finally:
+        hub.out_of_order.clear()
+    assert status == 2
+    assert errors.splitlines()[-1].startswith("bipe-hf: error: ")
+    assert repository.files["README.md"] == mine
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_tokenizer_saved_and_pushed_leaves_a_card_of_ones_own(hub, client, folders, has_own, tmp_path):
+    mine = b"---\nlicense: mit\n---\nMine.\n"
+    hub.publish("alice/tokens", folders["llama"])
+    repository = hub.repositories["alice/tokens"]
+    repository.commit("main", repository.files | {"README.md": mine})
+    if has_own:
+        (tmp_path / "README.md").write_text("# Another one, for this folder\n")
+    client(save_and_push_tokenizer, str(folders["llama"]), str(tmp_path), "alice/tokens", OWNER)
+    assert repository.files["README.md"] == mine
+
+
+def test_tags_of_a_push_stand_in_the_card(hub, client, folders):
+    for tags in (["first"], ["second"]):
+        client(push_model, str(folders["llama"]), "AutoModelForCausalLM", "alice/tagged", tags=tags, token=OWNER)
+    card = ModelCard(hub.repositories["alice/tagged"].files["README.md"].decode())
+    assert {"first", "second", "bipe"} <= set(card.data.tags)
+
+
+def test_push_removes_no_file_that_is_not_of_a_model_of_ours(hub, client, folders):
+    others = {"evaluation.json": b"[1]", "evaluation.png": b"png", "model_ema.safetensors": b"ema", "notes.txt": b"n"}
+    hub.publish("alice/others", folders["llama"])
+    repository = hub.repositories["alice/others"]
+    repository.commit("main", repository.files | others | {"model-00001-of-00002.safetensors": b"old"})
+    pushed(client, folders["llama"], "others")
+    assert others.items() <= repository.files.items()
+    assert "model-00001-of-00002.safetensors" not in repository.files
 
 
 def test_push_makes_a_private_repository(hub, client, folders):

@@ -7,15 +7,15 @@ import sys
 import pytest
 import transformers.dynamic_module_utils as dynamic_modules
 from families import FAMILIES, HEADS
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import bipe_hf
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
+from bipe_hf.card_file import is_ours, write_model_card
 from bipe_hf.data import train_tokenizer
 from bipe_hf.evaluation.results import Evaluation, Result
-from bipe_hf.model_card import MARK, write_model_card
 
 
 TEXT = "Is it? It is. Now | then `x` <b> goes on!\n"
@@ -64,7 +64,7 @@ def save(plain_tokenizer, tmp_path):
 
 
 def card_of(folder) -> str:
-    write_model_card(folder)
+    write_model_card(folder, with_records=True)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -159,13 +159,53 @@ def test_an_evaluation_gives_a_table_a_figure_and_valid_metadata(save):
     assert model_index_to_eval_results(index) == (data.model_name, data.eval_results)
 
 
-def test_records_of_other_programs_and_of_several_models_are_left_out(save):
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"train_length": 5}',
+        "[1, 2]",
+        "{",
+        '{"versions": {"bipe-hf": "0.1.0"}}',
+        '{"format": "something else"}',
+        "null",
+    ],
+)
+@pytest.mark.parametrize("name", ["training", "finetuning", "evaluation"])
+def test_records_of_other_programs_are_left_out(name, content, save):
     folder = save()
-    (folder / "training.json").write_text('{"train_length": 5}')
+    (folder / f"{name}.json").write_text(content)
+    assert "## Evaluation" not in card_of(folder)
+
+
+def test_an_evaluation_of_several_models_is_left_out(save):
+    folder = save()
     evaluation("runs/mine", "runs/other").save(folder / "evaluation.json")
     assert "## Evaluation" not in card_of(folder)
-    (folder / "evaluation.json").write_text('{"format": "something else"}')
-    assert "## Evaluation" not in card_of(folder)
+
+
+@pytest.mark.parametrize("loss", [None, 1000.0, float("inf"), float("nan")])
+def test_a_run_that_diverged_has_no_result(loss, save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING | {"eval_loss": loss}))
+    card = card_of(folder)
+    assert "- train length: 128 tokens" in card
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_a_saved_model_does_not_claim_what_was_measured_of_the_weights_before_it(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    assert "train length" in card_of(folder)
+    save()
+    assert "train length" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_tokenizer_saved_again_leaves_the_results_in_the_card(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    card = card_of(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8") == card
 
 
 def test_a_card_that_somebody_wrote_is_left_alone(save):
@@ -175,12 +215,58 @@ def test_a_card_that_somebody_wrote_is_left_alone(save):
     assert (folder / "README.md").read_text() == "# Mine\n"
 
 
-def test_our_own_card_and_the_stock_one_of_transformers_are_written_anew(save):
+def test_our_own_card_is_renewed_until_its_text_is_edited(save):
     folder = save()
     save(inter_encoding="alibi")
-    assert "BiPE-ALiBi" in (folder / "README.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text("---\n{}\n---\nThis model card has been automatically generated.\n")
-    assert MARK in card_of(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert is_ours(card)
+    assert "BiPE-ALiBi" in card
+    (folder / "README.md").write_text(card + "\nTrained on my notes.\n", encoding="utf-8")
+    save(inter_encoding="rope")
+    assert (folder / "README.md").read_text(encoding="utf-8") == card + "\nTrained on my notes.\n"
+
+
+def test_metadata_that_somebody_added_to_our_card_are_kept(save):
+    folder = save()
+    card = ModelCard.load(folder / "README.md")
+    card.data.license = "mit"
+    card.data.tags.append("mine")
+    card.save(folder / "README.md")
+    save(inter_encoding="alibi")
+    renewed = ModelCard.load(folder / "README.md")
+    assert "BiPE-ALiBi" in renewed.text
+    assert renewed.data.license == "mit"
+    assert {"mine", "bipe"} <= set(renewed.data.tags)
+
+
+def test_the_blank_form_of_transformers_is_replaced_and_a_filled_in_one_is_not(save):
+    folder = save()
+    blank = (
+        "This is the model card of a \N{HUGGING FACE} transformers model that has been pushed on the Hub. This model "
+        "card has been automatically generated."
+    )
+    form = ModelCard.from_template(ModelCardData(tags=["theirs"]), model_description=blank)
+    form.save(folder / "README.md")
+    renewed = ModelCard(card_of(folder))
+    assert "BiPE-RoPE" in renewed.text
+    assert "theirs" in renewed.data.tags
+    filled = form.content.replace("[More Information Needed]", "Me, hours of work", 1)
+    (folder / "README.md").write_text(filled, encoding="utf-8")
+    assert card_of(folder) == filled
+
+
+@pytest.mark.parametrize("broken", ["tokenizer.json", "tokenizer_config.json", "README.md"])
+def test_a_card_that_cannot_be_written_costs_no_checkpoint(broken, save, caplog):
+    folder = save()
+    (folder / "model.safetensors").unlink()
+    (folder / broken).unlink()
+    if broken == "README.md":
+        (folder / broken).mkdir()
+    else:
+        (folder / broken).write_text("{")
+    config = BipeLlamaConfig(vocab_size=300, separator_token_ids=[3], **SHAPE)
+    FAMILIES["llama"].causal_lm(config).save_pretrained(folder)
+    assert (folder / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -237,6 +323,24 @@ def test_a_configuration_class_defined_elsewhere_is_left_to_transformers(tmp_pat
 
     OwnConfig(vocab_size=60, separator_token_ids=[3], **SHAPE).save_pretrained(tmp_path)
     assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    assert not list(tmp_path.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["cache.py", "version.py"])
+def test_a_file_of_ones_own_is_not_replaced_by_the_code(name, tmp_path):
+    (tmp_path / name).write_text("mine = 1\n")
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE)
+    with pytest.raises(FileExistsError, match=f"holds a file {name}"):
+        config.save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine = 1\n"
+
+
+def test_a_tokenizer_class_of_somebody_else_is_not_published(plain_tokenizer, tmp_path):
+    class OwnTokenizer(BipeTokenizer):
+        pass
+
+    OwnTokenizer.from_tokenizer(plain_tokenizer).save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.py"))
 
 

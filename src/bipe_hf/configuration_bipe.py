@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
@@ -12,6 +13,13 @@ from transformers.utils import logging
 from .version import __version__
 
 
+if TYPE_CHECKING:
+    # Never run: transformers carries the files that a module names along with it, so every copy of this one, beside a
+    # checkpoint or in the cache of remote code, has the whole model and its tokenizer beside it.
+    from .modeling_bipe_gpt_neox import BipeGPTNeoXModel  # noqa: F401
+    from .modeling_bipe_llama import BipeLlamaModel  # noqa: F401
+    from .tokenization_bipe import BipeTokenizer  # noqa: F401
+
 logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = ("rope", "alibi", "none")
@@ -19,7 +27,6 @@ INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "tokens", "document")
 
 HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-TOKENIZER_MODULE = "tokenization_bipe"
 
 
 @strict
@@ -117,37 +124,42 @@ class BipeConfigMixin(PreTrainedConfig):
 
         The files stand beside `config.json`, whose `auto_map` names them for `trust_remote_code=True`. A configuration
         class defined elsewhere is left to `register_for_auto_class`.
+
+        Raises:
+            FileExistsError: if a file of the folder has the name of one of ours and no checkpoint of ours is there.
         """
         if type(self).__module__ == __name__:
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            _save_code(Path(save_directory))
             self.bipe_hf_version = __version__
-            self.auto_map = self._save_code(Path(save_directory))
+            self.auto_map = self._own_auto_map()
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _save_code(self, folder: Path) -> dict[str, str | list[str | None]]:
-        """Copies the modules of the model and its tokenizer, and returns what the Auto classes find in them.
-
-        A configuration that was itself loaded from a folder with code may stand there alone: then it knows no more.
-        """
+    def _own_auto_map(self) -> dict[str, str | list[str | None]]:
         prefix, modelling = type(self).__name__.removesuffix("Config"), f"modeling_{self.model_type}"
-        auto_maps = {
-            Path(__file__).stem: {"AutoConfig": type(self).__name__},
-            modelling: {"AutoModel": f"{prefix}Model"} | {f"AutoModel{head}": prefix + head for head in HEADS},
+        auto_map = {
+            "AutoConfig": f"{Path(__file__).stem}.{type(self).__name__}",
+            "AutoModel": f"{modelling}.{prefix}Model",
         }
+        auto_map |= {f"AutoModel{head}": f"{modelling}.{prefix}{head}" for head in HEADS}
         if self.segmentation == "separators":  # other models have a plain tokenizer
-            auto_maps[TOKENIZER_MODULE] = {"AutoTokenizer": "BipeTokenizer"}
-        found = {}
-        for module, classes in auto_maps.items():
-            file = Path(__file__).with_name(f"{module}.py")
-            if not file.is_file():
-                continue
-            for each in {file, *map(Path, get_relative_import_files(file))}:
-                if each.resolve() != (folder / each.name).resolve():
-                    shutil.copyfile(each, folder / each.name)
-            found |= {auto_class: f"{module}.{name}" for auto_class, name in classes.items()}
-        if "AutoTokenizer" in found:  # a pair: without and with the `tokenizers` library
-            found["AutoTokenizer"] = [None, found["AutoTokenizer"]]
-        return found
+            auto_map["AutoTokenizer"] = [None, "tokenization_bipe.BipeTokenizer"]  # without and with `tokenizers`
+        return auto_map
+
+
+def _save_code(folder: Path) -> None:
+    """Copies this file and every module that the model and its tokenizer need."""
+    files = sorted({Path(__file__), *map(Path, get_relative_import_files(__file__))})
+    copies = {file: folder / file.name for file in files if file.parent.resolve() != folder.resolve()}
+    if not (folder / Path(__file__).name).exists():  # no checkpoint of ours yet: what is there is somebody's own
+        for copy in copies.values():
+            if copy.exists():
+                raise FileExistsError(
+                    f"save_directory {folder} holds a file {copy.name}, which the code of the model would replace: "
+                    "choose another folder"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, copy in copies.items():
+        shutil.copyfile(file, copy)
 
 
 FIELDS_DOC = f"""{BipeConfigMixin.__doc__.partition("Args:")[2]}

@@ -1,17 +1,11 @@
-"""The model card of a folder: what its files say of the model, and nothing else."""
+"""What the model card of a folder says: what its files say of the model, and nothing else."""
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub import EvalResult
 from tokenizers import Tokenizer
 
 from .configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
@@ -19,18 +13,18 @@ from .version import __version__
 from .vocabulary import token_texts
 
 
-CARD_FILE = "README.md"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-MODEL_FILES = ("config.json", *TOKENIZER_FILES)
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 RECORD_FILES = ("training.json", "finetuning.json", "evaluation.json", "evaluation.png")
-"""What `bipe-hf` writes of a training, a fine-tuning and an evaluation; they speak of the weights beside them."""
+"""What `bipe-hf` writes of a training, a fine-tuning and an evaluation."""
+IDS_ALONE = "separator tokens, with the ids"
+"""What a card says where it has found no tokenizer."""
 
-# A card with this line is written anew whenever the folder is saved; without it, the card is somebody's own.
-MARK = (
-    "<!-- Written by bipe-hf from the files of this folder. Delete this line before you edit, to keep your text. -->"
-)
-# What transformers' own push writes where there is no card.
-_STOCK_CARD = "This model card has been automatically generated."
+# By what the records of `bipe-hf` are known.
+_RECORD_FIELDS = {
+    "training": {"versions", "train_length", "data", "tokens_seen", "parameters", "eval_loss"},
+    "finetuning": {"versions", "task", "data", "examples", "parameters", "metrics"},
+    "evaluation": {"format", "data", "results"},
+}
 _EVALUATION_FORMAT = "bipe-hf evaluation 1"
 _SHOWN_SEPARATORS = 40
 
@@ -58,76 +52,65 @@ _TASKS = {
     ),
     "Model": ("AutoModel", "feature-extraction", "print(model(**inputs).last_hidden_state.shape)"),
 }
-_METRICS = {"accuracy", "exact_match", "f1", "perplexity"}  # those that the Hub knows
+_METRICS = ("accuracy", "exact_match", "f1", "perplexity")  # those that the Hub knows
 
 
-def write_model_card(folder: str | os.PathLike, name: str | None = None) -> None:
-    """Writes `README.md` from what the folder holds: configuration, tokenizer, records and a figure.
-
-    Does nothing where there is no BiPE configuration, or a `README.md` that neither this function nor transformers
-    wrote. What the files do not say is left out.
+def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[str, Any], str] | None:
+    """The metadata and the text of the card of `folder`; None where it holds no BiPE configuration.
 
     Args:
-        folder: with `config.json`; `tokenizer.json` and the files of `RECORD_FILES` where there are any.
-        name (`str`, *optional*): of the repository, for the title and the usage example; by default the folder's.
+        folder: with `config.json`, and the files of a tokenizer where there is one.
+        name: of the repository, for the title and the usage example; by default the folder's.
+        with_records: tell of `training.json`, `finetuning.json`, `evaluation.json` and `evaluation.png` too, which
+            must speak of the weights that are there.
     """
-    folder = Path(folder)
     config = _read_config(folder)
-    card = folder / CARD_FILE
-    if config is None or (card.is_file() and not _is_replaceable(card.read_text(encoding="utf-8"))):
-        return
+    if config is None:
+        return None
     name = name or f"path/to/{folder.resolve().name}"
+    title = name.rpartition("/")[2]
     task = next(
         (each for ending, each in _TASKS.items() if (config.architectures or [""])[0].endswith(ending)),
         _TASKS["ForCausalLM"],
     )
-    records = _read_records(folder)
+    records = {record: read_record(folder / f"{record}.json") if with_records else None for record in _RECORD_FIELDS}
+    figure = "![perplexity against test length](evaluation.png)"
+    has_figure = with_records and (folder / "evaluation.png").is_file()
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": task[1],
+        "tags": ["bipe", config.model_type, "positional-encoding", "length-extrapolation"],
+    }
     results = _results(records, task[1])
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task[1],
-        tags=["bipe", config.model_type, "positional-encoding", "length-extrapolation"],
-        model_name=name.rpartition("/")[2] if results else None,
-        eval_results=results or None,
-    )
+    if results:
+        metadata |= {"model_name": title, "eval_results": results}
     sections = [
-        f"---\n{data.to_yaml()}\n---",
-        MARK,
-        f"# {name.rpartition('/')[2]}",
+        f"# {title}",
         _summary(config),
         _facts(folder, config, records),
         _usage(name, *task),
-        _evaluation(folder, records),
+        _evaluation(records, figure if has_figure else None),
         _CITATION,
         f"Saved by `bipe-hf` {__version__}.",
     ]
-    card.write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+    return metadata, "\n\n".join(filter(None, sections))
 
 
-def write_card_to_push(
-    folder: str | os.PathLike, repo: str, others: Iterable[str], *, token: bool | str | None, revision: str | None
-) -> None:
-    """Writes the card of a folder that is about to be pushed, made of the files `others` of the repository too.
+def read_record(file: Path) -> dict[str, Any] | None:
+    """What `bipe-hf` wrote into `training.json`, `finetuning.json` or `evaluation.json`.
 
-    A model and its tokenizer are pushed one after the other, and neither says all of the two. Only the card is
-    written to `folder`.
+    None without the file, where another program wrote it, or where it tells of several models.
     """
-    folder = Path(folder)
-    with TemporaryDirectory() as temporary:
-        whole = Path(temporary)
-        for file in others:
-            with suppress(EntryNotFoundError, RevisionNotFoundError):
-                shutil.copyfile(hf_hub_download(repo, file, token=token, revision=revision), whole / file)
-        for file in (*MODEL_FILES, *RECORD_FILES, CARD_FILE):
-            if (folder / file).is_file():
-                shutil.copyfile(folder / file, whole / file)
-        write_model_card(whole, repo)
-        if (whole / CARD_FILE).is_file():
-            shutil.copyfile(whole / CARD_FILE, folder / CARD_FILE)
-
-
-def _is_replaceable(text: str) -> bool:
-    return MARK in text or _STOCK_CARD in text
+    try:
+        content = _read_json(file)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or not _RECORD_FIELDS[file.stem] <= content.keys():
+        return None
+    if file.stem == "evaluation":
+        of_one_model = len({row["model"] for row in content["results"]}) == 1
+        return content if content["format"] == _EVALUATION_FORMAT and of_one_model else None
+    return content if "bipe-hf" in content["versions"] else None
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
@@ -140,23 +123,6 @@ def _read_config(folder: Path) -> BipeConfigMixin | None:
         if content is not None and content.get("model_type") == config_class.model_type:
             return config_class.from_pretrained(folder)
     return None
-
-
-def _read_records(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """The contents of `training.json`, `finetuning.json` and `evaluation.json`; None without the file.
-
-    None also where other programs wrote it, or where it tells of several models.
-    """
-    records = {Path(file).stem: _read_json(folder / file) for file in RECORD_FILES if file.endswith(".json")}
-    for name in ("training", "finetuning"):
-        if records[name] is not None and "bipe-hf" not in records[name].get("versions", {}):
-            records[name] = None
-    evaluation = records["evaluation"]
-    if evaluation is not None and (
-        evaluation.get("format") != _EVALUATION_FORMAT or len({row["model"] for row in evaluation["results"]}) != 1
-    ):
-        records["evaluation"] = None
-    return records
 
 
 def _summary(config: BipeConfigMixin) -> str:
@@ -196,7 +162,7 @@ def _segments(folder: Path, config: BipeConfigMixin) -> str:
     settings = _read_json(folder / "tokenizer_config.json")
     if settings is None or not (folder / "tokenizer.json").is_file():
         shown = ", ".join(map(str, ids[:_SHOWN_SEPARATORS]))
-        return f"end at {len(ids)} separator tokens, with the ids {shown}{_more(ids)}"
+        return f"end at {len(ids)} {IDS_ALONE} {shown}{_more(ids)}"
     known = token_texts(Tokenizer.from_file(str(folder / "tokenizer.json")))
     texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
@@ -223,7 +189,7 @@ def _usage(name: str, auto_class: str, task: str, use: str) -> str:
 ```python
 from transformers import {auto_class}, AutoTokenizer
 
-name = "{name}"
+name = {json.dumps(name)}
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 model = {auto_class}.from_pretrained(name, trust_remote_code=True)
 inputs = tokenizer({question}"A text. And more of it.", return_tensors="pt")
@@ -234,11 +200,11 @@ After `pip install bipe-hf` and `import bipe_hf` no remote code is needed: leave
 found by the model itself; the `segment_ids` of the tokenizer say the same."""
 
 
-def _evaluation(folder: Path, records: dict[str, dict[str, Any] | None]) -> str | None:
+def _evaluation(records: dict[str, dict[str, Any] | None], figure: str | None) -> str | None:
     evaluation, finetuning = records["evaluation"], records["finetuning"]
     parts = []
     if finetuning is not None:
-        rows = [f"| {name} | {value:.4f} |" for name, value in finetuning["metrics"].items()]
+        rows = [f"| {name} | {value:.4f} |" for name, value in finetuning["metrics"].items() if value is not None]
         parts.append("\n".join(["| held-out examples of the fine-tuning | |", "| --- | ---: |", *rows]))
     if evaluation is not None:
         data = evaluation["data"]
@@ -250,8 +216,8 @@ def _evaluation(folder: Path, records: dict[str, dict[str, Any] | None]) -> str 
         ]
         heading = "| protocol | test length | perplexity | bits per byte | tokens scored |"
         parts.append("\n".join([heading, "| --- | ---: | ---: | ---: | ---: |", *rows]))
-    if (folder / "evaluation.png").is_file():
-        parts.append("![perplexity against test length](evaluation.png)")
+    if figure is not None:
+        parts.append(figure)
     return "\n\n".join(["## Evaluation", *parts]) if parts else None
 
 
@@ -260,23 +226,22 @@ def _protocol(row: dict[str, Any]) -> str:
 
 
 def _results(records: dict[str, dict[str, Any] | None], task: str) -> list[EvalResult]:
-    """What was measured, as the metadata of the Hub has it."""
+    """What was measured, as the metadata of the Hub has it; of a run that diverged, nothing."""
     evaluation, finetuning, training = (records[name] for name in ("evaluation", "finetuning", "training"))
-    results = []
+    measured = []
     if evaluation is not None:
         for row in evaluation["results"]:
             name = f"perplexity, {_protocol(row)}, {row['length']} tokens"
-            results.append(_result(task, evaluation["data"], "perplexity", name, row["perplexity"]))
+            measured.append((evaluation["data"], "perplexity", name, row["perplexity"]))
     if finetuning is not None:
         data = {"source": finetuning["data"], "split": "validation"}
-        for name, value in finetuning["metrics"].items():
-            if name in _METRICS:
-                results.append(_result(task, data, name, name.replace("_", " "), value))
+        measured += [(data, name, name.replace("_", " "), finetuning["metrics"].get(name)) for name in _METRICS]
     elif training is not None and evaluation is None:
         data = {"source": training["data"], "split": "validation"}
         name = f"perplexity, blocks, {training['train_length']} tokens"
-        results.append(_result(task, data, "perplexity", name, math.exp(training["eval_loss"])))
-    return results
+        loss = training["eval_loss"]
+        measured.append((data, "perplexity", name, math.exp(loss) if loss is not None and loss < 700 else None))
+    return [_result(task, *each) for each in measured if each[-1] is not None and math.isfinite(each[-1])]
 
 
 def _result(task: str, data: dict[str, Any], metric: str, name: str, value: float) -> EvalResult:

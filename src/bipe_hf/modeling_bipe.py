@@ -18,8 +18,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import mask_for_columns
 from .cache import read_segment_history, write_segment_history
+from .card_file import write_card_to_push, write_model_card
 from .compatibility import CACHE_NAME, takes_cache
-from .model_card import TOKENIZER_FILES, write_card_to_push, write_model_card
 from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
 from .segmentation import (
     Segments,
@@ -57,7 +57,7 @@ class BipePreTrainedMixin:
     ) -> None:
         """As transformers does, with the model's code (see [`BipeConfigMixin.save_pretrained`]) and a model card.
 
-        The card says what the files of the folder say. A `README.md` that somebody wrote is left as it is.
+        The card says what configuration and tokenizer say. A `README.md` that somebody wrote is left as it is.
         """
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if self.should_save_on_this_rank(is_main_process):
@@ -66,7 +66,7 @@ class BipePreTrainedMixin:
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
         # Here transformers has put its own card in, or the one that the repository has.
         options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
-        write_card_to_push(working_dir, repo_id, TOKENIZER_FILES, **options)
+        write_card_to_push(working_dir, repo_id, write_model_card, **options)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
     @classmethod

@@ -1,11 +1,12 @@
 """A trained model on the Hub: what goes there, and that it comes there in one piece."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants
@@ -23,26 +24,22 @@ from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, 
 
 import bipe_hf
 
+from .card_file import CARD_FILE, is_ours, write_card_to_push, write_model_card
 from .configuration_bipe import BipeConfigMixin
 from .conversion.weights import read_json
 from .evaluation.inputs import Candidate, first_line, open_candidate
 from .evaluation.results import Evaluation
-from .model_card import CARD_FILE, MARK, RECORD_FILES, write_card_to_push
+from .model_card import read_record
 
 
 TRAINING_FILES = ("training.json", "finetuning.json")
 EVALUATION_FILE = "evaluation.json"
 FIGURE_FILE = "evaluation.png"
 
-# What a push writes only for some models. Left from another one, `from_pretrained` would mix the two, and a record
-# would speak of weights that are gone.
-_OPTIONAL_FILES = (
-    "model*.safetensors",
-    SAFE_WEIGHTS_INDEX_NAME,
-    "pytorch_model*",
-    GENERATION_CONFIG_NAME,
-    "chat_template.jinja",
-    *RECORD_FILES,
+# What a model has only sometimes. Left from another one, `from_pretrained` would mix the two.
+_OPTIONAL_FILES = re.compile(
+    r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?"
+    r"|generation_config\.json|chat_template\.jinja"
 )
 
 
@@ -87,8 +84,8 @@ def push(
     Raises:
         FileNotFoundError, ValueError: bad arguments; a folder that is no complete BiPE model; `private` where the
             repository is public; `create_pr` where there is none.
-        OSError: no token, or one that the Hub refuses; no permission; no connection. Nobody has seen any part of the
-            model then: a commit is there as a whole or not at all.
+        OSError: no token, or one that the Hub refuses; no permission; no connection. A new repository or branch may be
+            there then, but no part of the model: a commit is there as a whole or not at all.
     """
     _check_repo(repo)
     if create_pr and revision is not None:
@@ -177,9 +174,6 @@ def _stage(candidate: Candidate, weights: Sequence[Path], staging: Path) -> None
     for name in (GENERATION_CONFIG_NAME, *TRAINING_FILES, CARD_FILE):
         if (candidate.folder / name).is_file():
             shutil.copyfile(candidate.folder / name, staging / name)
-    card = staging / CARD_FILE
-    if card.is_file() and MARK in card.read_text(encoding="utf-8"):
-        card.unlink()  # none of the user's own: one that is on the Hub would stay, else a new one is written
 
 
 def _stage_evaluation(candidate: Candidate, file: Path, staging: Path) -> None:
@@ -233,13 +227,13 @@ def _commit(api: HfApi, repo: str, staging: Path, revision: str | None, message:
     if revision is not None and not revision.startswith("refs/pr/"):
         api.create_branch(repo, branch=revision, exist_ok=True)
     present = sorted(api.list_repo_files(repo, revision=revision))
-    write_card_to_push(staging, repo, [CARD_FILE], token=None, revision=revision)
+    card = staging / CARD_FILE
+    if card.is_file() and CARD_FILE in present and is_ours(card.read_text(encoding="utf-8")):
+        card.unlink()  # the one that is there may be somebody's own, and is renewed where it is not
+    write_card_to_push(staging, repo, partial(write_model_card, with_records=True), token=None, revision=revision)
     files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
-    removed = [
-        path
-        for path in present
-        if path not in files and "/" not in path and any(fnmatchcase(path, name) for name in _OPTIONAL_FILES)
-    ]
+    gone = [path for path in present if path not in files]
+    removed = [path for path in gone if _OPTIONAL_FILES.fullmatch(path)] + _stale_records(api, repo, revision, gone)
     # Not `upload_folder`, which spreads large models over several commits: in between, there would be half a model.
     commit = api.create_commit(
         repo,
@@ -251,6 +245,18 @@ def _commit(api: HfApi, repo: str, staging: Path, revision: str | None, message:
     )
     url = commit.pr_url or f"{api.endpoint}/{repo}" + (f"/tree/{revision}" if revision else "")
     return Pushed(url, files, removed)
+
+
+def _stale_records(api: HfApi, repo: str, revision: str | None, gone: Sequence[str]) -> list[str]:
+    """What an earlier push recorded of weights that are replaced now; files of other programs are no records."""
+    with tempfile.TemporaryDirectory() as folder:
+        stale = [
+            name
+            for name in (*TRAINING_FILES, EVALUATION_FILE)
+            if name in gone
+            and read_record(Path(api.hf_hub_download(repo, name, revision=revision, local_dir=folder))) is not None
+        ]
+    return stale + [FIGURE_FILE] * (EVALUATION_FILE in stale and FIGURE_FILE in gone)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
-from .model_card import RECORD_FILES, write_card_to_push, write_model_card
+from .card_file import complete_model_card, write_card_to_push
 from .vocabulary import token_texts
 
 
@@ -136,6 +136,10 @@ class BipeTokenizer(TokenizersBackend):
 
     _auto_class = "AutoTokenizer"  # the code goes along wherever the tokenizer is saved
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._auto_class = None  # whose code is not ours to publish: there is `register_for_auto_class`
+
     def __init__(
         self,
         *args: Any,
@@ -216,12 +220,12 @@ class BipeTokenizer(TokenizersBackend):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """As transformers does, with the code of this class; the card of a model there then shows the separators."""
         files = super().save_pretrained(save_directory, *args, **kwargs)
-        write_model_card(save_directory)
+        complete_model_card(save_directory)
         return files
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
         options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
-        write_card_to_push(working_dir, repo_id, ("config.json", *RECORD_FILES), **options)
+        write_card_to_push(working_dir, repo_id, complete_model_card, **options)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
 
     @classmethod
