@@ -27,6 +27,7 @@ from bipe_hf.data import (
     tokenize_documents,
     train_tokenizer,
 )
+from bipe_hf.data.tables import read_tables
 from bipe_hf.tokenization_bipe import BipeTokenizer
 
 
@@ -202,6 +203,17 @@ def test_a_folder_of_tables_is_split_by_its_file_names(tmp_path):
         "train": ["a"],
         "validation": ["b"],
     }
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_words_that_pandas_takes_for_gaps_are_texts_of_a_csv_file(tmp_path, is_folder, streaming):
+    words = ["null", "None", "NA", "nan", "N/A"]
+    write(tmp_path, {"train.csv": "\n".join(["text,number", *(f"{word},3" for word in words), ",", "end,4"])})
+    source = tmp_path if is_folder else tmp_path / "train.csv"
+    rows = list(read_tables(str(source), streaming=streaming)["train"])
+    assert [row["text"] for row in rows] == [*words, None, "end"]
+    assert [row["number"] for row in rows] == [3, 3, 3, 3, 3, None, 4]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

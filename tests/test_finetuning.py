@@ -3,9 +3,11 @@
 import importlib.util
 import itertools
 import json
+import math
 import random
 import shutil
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from families import FAMILIES
+from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForCausalLM,
@@ -22,8 +26,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
     EvalPrediction,
     LlamaForCausalLM,
+    TrainingArguments,
 )
 from transformers.utils import logging
 
@@ -33,7 +40,7 @@ from bipe_hf.data import load_rows, train_tokenizer
 from bipe_hf.finetuning import DataArguments, TaskArguments, finetune, run
 from bipe_hf.finetuning.collation import joined, padded_labels, padded_right
 from bipe_hf.finetuning.labels import Labels, classification_loss, find_labels, weigh_labels
-from bipe_hf.finetuning.question_answering import answer_tokens, best_answers, encode_windows
+from bipe_hf.finetuning.question_answering import answer_tokens, best_answers, encode_windows, span_loss
 from bipe_hf.finetuning.tasks import TASKS
 from bipe_hf.finetuning.token_classification import places_of_words
 
@@ -263,6 +270,7 @@ def test_answers_of_a_padded_batch_stand_where_they_stand_alone(family, side, to
     examples, _ = make_examples("question_answering", tokenizer, stride=8)
     collate = padded_right(reloaded(tokenizer, padding_side=side))
     batch = collate(examples)
+    starts, ends, _ = batch.pop("labels").unbind(dim=1)
     with torch.no_grad():
         logits = model(**batch).start_logits
         for example, row in zip(examples, logits, strict=True):
@@ -270,9 +278,37 @@ def test_answers_of_a_padded_batch_stand_where_they_stand_alone(family, side, to
             torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=0)
     texts = [
         tokenizer.decode(row[start : end + 1]).strip()
-        for row, start, end in zip(batch["input_ids"], batch["start_positions"], batch["end_positions"], strict=True)
+        for row, start, end in zip(batch["input_ids"], starts, ends, strict=True)
     ]
     assert texts == [row["answers"]["text"][0] for row in make_rows(6)]
+
+
+def answer_losses_alone(model, examples) -> torch.Tensor:
+    """Loss of every window, each fed to the model on its own."""
+    losses = []
+    for example in examples:
+        start, end, tokens = example["labels"]
+        assert tokens == len(example["input_ids"])
+        outputs = model(
+            input_ids=torch.tensor([example["input_ids"]]),
+            start_positions=torch.tensor([start]),
+            end_positions=torch.tensor([end]),
+        )
+        losses.append(outputs.loss)
+    return torch.stack(losses)
+
+
+def test_padding_is_no_possible_answer(family, tokenizer):
+    model = make_model(family, tokenizer, "ForQuestionAnswering", initializer_range=0.3)
+    examples, _ = make_examples("question_answering", tokenizer, stride=8)
+    assert len({len(example["input_ids"]) for example in examples}) > 1
+    batch = padded_right(tokenizer)(examples)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        expected, outputs = answer_losses_alone(model, examples), model(**batch)
+    assert span_loss(outputs, labels).item() == pytest.approx(expected.mean().item(), abs=1e-5)
+    count = torch.tensor(3 * 20)  # Trainer counts all numbers of the labels of, here, 20 windows
+    assert span_loss(outputs, labels, count).item() == pytest.approx(expected.sum().item() / 20, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ examples
@@ -326,6 +362,12 @@ def test_messages_need_a_chat_template(tokenizer):
         make_examples("instructions", tokenizer, [row])
 
 
+def test_what_the_chat_template_refuses_is_named(tokenizer):
+    tokenizer = reloaded(tokenizer, chat_template="{{ raise_exception('no system role') }}")
+    with pytest.raises(ValueError, match=r"chat template refuses \[\{.*'Which'.*\}\]: no system role"):
+        make_examples("instructions", tokenizer, [{"prompt": "Which", "completion": "good"}])
+
+
 def test_long_instruction_keeps_the_end_of_the_prompt_and_the_answer(tokenizer):
     row = {"prompt": "the cat sat on that hill", "completion": "good cat"}
     before = tokenizer(row["prompt"])["input_ids"]
@@ -338,6 +380,48 @@ def test_long_instruction_keeps_the_end_of_the_prompt_and_the_answer(tokenizer):
     assert cut == 1
     _, cut = make_examples("instructions", tokenizer, [row])
     assert cut == 0
+
+
+@pytest.mark.parametrize(("length", "parts", "lost"), [(5, [5, 2], 0), (6, [6], 1), (3, [3, 3], 1), (7, [7], 0)])
+def test_last_token_that_no_example_holds_is_counted(length, parts, lost, tokenizer):
+    text = "the cat sat on a mat"
+    assert len(tokenizer(text)["input_ids"]) == 6  # and eos
+    examples, cut = make_examples("causal_lm", tokenizer, [{"text": text}], max_length=length)
+    assert [len(example["input_ids"]) for example in examples] == parts
+    assert cut == lost
+
+
+def test_long_prompt_keeps_its_bos(tokenizer):
+    plain = train_tokenizer([" ".join(WORDS) + " good bad hillside."] * 20, 330)
+    bos = plain.bos_token_id
+    plain.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{plain.bos_token} $A", special_tokens=[(plain.bos_token, bos)]
+    )
+    row = {"prompt": "the cat sat on that hill", "completion": "good"}
+    before = plain(row["prompt"], add_special_tokens=False)["input_ids"]
+    after = [*plain(row["completion"], add_special_tokens=False)["input_ids"], plain.eos_token_id]
+    for room, kept in {1: [bos], 3: [bos, *before[-2:]], 60: [bos, *before]}.items():
+        (example,), _ = make_examples("instructions", plain, [row], max_length=len(after) + room)
+        assert example["input_ids"] == kept + after
+
+
+def test_text_loses_its_end_whatever_the_tokenizer_cut_before(settings, start, tokenizer, tmp_path):
+    folder = shutil.copytree(start("llama"), tmp_path / "left")
+    reloaded(tokenizer, truncation_side="left").save_pretrained(folder)
+    result = finetune(settings("classification", initial_model=str(folder), max_steps=1, max_length=3))
+    ours = AutoTokenizer.from_pretrained(result["config"]["output_dir"])
+    assert ours.truncation_side == "right"  # for those who use the model
+    assert result["cut_examples"]["train"] > 0
+    text = "the cat sat on that hill"
+    examples, _ = make_examples("classification", ours, [{"text": text, "label": each} for each in "ab"], max_length=3)
+    assert examples[0]["input_ids"] == tokenizer(text)["input_ids"][:3]
+
+
+def test_white_space_around_a_question_is_left_out(tokenizer):
+    row = next(make_rows(1))
+    wide = row | {"question": " " * 200 + row["question"] + "\n"}
+    ours, theirs = (make_examples("question_answering", tokenizer, [each], stride=8) for each in (wide, row))
+    assert ours == theirs
 
 
 def test_long_text_to_classify_loses_its_end_and_is_counted(tokenizer):
@@ -383,7 +467,7 @@ def test_windows_of_a_long_context_cover_it_and_share_the_stride(tokenizer):
     batch = {"question": ["Which one?"], "context": [context], "answers": [answer]}
     question = tokenizer("Which one?")["input_ids"]
     length = len(question) + 6
-    windows = encode_windows(batch, [7], tokenizer, max_length=length, stride=2)
+    windows = encode_windows(batch, [7], tokenizer, max_length=length, stride=2, split="train")
     parts = [ids[len(question) :] for ids in windows["input_ids"]]
     assert all(ids[: len(question)] == question for ids in windows["input_ids"])
     assert all(part[-2:] == following[:2] for part, following in itertools.pairwise(parts))
@@ -391,7 +475,8 @@ def test_windows_of_a_long_context_cover_it_and_share_the_stride(tokenizer):
     assert whole == tokenizer(context)["input_ids"]
     assert windows["row"] == [7] * len(parts)
     held = 0
-    for ids, start, end in zip(*map(windows.get, ("input_ids", "start_positions", "end_positions")), strict=True):
+    for ids, (start, end, tokens) in zip(windows["input_ids"], windows["labels"], strict=True):
+        assert tokens == len(ids)
         if (start, end) == (0, 0):
             assert "rain" not in tokenizer.decode(ids)
         else:
@@ -484,22 +569,35 @@ def test_class_weights_are_given_or_balanced():
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 3)])
-def test_weighted_loss_is_that_of_torch(shape):
+def test_weighted_loss_is_the_weighted_sum_over_the_number_of_labels(shape):
     torch.manual_seed(0)
     weight, logits = torch.tensor([0.5, 2.0, 1.0]), torch.randn(*shape, 3)
     labels = torch.tensor([0, 1, -100, 2, 1, 0]).view(shape)
-    expected = cross_entropy(logits.view(-1, 3), labels.view(-1), weight=weight)
+    nats = [
+        logit.exp().sum().log().item() - logit[max(label, 0)].item()
+        for logit, label in zip(logits.view(-1, 3), labels.flatten().tolist(), strict=True)
+    ]
+    total = 0.5 * (nats[0] + nats[5]) + 2 * (nats[1] + nats[4]) + nats[3]
     outputs = type("Outputs", (), {"logits": logits})
-    torch.testing.assert_close(classification_loss(weight)(outputs, labels), expected)
-    torch.testing.assert_close(classification_loss(weight)(outputs, labels, torch.tensor(20)), expected * 5 / 20)
+    assert classification_loss(weight)(outputs, labels).item() == pytest.approx(total / 5, abs=1e-5)
+    assert classification_loss(weight)(outputs, labels, torch.tensor(20)).item() == pytest.approx(total / 20, abs=1e-5)
     assert classification_loss(weight)(outputs, torch.full(shape, -100)) == 0
 
 
-@pytest.mark.parametrize("task", ["classification", "token_classification"])
-def test_accumulated_batches_train_as_one_batch(family, task, settings, without_dropout):
-    keys = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 2, "max_grad_norm": 0}
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+    ("task", "keys"),
+    [
+        ("classification", {"class_weights": {"good": 20.0}}),
+        ("token_classification", {"class_weights": {"O": 20.0}}),
+        ("question_answering", {}),
+    ],
+    ids=["classification", "token_classification", "question_answering"],
+)
+def test_accumulated_batches_train_as_one_batch(family, task, keys, batch_size, settings, without_dropout):
+    keys |= {"optim": "sgd", "learning_rate": 0.1, "max_steps": 2, "max_grad_norm": 0}
     whole = settings(task, family, **keys, per_device_train_batch_size=8)
-    parts = whole | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    parts = whole | {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": 8 // batch_size}
     parts["output_dir"] += "-parts"
     for each in (whole, parts):
         finetune(each)
@@ -521,7 +619,7 @@ def test_class_weights_reach_the_loss(settings):
     assert 0 < labels.sum() < len(labels)
     with torch.no_grad():
         logits = model(**batch).logits
-    expected = cross_entropy(logits, labels, weight=torch.tensor([1.0, 0.0]))
+    expected = cross_entropy(logits[labels == 0], labels[labels == 0], reduction="sum") / len(labels)
     assert weighted["metrics"]["loss"] == pytest.approx(expected.item(), abs=1e-5)
     assert even["metrics"]["loss"] == pytest.approx(cross_entropy(logits, labels).item(), abs=1e-5)
 
@@ -571,6 +669,93 @@ def test_recorded_loss_of_texts_is_the_mean_over_all_tokens(collation, settings)
     assert result["metrics"]["perplexity"] == pytest.approx(np.exp(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("task", "keys"),
+    [
+        ("classification", {"class_weights": {"good": 20.0}}),
+        ("token_classification", {"class_weights": {"O": 20.0}}),
+        ("token_classification", {"collation": "padding_free"}),
+        ("question_answering", {}),
+    ],
+)
+def test_recorded_loss_does_not_depend_on_the_batches(task, keys, settings):
+    losses = []
+    for batch_size in (1, 3, 8):
+        ours = settings(task, max_steps=1, **keys, per_device_eval_batch_size=batch_size)
+        ours["output_dir"] += f"-{batch_size}"
+        losses.append(finetune(ours)["metrics"]["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
+
+
+def test_recorded_loss_of_answers_is_the_mean_over_windows_each_alone(settings):
+    ours = settings("question_answering", max_steps=1)
+    result = finetune(ours)
+    model = AutoModelForQuestionAnswering.from_pretrained(ours["output_dir"])
+    tokenizer = AutoTokenizer.from_pretrained(ours["output_dir"])
+    rows = load_rows(ours["data"])["validation"].to_list()
+    examples, _ = make_examples("question_answering", tokenizer, rows, stride=8)
+    with torch.no_grad():
+        expected = answer_losses_alone(model, examples).mean().item()
+    assert result["metrics"]["loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("key", ["bf16_full_eval", "fp16_full_eval"])
+def test_measuring_in_16_bits_leaves_the_saved_weights_alone(key, settings):
+    ours, whole = settings("classification", max_steps=1, **{key: True}), settings("classification", max_steps=1)
+    whole["output_dir"] += "-whole"
+    for each in (ours, whole):
+        finetune(each)
+    tensors = load_file(Path(ours["output_dir"], "model.safetensors"))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert_same_weights(tensors, load_file(Path(whole["output_dir"], "model.safetensors")))
+
+
+def test_run_that_diverged_is_recorded_in_valid_json(settings, tokenizer, tmp_path):
+    model = make_model("llama", tokenizer)
+    model.lm_head.weight.data *= 1e6
+    model.save_pretrained(tmp_path / "far")
+    tokenizer.save_pretrained(tmp_path / "far")
+    ours = settings("causal_lm", initial_model=str(tmp_path / "far"), max_steps=1)
+    assert finetune(ours)["metrics"]["perplexity"] == math.inf
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    record = json.loads(Path(ours["output_dir"], "finetuning.json").read_text(), parse_constant=refuse)
+    assert record["metrics"]["perplexity"] is None
+    assert record["metrics"]["loss"] > 700
+
+
+def test_others_read_the_data_after_the_main_process(settings, monkeypatch):
+    """Which writes into the folder only when all have looked there."""
+    events = []
+
+    @contextmanager
+    def main_process_first(self, desc):
+        events.append("in")
+        yield
+        events.append("out")
+
+    monkeypatch.setattr(TrainingArguments, "main_process_first", main_process_first)
+    for name in ("find_checkpoint", "load_rows", "begin_run"):
+        inner = getattr(run, name)
+        monkeypatch.setattr(
+            run, name, lambda *args, name=name, inner=inner, **keys: events.append(name) or inner(*args, **keys)
+        )
+    finetune(settings("classification", max_steps=1))
+    assert events == ["find_checkpoint", "in", "load_rows", "out", "begin_run"]
+
+
+def test_model_that_does_not_say_its_length_needs_max_length(settings, tokenizer, tmp_path):
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    tokenizer.without_segments().save_pretrained(tmp_path / "bloom")
+    ours = settings("causal_lm", initial_model=str(tmp_path / "bloom"), max_steps=1, attn_implementation="eager")
+    with pytest.raises(ValueError, match="give max_length: a model of type bloom does not say"):
+        finetune(ours)
+    assert finetune(ours | {"max_length": 16})["max_length"] == 16
+
+
 @pytest.mark.parametrize("task", ["causal_lm", "token_classification"])
 def test_padding_free_training_is_padded_training(family, task, settings, without_dropout):
     padded = settings(task, family, optim="sgd", learning_rate=1.0)
@@ -579,8 +764,7 @@ def test_padding_free_training_is_padded_training(family, task, settings, withou
     ours, theirs = (weights(each["output_dir"], HEADS[task]) for each in (padded, free))
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
-    different = {"loss"} if task == "token_classification" else set()  # Trainer's own is a mean over batches
-    for name in results[0].keys() - different:
+    for name in results[0]:
         assert results[0][name] == pytest.approx(results[1][name], abs=1e-4)
 
 
@@ -594,17 +778,21 @@ def test_entities_end_with_their_example():
     padded = [np.array([[names.index(tag) for tag in row] for row in rows]) for rows in (truth, predicted)]
     free = [part.reshape(1, 4) for part in padded]
     expected = {"accuracy": 0.75, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert task.compute_metrics(EvalPrediction(padded[1], padded[0])) == expected
+    losses = np.array([[0.5, 1.0], [1.5, 2.0]])
+    expected["loss"] = 1.25
+    assert task.compute_metrics(EvalPrediction((padded[1], losses), padded[0])) == expected
     positions = np.array([[0, 1, 0, 1]])
+    free[1] = (free[1], losses.reshape(1, 4))
     assert task.compute_metrics(EvalPrediction(free[1], (free[0], positions))) == expected
 
 
 def test_tags_that_are_no_entities_are_scored_one_by_one():
     rows = Dataset.from_list([{"tokens": ["a", "b", "c"], "tags": ["NOUN", "VERB", "NOUN"]}])
     task = make_task("token_classification", rows)
-    prediction = EvalPrediction(np.array([[0, 0, 1, 1]]), np.array([[0, 1, -100, 1]]))
-    scores = task.compute_metrics(prediction)
-    assert scores == pytest.approx({"accuracy": 2 / 3, "f1": 2 / 3, "f1_NOUN": 2 / 3, "f1_VERB": 2 / 3})
+    predicted, losses = np.array([[0, 0, 1, 1]]), np.array([[1.0, 2.0, 100.0, 3.0]])
+    scores = task.compute_metrics(EvalPrediction((predicted, losses), np.array([[0, 1, -100, 1]])))
+    expected = {"loss": 2.0, "accuracy": 2 / 3, "f1": 2 / 3, "f1_NOUN": 2 / 3, "f1_VERB": 2 / 3}
+    assert scores == pytest.approx(expected)
 
 
 def test_columns_can_have_other_names(settings, tmp_path):
@@ -695,6 +883,35 @@ def test_early_stopping_stops_where_nothing_gets_better(settings):
     assert result["steps"] == 3  # the first measurement is the best, then two that are no better
 
 
+def test_run_killed_after_early_stopping_trains_no_further(settings):
+    ours = settings("classification", **BEST, learning_rate=0.0, early_stopping_patience=2, max_steps=50)
+    first = finetune(ours)
+    Path(ours["output_dir"], "finetuning.json").unlink()
+    result = finetune(ours)
+    assert result["resumed_from"] == "checkpoint-3"
+    assert result["steps"] == first["steps"] == 3
+    assert result["metrics"] == first["metrics"]
+
+
+def test_label_named_loss_is_the_better_the_higher_its_f1(settings, tmp_path):
+    rows = [row | {"label": row["label"].replace("bad", "loss")} for row in make_rows(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for metric, is_greater_better in {"f1_loss": True, "loss": False}.items():
+        keys = BEST | {"metric_for_best_model": metric, "max_steps": 1, "data": str(tmp_path / "rows.jsonl")}
+        ours = settings("classification", **keys)
+        ours["output_dir"] += f"-{metric}"
+        finetune(ours)
+        arguments = torch.load(Path(ours["output_dir"], "training_args.bin"), weights_only=False)
+        assert arguments.greater_is_better == is_greater_better
+
+
+def test_best_checkpoint_is_loaded_without_a_false_alarm(settings, caplog, monkeypatch):
+    """Trainer reads the file by names that the head of a GPT-NeoX does not have there."""
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    finetune(settings("causal_lm", "gpt_neox", **BEST, max_steps=2))
+    assert "missing keys" not in caplog.text
+
+
 def test_default_metric_of_the_best_checkpoint_is_that_of_the_task(settings):
     result = finetune(settings("classification", **BEST, max_steps=2))
     history = json.loads((Path(result["config"]["output_dir"]) / "trainer_state.json").read_text())
@@ -755,6 +972,42 @@ def test_finished_run_is_refused_until_it_is_overwritten(settings):
     assert finetune(ours | {"max_steps": 2}, overwrite=True)["steps"] == 2
 
 
+@pytest.mark.parametrize(
+    ("key", "place"), [("initial_model", ""), ("initial_model", "checkpoint-1"), ("data", "rows.jsonl")]
+)
+def test_overwrite_does_not_delete_what_the_run_is_to_read(key, place, settings, table):
+    ours = settings("causal_lm", max_steps=1, save_strategy="steps", save_steps=1)
+    finetune(ours)
+    folder = Path(ours["output_dir"])
+    shutil.copy(table, folder / "rows.jsonl")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ValueError, match=f"{key}: .* lies in output_dir .*, whose run --overwrite deletes"):
+        finetune(ours | {key: str(folder / place)}, overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_overwrite_leaves_no_chat_template_behind(settings, start, tokenizer, tmp_path):
+    folder = shutil.copytree(start("llama"), tmp_path / "chat")
+    reloaded(tokenizer, chat_template={"default": CHAT_TEMPLATE, "other": "x"}).save_pretrained(folder)
+    ours = settings("classification", max_steps=1)
+    finetune(ours | {"initial_model": str(folder)})
+    assert AutoTokenizer.from_pretrained(ours["output_dir"]).chat_template
+    finetune(ours, overwrite=True)
+    assert not AutoTokenizer.from_pretrained(ours["output_dir"]).chat_template
+
+
+def test_changed_validation_rows_are_not_resumed(settings, tmp_path):
+    rows = list(map(json.dumps, make_rows(40)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows[:30]))
+    (tmp_path / "data" / "validation.jsonl").write_text("\n".join(rows[30:]))
+    ours = settings("classification", data=str(tmp_path / "data"), save_strategy="steps", save_steps=1)
+    interrupt(ours, step=2)
+    (tmp_path / "data" / "validation.jsonl").write_text("\n".join(rows[30:35]))
+    with pytest.raises(ValueError, match="not what the interrupted run in .* began with"):
+        finetune(ours)
+
+
 def test_changed_rows_are_not_resumed(settings, table, tmp_path):
     data = Path(shutil.copy(table, tmp_path / "rows.jsonl"))
     ours = settings("classification", data=str(data), max_steps=3, save_strategy="steps", save_steps=1)
@@ -805,12 +1058,18 @@ def test_validation_split_is_used_as_it_is_and_the_folder_is_left_alone(settings
         ("classification", {"class_weights": {"goood": 2}}, r"class_weights: 'goood' is no .*did you mean good\?"),
         ("classification", {"class_weights": {"good": -1}}, "class_weights: -1 given for good"),
         ("classification", {"class_weights": {"good": "x"}}, "class_weights: 'x' given for good"),
+        ("classification", {"class_weights": {"good": math.inf}}, "class_weights: inf given for good, a finite"),
+        ("classification", {"class_weights": [1, 2]}, r"class_weights: \[1, 2\] is neither balanced nor a mapping"),
+        ("classification", {"class_weights": "[1, 2]"}, r"class_weights: \[1, 2\] is neither balanced nor a mapping"),
+        ("classification", {"dataloader_drop_last": True}, "dataloader_drop_last cannot be set: every row"),
+        ("classification", {"eval_do_concat_batches": False}, "eval_do_concat_batches cannot be set: metrics are"),
+        ("classification", {"batch_eval_metrics": True}, "batch_eval_metrics cannot be set: metrics are"),
         ("classification", {"early_stopping_patience": 2}, "early_stopping_patience: give load_best_model_at_end"),
         ("classification", {"early_stopping_patience": 0}, "early_stopping_patience: 0 given, at least 1"),
         ("classification", BEST | {"metric_for_best_model": "f2"}, "metric_for_best_model: 'f2' given, this task has"),
         ("causal_lm", BEST | {"metric_for_best_model": "perplexity"}, "metric_for_best_model: give loss"),
         ("classification", {"max_length": 1}, "max_length: 1 given"),
-        ("question_answering", {"max_length": 8}, r"max_length: 8 leaves \d tokens of the context"),
+        ("question_answering", {"max_length": 8}, r"max_length: 8 leaves \d .* 'Which one\?' of the train split"),
         ("classification", {"max_steps": 0}, "no training step"),
         ("classification", {"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 given"),
         ("classification", {"validation_fraction": 1.0}, "validation_fraction"),
@@ -846,15 +1105,39 @@ def test_bad_settings_are_refused_before_anything_is_written(task, keys, message
         ("token_classification", {"tokens": []}, "tokens: row 2 of the train split is empty"),
         ("question_answering", {"answers": {"text": ["x"], "answer_start": []}}, "answers: row 2 of the train"),
         ("question_answering", {"question": ""}, "question: row 2 of the train split is blank"),
+        ("question_answering", {"answers": {"text": [""], "answer_start": [0]}}, "answers: row 2 .* two empty lists"),
+        ("question_answering", {"answers": {"text": [""], "answer_start": [-1]}}, "answers: row 2 .* two empty lists"),
+        (
+            "question_answering",
+            {"answers": {"text": ["a"], "answer_start": [None]}},
+            "answers: row 2 .* whole numbers",
+        ),
+        ("question_answering", {"answers": {"text": ["a"], "answer_start": [-1]}}, "answers: row 2 .* whole numbers"),
+        ("instructions", {"prompt": [{"role": "user"}]}, "prompt: row 2 .* without role or content"),
+        ("instructions", {"prompt": ["x"]}, "prompt: row 0 .* without role or content"),
+        ("instructions", {"completion": [{"content": "x"}]}, "completion: row 2 .* without role or content"),
     ],
 )
 def test_bad_row_is_named(task, changes, message, settings, tmp_path):
     (tmp_path / "data").mkdir()
     rows = list(make_rows(4))
+    for column, value in changes.items():
+        if isinstance(value, list) and task == "instructions":  # the others hold lists, too
+            messages = isinstance(value[0], dict)
+            rows = [row | {column: [{"role": "user", "content": "x"} if messages else "x"]} for row in rows]
     for name, part in {"train": [*rows[:2], rows[2] | changes], "validation": rows}.items():
         (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
     with pytest.raises(ValueError, match=message):
         finetune(settings(task, data=str(tmp_path / "data")))
+
+
+def test_bad_row_is_shown_since_its_number_is_not_that_of_the_file(settings, tmp_path):
+    rows = [{"text": f"it ran {number}", "label": str(number % 2)} for number in range(40)]
+    rows[25] = {"text": " ", "label": "the odd one" + "." * 500}
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="text: row .* is blank: .*the odd one") as error:
+        finetune(settings("classification", data=str(tmp_path / "rows.jsonl")))
+    assert len(str(error.value)) < 250
 
 
 def test_classifier_with_other_labels_is_refused(settings, tmp_path):
@@ -877,6 +1160,15 @@ def test_weights_that_are_missing_elsewhere_than_in_a_head_are_refused(settings,
     again = settings("causal_lm", family, initial_model=first["output_dir"])
     with pytest.raises(ValueError, match=r"has no weights for lm_head\.weight"):
         finetune(again | {"output_dir": first["output_dir"] + "-again"})
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "classification"])
+def test_weights_of_another_size_are_not_taken_for_a_classifier(task, settings, start, tmp_path):
+    folder = Path(shutil.copytree(start("llama"), tmp_path / "wide"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(ValueError, match=r"has weights of other sizes than its config: model\.layers\.0\.mlp\."):
+        finetune(settings(task, initial_model=str(folder)))
 
 
 def test_missing_package_names_the_extra(settings, monkeypatch):

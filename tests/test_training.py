@@ -11,14 +11,17 @@ import datasets
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.data import load_documents, make_blocks, tokenize_documents
 from bipe_hf.training import collate_blocks, pretrain, run
-from bipe_hf.training.run_folder import find_checkpoint
+from bipe_hf.training.run_folder import find_checkpoint, fingerprint, finish_run
+from bipe_hf.training.session import perplexity
 
 
 WORDS = [
@@ -345,6 +348,24 @@ def test_initial_model_gives_weights_tokenizer_and_separators(settings):
     assert {tokenizers[0].decode(token_id).strip() for token_id in config.separator_token_ids} == {""}
 
 
+def test_measuring_in_16_bits_leaves_the_saved_weights_alone(settings):
+    pretrain(settings | {"max_steps": 1, "bf16_full_eval": True})
+    tensors = load_file(Path(settings["output_dir"], "model.safetensors"))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0.0, 1.0), (2.0, math.exp(2)), (800.0, math.inf)])
+def test_perplexity_of_a_run_that_diverged_is_infinite(loss, expected):
+    assert perplexity(loss) == expected
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    finish_run(tmp_path, {"losses": [math.nan, 1.5], "config": {"clip": math.inf}, "steps": 3, "name": None})
+    text = (tmp_path / "training.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text) == {"losses": [None, 1.5], "config": {"clip": None}, "steps": 3, "name": None}
+
+
 def test_best_checkpoint_of_a_gpt_neox_is_saved_with_its_head(settings):
     """The head has another name in files; Trainer alone would save the last one with the rest of the best."""
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
@@ -447,6 +468,14 @@ def test_changed_data_is_not_resumed(settings, interrupted, corpus, tmp_path):
     assert contents(interrupted) == before
 
 
+def test_fingerprint_knows_each_split():
+    whole, parts = Dataset.from_dict({"text": ["a", "b", "c"]}), []
+    for border in (0, 1, 2, 3):
+        parts.append(fingerprint(*(whole.select(list(part)) for part in (range(border), range(border, 3)))))
+    assert len(set(parts)) == 4
+    assert fingerprint(whole.select([0]), whole.select([1, 2])) == parts[1]
+
+
 def test_intervals_may_change_on_resuming_and_then_hold(settings, interrupted):
     for step in (4, 6):
         shutil.rmtree(interrupted / f"checkpoint-{step}")
@@ -480,6 +509,19 @@ def test_overwrite_trains_again_and_deletes_only_what_the_run_wrote(settings, fi
     assert (finished / "notes.txt").read_text() == "mine"
     assert (finished / "runs" / "mine" / "model.safetensors").read_text() == "mine"
     assert yaml.safe_load((finished / "pretrain.yaml").read_text())["max_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("initial_model", "checkpoint-4"), ("initial_model", ""), ("tokenizer", ""), ("data", "texts")]
+)
+def test_overwrite_does_not_delete_what_the_run_is_to_read(settings, finished, corpus, key, place):
+    shutil.copytree(corpus, finished / "texts")
+    before = contents(finished)
+    kept = ("data", "vocab_size", "train_length", "max_steps", "use_cpu", "output_dir")
+    settings = {name: settings[name] for name in kept} | {key: str(finished / place)}
+    with pytest.raises(ValueError, match=f"{key}: .* lies in output_dir .*, whose run --overwrite deletes"):
+        pretrain(settings, overwrite=True)
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize("changes", [{"data": "missing.txt"}, {"train_length": 100_000}, {"hidden_size": 15}])

@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
 _TEXTS = {".html", ".md", ".py", ".rst", ".tex", ".txt"}  # only to tell a missing file from a Hub name
 _SAVED_DATA_SET = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
+_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # of .csv: NA, None and null are words, not gaps
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
@@ -79,7 +80,11 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
-    """The splits of what `holds_tables` is true for, or else of a data set of the Hub; one of them is `train`."""
+    """The splits of what `holds_tables` is true for, or else of a data set of the Hub; one of them is `train`.
+
+    In local `.csv` files only an empty cell is missing; `datasets` alone would take words such as NA, None and null
+    for missing, too.
+    """
     path = Path(source).expanduser()
     if path.is_dir() and is_saved_data_set(path):
         with as_value_error(source):
@@ -90,10 +95,14 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
     elif path.is_dir():
         with as_value_error(source):
             # The full path, as `datasets` would take a folder named "json" for its own builder.
-            splits = datasets.load_dataset(str(path.resolve()), streaming=streaming)
+            is_csv = all(file.suffix.lower() == ".csv" for file in visible_files(path) if file.name != "README.md")
+            options = _AS_WRITTEN if is_csv else {}
+            splits = datasets.load_dataset(str(path.resolve()), streaming=streaming, **options)
     elif path.is_file():
         with as_value_error(source):
-            splits = datasets.load_dataset(TABLES[path.suffix.lower()], data_files=str(path), streaming=streaming)
+            builder = TABLES[path.suffix.lower()]
+            options = _AS_WRITTEN if builder == "csv" else {}
+            splits = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **options)
     else:
         name = _HUB_NAME.fullmatch(source)
         if name is None or Path(source).suffix.lower() in TABLES.keys() | _TEXTS:

@@ -235,14 +235,14 @@ def evaluate_tasks(
         raise ValueError(f"tasks_folder: {tasks_folder} is not a folder")
     check_dtype(dtype)
     target = check_device(device)
-    candidates = open_candidates(models)
-    if output is not None:
-        output = Path(output)
-        check_output(output, overwrite, resume)
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError(
             "tasks need the lm-evaluation-harness, which is not installed: pip install 'bipe-hf[lm-eval]'"
         )
+    candidates = open_candidates(models)
+    if output is not None:
+        output = Path(output)
+        check_output(output, overwrite, resume)
     evaluation = TaskEvaluation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,

@@ -10,9 +10,12 @@ from ..training.arguments import parsed_json
 
 # Fields of TrainingArguments that are not the user's to set, and why.
 RESERVED_KEYS = {
+    "batch_eval_metrics": "metrics are those of the whole validation split, not of its batches",
+    "dataloader_drop_last": "every row of the validation split is measured",
     "do_eval": "finetune always measures at the end",
     "do_predict": "finetune only trains and measures",
     "do_train": "finetune always trains",
+    "eval_do_concat_batches": "metrics are those of the whole validation split, not of its batches",
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "label_names": "the task decides them",
     "label_smoothing_factor": "Trainer shifts the labels of its own models only; the losses of the tasks do without",
@@ -58,7 +61,7 @@ class TaskArguments:
 
     def __post_init__(self) -> None:
         self.class_weights = parsed_json(self.class_weights)
-        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+        if not isinstance(self.class_weights, dict | None) and self.class_weights != "balanced":
             raise ValueError(f"class_weights: {self.class_weights!r} is neither balanced nor a mapping label: weight")
 
 

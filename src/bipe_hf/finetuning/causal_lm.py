@@ -1,11 +1,11 @@
 """Causal language modelling: texts to continue, and answers to instructions."""
 
-import math
 from collections.abc import Callable
 
 from datasets import DatasetDict
 from transformers import AutoModelForCausalLM, EvalPrediction, PreTrainedTokenizerBase
 
+from ..training.session import perplexity
 from .arguments import DataArguments, TaskArguments
 from .collation import joined, padded_labels
 from .task import Task, check_texts, is_text, token_losses
@@ -19,6 +19,7 @@ class CausalLM(Task):
     columns = ("text",)
     is_token_wise = True
     best_metric = "loss"
+    cut = "lost the token behind them, the last of their document, which alone would be predicted by nothing"
 
     def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
         check_texts(rows, "text")
@@ -28,16 +29,15 @@ class CausalLM(Task):
         return ["loss", "perplexity"]
 
     def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-        pieces = []
+        examples = {"input_ids": [], "labels": [], "is_cut": []}
         for text in filter(is_text, batch["text"]):
             ids = closed(tokenizer(text)["input_ids"], tokenizer)
-            pieces += [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
-        pieces = [ids for ids in pieces if len(ids) > 1]
-        return {
-            "input_ids": pieces,
-            "labels": [[-100, *ids[1:]] for ids in pieces],  # nothing predicts a first token
-            "is_cut": [False] * len(pieces),
-        }
+            for start in range(0, len(ids) - 1, max_length):
+                end = start + max_length
+                examples["input_ids"].append(ids[start:end])
+                examples["labels"].append([-100, *ids[start + 1 : end]])  # nothing predicts a first token
+                examples["is_cut"].append(end == len(ids) - 1)
+        return examples
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, is_padding_free: bool) -> Callable:
         return joined if is_padding_free else padded_labels(tokenizer)
@@ -48,7 +48,7 @@ class CausalLM(Task):
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """`loss`, the mean over all tokens with a label (Trainer's own is one over batches), and its perplexity."""
         loss = float(prediction.predictions[prediction.label_ids != -100].mean(dtype="float64"))
-        return {"loss": loss, "perplexity": math.exp(loss)}
+        return {"loss": loss, "perplexity": perplexity(loss)}
 
 
 def closed(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

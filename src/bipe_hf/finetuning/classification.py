@@ -37,12 +37,11 @@ class Classification(Task):
         return ["loss", "accuracy", "f1", *(f"f1_{name}" for name in self.labels.names)]
 
     def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-        whole = tokenizer(batch["text"])["input_ids"]
-        short = tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]
+        encoded = tokenizer(batch["text"], truncation=True, max_length=max_length)
         return {
-            "input_ids": short,
+            "input_ids": encoded["input_ids"],
             "labels": [self.labels.ids[value] for value in batch["label"]],
-            "is_cut": [len(ids) > len(kept) for ids, kept in zip(whole, short, strict=True)],
+            "is_cut": [bool(encoding.overflowing) for encoding in encoded.encodings],
         }
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, is_padding_free: bool) -> Callable:

@@ -3,11 +3,12 @@
 from typing import Any
 
 from datasets import DatasetDict, Value
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .arguments import DataArguments, TaskArguments
 from .causal_lm import CausalLM, closed
-from .task import check_rows
+from .task import check_rows, shortened
 
 
 class Instructions(CausalLM):
@@ -17,8 +18,8 @@ class Instructions(CausalLM):
     they are joined as they stand and closed with eos. Both parts are tokenized apart and their ids joined: the border
     is exact, and the prompt has the tokens that it has when the model is used.
 
-    Of an example longer than `max_length` the prompt loses its beginning; where the answer alone is longer, it loses
-    its end.
+    Of an example longer than `max_length` the prompt loses its beginning, but for bos; where the answer alone is
+    longer, it loses its end.
     """
 
     columns = ("prompt", "completion")
@@ -34,6 +35,8 @@ class Instructions(CausalLM):
                     )
         check_rows(rows, "prompt", lambda prompt: prompt is not None, "is missing")
         check_rows(rows, "completion", bool, "is empty")
+        for column in self.columns:
+            check_rows(rows, column, _has_roles, "holds a message without role or content")
 
     def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
         examples = {"input_ids": [], "labels": [], "is_cut": []}
@@ -41,7 +44,9 @@ class Instructions(CausalLM):
             prompt_ids, answer_ids = encode_pair(prompt, completion, tokenizer)
             room = max(max_length - len(answer_ids), 1)  # a first token of the answer would not be learnt
             is_cut = len(prompt_ids) + len(answer_ids) > max_length
-            prompt_ids = prompt_ids[-room:]
+            if len(prompt_ids) > room:
+                bos = [token for token in prompt_ids[:1] if token == tokenizer.bos_token_id]
+                prompt_ids = bos + prompt_ids[len(prompt_ids) - room + len(bos) :]
             ids = (prompt_ids + answer_ids)[:max_length]
             examples["input_ids"].append(ids)
             examples["labels"].append([-100] * max(len(prompt_ids), 1) + ids[max(len(prompt_ids), 1) :])
@@ -49,12 +54,21 @@ class Instructions(CausalLM):
         return examples
 
 
+def _has_roles(value: str | list[dict[str, Any]]) -> bool:
+    if isinstance(value, str):
+        return True
+    return all(
+        isinstance(message, dict) and message.get("role") is not None and message.get("content") is not None
+        for message in value
+    )
+
+
 def encode_pair(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of the answer to it, the closing token included.
 
     Raises:
-        ValueError: messages for a tokenizer without a chat template, or a template that writes the prompt otherwise
-            once the answer stands behind it.
+        ValueError: messages for a tokenizer without a chat template, or a template that refuses them or writes the
+            prompt otherwise once the answer stands behind it.
     """
     if tokenizer.chat_template is None:
         if not (isinstance(prompt, str) and isinstance(completion, str)):
@@ -65,8 +79,11 @@ def encode_pair(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase
         return prompt_ids, closed(tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer)
     prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+    try:
+        before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses {shortened(prompt + completion)}: {error}") from error
     if not whole.startswith(before):
         raise ValueError("the chat template writes a prompt otherwise once it has an answer, so none can be cut off")
     return tuple(

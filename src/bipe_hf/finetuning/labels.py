@@ -1,5 +1,6 @@
 """Names, ids and weights of labels."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ def weigh_labels(
         counts: how often each id occurs in what is trained on.
 
     Raises:
-        ValueError: a name that is no label, or a weight that is no number of at least 0.
+        ValueError: a name that is no label, or a weight that is no finite number of at least 0.
     """
     if class_weights is None:
         return None
@@ -63,28 +64,43 @@ def weigh_labels(
     for name, weight in class_weights.items():
         if str(name) not in labels.names:
             raise ValueError(f"class_weights: {name!r} is no label of the data{did_you_mean(str(name), labels.names)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
-            raise ValueError(f"class_weights: {weight!r} given for {name}, a number of at least 0 is needed")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"class_weights: {weight!r} given for {name}, a finite number of at least 0 is needed")
         weights[labels.names.index(str(name))] = weight
     return weights
 
 
 def classification_loss(weights: torch.Tensor | None) -> Callable:
-    """Cross entropy for `Trainer(compute_loss_func=...)`: the weighted mean of a batch, as in `torch`.
+    """Cross entropy for `Trainer(compute_loss_func=...)`: the weighted sum over the labels of a batch, divided by the
+    number of all labels between two optimizer steps, or of those of the batch where it is not given.
 
-    Trainer wants losses that count for their share of all labels between two optimizer steps. The classifiers of
-    transformers give the mean of each batch instead, whose gradients would add up over accumulated batches.
+    So a label weighs the same in every batch. The weighted mean of `torch` divides by the weights of the batch at
+    hand, which cancel where all its labels are equal. The classifiers of transformers give the mean of each batch,
+    whose gradients would add up over accumulated batches.
     """
 
     def loss(
         outputs: ModelOutput, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        logits = outputs.logits.flatten(end_dim=-2).float()
-        labels = labels.flatten()
-        weight = None if weights is None else weights.to(logits.device)
-        count = (labels != -100).sum()
-        total = count if weight is None else weight[labels[labels != -100]].sum()
-        mean = F.cross_entropy(logits, labels, weight=weight, reduction="sum") / total.clamp(min=1e-8)
-        return mean if num_items_in_batch is None else mean * count / num_items_in_batch
+        total = label_losses(outputs.logits, labels, weights).sum()
+        return total / ((labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
+
+
+def label_losses(logits: torch.Tensor, labels: torch.LongTensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Weighted cross entropy of each label.
+
+    Args:
+        logits: of the shape of `labels` and the number of labels.
+        labels: ids, -100 where there is none.
+        weights: of each label, or `None` for 1.
+
+    Returns:
+        float32 of the shape of `labels`, 0 where the label is -100.
+    """
+    weights = None if weights is None else weights.to(logits.device)
+    losses = F.cross_entropy(
+        logits.flatten(end_dim=-2).float(), labels.flatten(), weight=weights, reduction="none", ignore_index=-100
+    )
+    return losses.view_as(labels)

@@ -31,10 +31,11 @@ def load_config(source: str | Path, task: Task) -> PreTrainedConfig:
 
 
 def load_tokenizer(
-    source: str | Path, config: PreTrainedConfig, say: Callable[[str], None]
+    source: str | Path, config: PreTrainedConfig, task: Task, say: Callable[[str], None]
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of the model: a `BipeTokenizer` with the separators of the config where segments end at
     separators, else a plain one. Its padding token, or else eos, becomes that of the config, where classifiers look.
+    Where there are labels, it cuts long texts at their end, whoever uses the trained model.
 
     Raises:
         ValueError: nothing to pad with, or more tokens than the model has.
@@ -56,6 +57,8 @@ def load_tokenizer(
             f" {config.vocab_size}"
         )
     config.pad_token_id = tokenizer.pad_token_id
+    if task.labels is not None:
+        tokenizer.truncation_side = "right"
     return tokenizer
 
 
@@ -65,8 +68,8 @@ def load_model(
     """The model in `source` with the head of the task, in float32, and the weights of the head that are new.
 
     Raises:
-        ValueError: weights are damaged, or missing anywhere but in a new head; or the head that is there has other
-            labels than the data.
+        ValueError: weights are damaged, or missing or of another size anywhere but in a new head; or the head that is
+            there has other labels than the data.
     """
     arguments: dict[str, Any] = {"config": config, "attn_implementation": attn_implementation, "dtype": torch.float32}
     there = load_part(AutoConfig, "initial_model", str(source))
@@ -77,13 +80,20 @@ def load_model(
     except SafetensorError as error:
         raise ValueError(f"the weights in {source} are damaged: {error}") from error
     new = sorted(report["missing_keys"])
-    lost = [
-        name for name in new if task.head is AutoModelForCausalLM or name.startswith(f"{model.base_model_prefix}.")
-    ]
-    if lost:
-        raise ValueError(f"initial_model: {source} has no weights for {', '.join(lost)}")
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+
+    def elsewhere(names: list[str]) -> list[str]:
+        is_head_kept = task.head is AutoModelForCausalLM
+        return [name for name in names if is_head_kept or name.startswith(f"{model.base_model_prefix}.")]
+
+    if elsewhere(new):
+        raise ValueError(f"initial_model: {source} has no weights for {', '.join(elsewhere(new))}")
+    if elsewhere(mismatched):
+        raise ValueError(
+            f"initial_model: {source} has weights of other sizes than its config: {', '.join(elsewhere(mismatched))}"
+        )
     has_other_labels = task.labels is not None and not new and there.id2label != config.id2label
-    if report["mismatched_keys"] or has_other_labels:
+    if mismatched or has_other_labels:
         raise ValueError(
             f"initial_model: the classifier in {source} knows the labels {list(there.id2label.values())}, the data has"
             f" {list(config.id2label.values())}"

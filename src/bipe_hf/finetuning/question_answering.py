@@ -4,12 +4,15 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from .arguments import DataArguments, TaskArguments
 from .collation import padded_right
-from .task import Task, check_rows, check_texts, is_text
+from .task import Task, check_rows, check_texts, is_text, row_error, shortened
 
 
 DEFAULT_STRIDE = 128
@@ -38,18 +41,23 @@ class QuestionAnswering(Task):
             check_texts(rows, column)
             check_rows(rows, column, is_text, "is blank")
         check_rows(
-            rows, "answers", _is_answers, "is no mapping of text and answer_start to lists of one length, as in SQuAD"
+            rows,
+            "answers",
+            _is_answers,
+            "is no mapping of text and answer_start to lists of one length, of texts that are not empty and whole"
+            " numbers from 0 on, as in SQuAD; two empty lists say that there is no answer",
         )
         for split, part in rows.items():
             for index, row in enumerate(part):
-                for text, start in zip(*map(row["answers"].get, ("text", "answer_start")), strict=True):
+                answers = row["answers"]
+                for text, start in zip(answers["text"], answers["answer_start"], strict=True):
                     if row["context"][start : start + len(text)] != text:
-                        raise ValueError(
-                            f"answers: row {index} of the {split} split has no {text!r} at character {start} of its"
-                            " context"
+                        raise row_error(
+                            "answers", part, split, index, f"has no {text!r} at character {start} of its context"
                         )
         self.stride = DEFAULT_STRIDE if data_args.stride is None else data_args.stride
         self.rows = rows["validation"]
+        self.loss = span_loss
         self.may_be_empty = any(not answers["text"] for part in rows.values() for answers in part["answers"])
 
     @property
@@ -60,7 +68,7 @@ class QuestionAnswering(Task):
         self, rows: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> tuple[Dataset, int]:
         windows = rows.map(
-            partial(encode_windows, tokenizer=tokenizer, max_length=max_length, stride=self.stride),
+            partial(encode_windows, tokenizer=tokenizer, max_length=max_length, stride=self.stride, split=split),
             batched=True,
             with_indices=True,
             remove_columns=rows.column_names,
@@ -73,6 +81,9 @@ class QuestionAnswering(Task):
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, is_padding_free: bool) -> Callable:
         return padded_right(tokenizer)
+
+    def label_names(self, is_padding_free: bool) -> list[str] | None:
+        return ["labels"]  # not those of the model, whose loss takes padding for possible answers
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """`exact_match` and `f1` of SQuAD, in percent, as everywhere."""
@@ -97,27 +108,60 @@ def _is_answers(answers) -> bool:
     if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
         return False
     texts, starts = answers["text"], answers["answer_start"]
-    return isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
+    return (
+        isinstance(texts, list)
+        and isinstance(starts, list)
+        and len(texts) == len(starts)
+        and all(isinstance(text, str) and text for text in texts)
+        and all(isinstance(start, int) and start >= 0 for start in starts)
+    )
+
+
+def span_loss(
+    outputs: ModelOutput, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean of the cross entropies of start and end, for `Trainer(compute_loss_func=...)`: the sum over the windows of
+    a batch, divided by the number of all windows between two optimizer steps, or of those of the batch.
+
+    Args:
+        outputs: `start_logits` and `end_logits` of shape `(windows, length)`, padded on the right.
+        labels: `(windows, 3)`: start, end and number of tokens. Padding is no possible answer.
+        num_items_in_batch: as Trainer counts it: all numbers in the labels of the windows.
+    """
+    start, end, tokens = labels.unbind(dim=1)
+    is_padding = torch.arange(outputs.start_logits.shape[1], device=labels.device) >= tokens[:, None]
+    total = sum(
+        cross_entropy(logits.float().masked_fill(is_padding, -torch.inf), place, reduction="sum")
+        for logits, place in ((outputs.start_logits, start), (outputs.end_logits, end))
+    )
+    windows = len(labels) if num_items_in_batch is None else num_items_in_batch / labels.shape[1]
+    return total / 2 / windows
 
 
 def encode_windows(
-    batch: dict[str, list], rows: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
+    batch: dict[str, list],
+    rows: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int,
+    split: str,
 ) -> dict[str, list]:
     """Windows of the contexts of `batch`, each behind its question.
 
     Returns:
-        For each window `input_ids`, `start_positions` and `end_positions` (tokens), `row` (of `rows`), and `offsets`:
-        start and end of each token in the context, both -1 outside of it.
+        For each window `input_ids`, `labels` (first and last token of the answer, number of tokens), `row` (of
+        `rows`), and `offsets`: start and end of each token in the context, both -1 outside of it.
     """
-    for row, question in zip(rows, tokenizer(batch["question"], add_special_tokens=False)["input_ids"], strict=True):
-        room = max_length - len(question) - tokenizer.num_special_tokens_to_add(pair=True)
+    questions = [question.strip() for question in batch["question"]]
+    for question, ids in zip(questions, tokenizer(questions, add_special_tokens=False)["input_ids"], strict=True):
+        room = max_length - len(ids) - tokenizer.num_special_tokens_to_add(pair=True)
         if room <= stride:
             raise ValueError(
-                f"max_length: {max_length} leaves {room} tokens of the context beside the question of row {row}; more"
-                f" than the {stride} of stride are needed"
+                f"max_length: {max_length} leaves {room} tokens of the context beside the question"
+                f" {shortened(question)} of the {split} split; more than the {stride} of stride are needed"
             )
     encoded = tokenizer(
-        batch["question"],
+        questions,
         batch["context"],
         truncation="only_second",
         max_length=max_length,
@@ -125,15 +169,14 @@ def encode_windows(
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    windows = {"input_ids": encoded["input_ids"], "start_positions": [], "end_positions": [], "row": [], "offsets": []}
+    windows = {"input_ids": encoded["input_ids"], "labels": [], "row": [], "offsets": []}
     for window, example in enumerate(encoded["overflow_to_sample_mapping"]):
         offsets = [
             list(span) if sequence == 1 else [-1, -1]
             for span, sequence in zip(encoded["offset_mapping"][window], encoded.sequence_ids(window), strict=True)
         ]
         start, end = answer_tokens(offsets, batch["answers"][example])
-        windows["start_positions"].append(start)
-        windows["end_positions"].append(end)
+        windows["labels"].append([start, end, len(offsets)])
         windows["row"].append(rows[example])
         windows["offsets"].append(offsets)
     return windows

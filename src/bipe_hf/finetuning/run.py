@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import EarlyStoppingCallback, HfArgumentParser, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, HfArgumentParser, PreTrainedConfig, TrainingArguments, set_seed
 
 from ..data import load_rows
 from ..training.arguments import check_counts, check_training, did_you_mean
 from ..training.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
-from ..training.session import CurrentIntervals, RunTrainer, finish, record, train
+from ..training.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, TaskArguments
 from .model import load_config, load_model, load_tokenizer
 from .task import Task
@@ -51,6 +51,9 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         settings = {"metric_for_best_model": task_class.best_metric} | settings
     task_args, data_args, training_args = HfArgumentParser(ARGUMENT_CLASSES).parse_dict(settings)
     _check_arguments(task_class, task_args, data_args, training_args)
+    if training_args.metric_for_best_model is not None and settings.get("greater_is_better") is None:
+        # Trainer would take f1_loss, of a label named loss, for a loss.
+        training_args.greater_is_better = training_args.metric_for_best_model.removeprefix("eval_") != "loss"
     settings = settings | dataclasses.asdict(task_args) | dataclasses.asdict(data_args)
     is_main = training_args.process_index == 0
     say = print if is_main else lambda line: None
@@ -59,22 +62,23 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     checkpoint = find_checkpoint(
         folder, settings, overwrite=overwrite, say=say, files=FILES, processes=training_args.world_size
     )
-    rows = _load_columns(task_class, data_args)
-    digest = fingerprint(rows["train"])
-    if checkpoint is not None:
-        check_data(folder, digest)
-    task = task_class(task_args, data_args, rows)
-    _check_metric(task, training_args)
     source = checkpoint or task_args.initial_model
-    config = load_config(source, task)
-    tokenizer = load_tokenizer(source, config, say)
-    max_length = data_args.max_length or config.max_position_embeddings
-    is_padding_free = data_args.collation == "padding_free"
     examples, cuts = {}, {}
-    for split in ("train", "validation"):
-        examples[split], cuts[split] = task.examples(rows[split], split, tokenizer, max_length)
-        if cuts[split]:
-            say(f"{split}: {cuts[split]:,} of {len(examples[split]):,} examples {task.cut}")
+    # The others find the rows in the cache, and looked at the folder before the first one writes there.
+    with training_args.main_process_first(desc="reading the data"):
+        rows = _load_columns(task_class, data_args)
+        digest = fingerprint(rows["train"], rows["validation"])
+        if checkpoint is not None:
+            check_data(folder, digest)
+        task = task_class(task_args, data_args, rows)
+        _check_metric(task, training_args)
+        config = load_config(source, task)
+        tokenizer = load_tokenizer(source, config, task, say)
+        max_length = data_args.max_length or _length_of(config)
+        for split in ("train", "validation"):
+            examples[split], cuts[split] = task.examples(rows[split], split, tokenizer, max_length)
+            if cuts[split]:
+                say(f"{split}: {cuts[split]:,} of {len(examples[split]):,} examples {task.cut}")
     set_seed(training_args.seed)
     load = partial(load_model, config=config, task=task, attn_implementation=task_args.attn_implementation)
     model, new_weights = load(source)
@@ -90,6 +94,7 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     if task_args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(task_args.early_stopping_patience))
         training_args.restore_callback_states_from_checkpoint = True  # a resumed run has lost no patience
+    is_padding_free = data_args.collation == "padding_free"
     training_args.label_names = task.label_names(is_padding_free)
     trainer = RunTrainer(
         model=model,
@@ -102,15 +107,13 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
         callbacks=callbacks,
+        load_model=lambda best: load(best)[0],
     )
     if checkpoint is None and is_main:
         begin_run(folder, settings, digest, overwrite=overwrite, files=FILES)
-    seconds = train(trainer, checkpoint, lambda best: load(best)[0])
-    metrics = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-    metrics = {name: metrics[name] for name in task.metrics}
-    model.config.use_cache = True  # Trainer turned it off, and would save it so
-    trainer.save_model()
-    trainer.save_state()
+    seconds = train(trainer, checkpoint)
+    measured = save_and_measure(trainer)
+    metrics = {name: measured[f"eval_{name}"] for name in task.metrics}
 
     best = trainer.state.best_model_checkpoint
     result = {
@@ -170,6 +173,15 @@ def _check_metric(task: Task, training_args: TrainingArguments) -> None:
         raise ValueError(f"metric_for_best_model: {metric!r} given, this task has {', '.join(task.metrics)}")
     if metric.removeprefix("eval_") == "perplexity":
         raise ValueError("metric_for_best_model: give loss, which ranks as perplexity does and is known to be a loss")
+
+
+def _length_of(config: PreTrainedConfig) -> int:
+    try:
+        return config.max_position_embeddings
+    except AttributeError as error:
+        raise ValueError(
+            f"give max_length: a model of type {config.model_type} does not say how many tokens it takes"
+        ) from error
 
 
 def _load_columns(task_class: type[Task], data_args: DataArguments) -> DatasetDict:

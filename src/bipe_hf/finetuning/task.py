@@ -1,5 +1,6 @@
 """What a task is: columns to read, examples to make of them, a head, a loss and metrics."""
 
+import reprlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -10,6 +11,10 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from .arguments import DataArguments, TaskArguments
 from .labels import Labels
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
 
 
 class Task:
@@ -100,11 +105,21 @@ def is_text(value: str | None) -> bool:
 
 
 def check_rows(rows: DatasetDict, column: str, is_good: Callable[[Any], bool], complaint: str) -> None:
-    """Refuses a column where a value is not good, with the number of its row."""
+    """Refuses a column where a value is not good, with its row."""
     for split, part in rows.items():
         for index, value in enumerate(part[column]):
             if not is_good(value):
-                raise ValueError(f"{column}: row {index} of the {split} split {complaint}")
+                raise row_error(column, part, split, index, complaint)
+
+
+def row_error(column: str, part: Dataset, split: str, index: int, complaint: str) -> ValueError:
+    """An error that shows the row: its number counts in the split, which is not that of a file split here."""
+    return ValueError(f"{column}: row {index} of the {split} split {complaint}: {shortened(part[index])}")
+
+
+def shortened(value: Any) -> str:
+    """`value` in one line, without the middle of its long parts."""
+    return _SHORT.repr(value)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ from transformers import AutoModelForTokenClassification, EvalPrediction, PreTra
 from .arguments import DataArguments, TaskArguments
 from .classification import label_metrics
 from .collation import joined, padded_labels
-from .labels import classification_loss, find_labels, weigh_labels
-from .task import Task, check_rows
+from .labels import classification_loss, find_labels, label_losses, weigh_labels
+from .task import Task, check_rows, row_error
 
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-.+")
@@ -47,16 +47,15 @@ class TokenClassification(Task):
         for split, part in rows.items():
             for index, (words, tags) in enumerate(zip(part["tokens"], part["tags"], strict=True)):
                 if len(words) != len(tags):
-                    raise ValueError(
-                        f"tags: row {index} of the {split} split has {len(tags)} tags for {len(words)} words"
-                    )
+                    raise row_error("tags", part, split, index, f"has {len(tags)} tags for {len(words)} words")
                 if not isinstance(words[0], str):
-                    raise ValueError(f"tokens: words are needed, row {index} of the {split} split holds {words[0]!r}")
+                    raise row_error("tokens", part, split, index, f"holds {words[0]!r}, which is no word")
         values = chain.from_iterable(chain.from_iterable(part["tags"] for part in rows.values()))
         self.labels = find_labels("tags", rows["train"].features["tags"].feature, values)
         self.labelled = data_args.labelled_tokens or "first"
         counts = Counter(self.labels.ids[tag] for tag in chain.from_iterable(rows["train"]["tags"]))
-        self.loss = classification_loss(weigh_labels(task_args.class_weights, self.labels, counts))
+        self.weights = weigh_labels(task_args.class_weights, self.labels, counts)
+        self.loss = classification_loss(self.weights)
         self.has_entities = all(_ENTITY_TAG.fullmatch(name) for name in self.labels.names)
 
     @property
@@ -89,13 +88,15 @@ class TokenClassification(Task):
     def label_names(self, is_padding_free: bool) -> list[str] | None:
         return ["labels", "position_ids"] if is_padding_free else None  # the metrics must see where examples start
 
-    def preprocess_logits(self, logits: torch.Tensor, labels) -> torch.Tensor:
-        return logits.argmax(dim=-1)
+    def preprocess_logits(self, logits: torch.Tensor, labels) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = labels[0] if isinstance(labels, tuple) else labels
+        return logits.argmax(dim=-1), label_losses(logits, labels, self.weights)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """`accuracy` and `f1` in [0, 1]: of whole entities (seqeval, with `precision` and `recall`) where the tags are
-        of the form `O`, `B-x`, `I-x`; else of tags, with `f1_<tag>`."""
-        labels, predicted = prediction.label_ids, prediction.predictions
+        """`loss`, the mean over all tokens with a label (Trainer's own is one over batches); `accuracy` and `f1` in
+        [0, 1]: of whole entities (seqeval, with `precision` and `recall`) where the tags are of the form `O`, `B-x`,
+        `I-x`; else of tags, with `f1_<tag>`."""
+        labels, (predicted, losses) = prediction.label_ids, prediction.predictions
         if isinstance(labels, tuple):
             labels, positions = labels
             starts = positions == 0
@@ -103,8 +104,9 @@ class TokenClassification(Task):
             starts = np.zeros_like(labels, dtype=bool)
             starts[:, 0] = True
         is_labelled = labels != -100
+        loss = {"loss": float(losses[is_labelled].mean(dtype="float64"))}
         if not self.has_entities:
-            return label_metrics(labels[is_labelled], predicted[is_labelled], self.labels.names)
+            return loss | label_metrics(labels[is_labelled], predicted[is_labelled], self.labels.names)
         from seqeval.metrics import accuracy_score, f1_score, precision_score, recall_score
 
         example = np.cumsum(starts)[is_labelled.flatten()]
@@ -114,9 +116,11 @@ class TokenClassification(Task):
             [part.tolist() for part in np.split(names[ids[is_labelled]], borders)] for ids in (labels, predicted)
         )
         scores = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
-        return {"accuracy": float(accuracy_score(truth, predicted))} | {
-            name: float(score(truth, predicted, zero_division=0)) for name, score in scores.items()
-        }
+        return (
+            loss
+            | {"accuracy": float(accuracy_score(truth, predicted))}
+            | {name: float(score(truth, predicted, zero_division=0)) for name, score in scores.items()}
+        )
 
 
 def places_of_words(words: list[str], offsets: list[tuple[int, int]]) -> list[list[int]]:

@@ -1,7 +1,6 @@
 """The run itself: data, `transformers.Trainer`, and what is written at the end."""
 
 import dataclasses
-import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..data import load_documents, make_blocks, tokenize_documents
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
 from .run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
-from .session import CurrentIntervals, RunTrainer, finish, record, train
+from .session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
 
 
 def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -63,7 +62,8 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
             validation_fraction=data_args.validation_fraction,
             streaming=data_args.streaming,
         )
-        digest = None if data_args.streaming else fingerprint(documents["train"].select_columns("text"))
+        texts = documents.select_columns("text")
+        digest = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
         if checkpoint is None:
             plain = load_tokenizer(model_args, data_args, documents)
             tokenizer = fit_tokenizer(config, plain, model_args, data_args)
@@ -91,14 +91,12 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         data_collator=collate_blocks,
         processing_class=tokenizer,
         callbacks=[CurrentIntervals()],
+        load_model=partial(load_model, model_args=model_args),
     )
     if checkpoint is None and is_main:
         begin_run(folder, settings, digest, overwrite=overwrite)
-    seconds = train(trainer, checkpoint, partial(load_model, model_args=model_args))
-    validation = trainer.evaluate()
-    model.config.use_cache = True  # Trainer turned it off, and would save it so
-    trainer.save_model()
-    trainer.save_state()
+    seconds = train(trainer, checkpoint)
+    validation = save_and_measure(trainer)
 
     result = {
         "train_length": data_args.train_length,
@@ -107,7 +105,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         "eval_loss": validation["eval_loss"],
     } | record(trainer, checkpoint, seconds, settings)
     finish(trainer, result, PRETRAIN)
-    say(f"validation loss {result['eval_loss']:.4f}, perplexity {math.exp(result['eval_loss']):.2f}")
+    say(f"validation loss {result['eval_loss']:.4f}, perplexity {perplexity(result['eval_loss']):.2f}")
     say(f"saved to {folder}")
     return result
 

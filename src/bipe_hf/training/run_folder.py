@@ -6,6 +6,7 @@ The file of settings (`pretrain.yaml`) is the first one of a run and marks the f
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -32,6 +33,8 @@ DATA_FILE = "data.sha256"
 
 # What a run writes besides its `RunFiles`. Nothing else in the folder is ever deleted.
 _RUN_FILES = (
+    "additional_chat_templates/*.jinja",
+    "chat_template.jinja",
     "checkpoint-*",
     "config.json",
     DATA_FILE,
@@ -84,7 +87,7 @@ def find_checkpoint(
     Raises:
         FileExistsError: `folder` holds a finished run, or files that are no training run.
         ValueError: `folder` holds an interrupted run with other settings, of another number of processes, or whose
-            settings cannot be read.
+            settings cannot be read; or `overwrite` would delete a run with what the new one reads.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {folder} is a file, not a folder")
@@ -95,6 +98,7 @@ def find_checkpoint(
             f"output_dir {folder} is not empty and holds no training run (no {files.settings}): choose another folder"
         )
     if overwrite:
+        _check_inputs(folder, settings)
         return None
     if (folder / files.result).is_file():
         raise FileExistsError(
@@ -137,13 +141,15 @@ def begin_run(
     _write(folder / files.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
-def fingerprint(rows: Dataset) -> str:
-    """SHA-256 of all values of `rows`, to tell whether an interrupted run finds the data that it started with."""
+def fingerprint(*splits: Dataset) -> str:
+    """SHA-256 of all values of `splits`, to tell whether an interrupted run finds the data that it started with."""
     digest = hashlib.sha256()
-    for row in rows:
-        for value in row.values():
-            digest.update(str(value).encode())
-            digest.update(b"\0")
+    for rows in splits:
+        for row in rows:
+            for value in row.values():
+                digest.update(str(value).encode())
+                digest.update(b"\0")
+        digest.update(b"\1")
     return digest.hexdigest()
 
 
@@ -158,8 +164,28 @@ def check_data(folder: Path, fingerprint: str | None) -> None:
 
 
 def finish_run(folder: Path, result: dict[str, Any], *, files: RunFiles = PRETRAIN) -> None:
-    """Writes `result` (JSON) and thereby marks the run in `folder` as finished."""
-    _write(folder / files.result, json.dumps(result, indent=2) + "\n")
+    """Writes `result` (JSON) and thereby marks the run in `folder` as finished. Numbers that JSON does not have, as a
+    run that diverged gives them (NaN, infinity), become null."""
+    _write(folder / files.result, json.dumps(_with_nulls(result), indent=2, allow_nan=False) + "\n")
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nulls(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_inputs(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuses to delete a run together with what the new one is to read."""
+    for key in ("initial_model", "tokenizer", "data"):
+        source = Path(settings.get(key) or "").expanduser()
+        if settings.get(key) and source.exists() and source.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{key}: {settings[key]} lies in output_dir {folder}, whose run --overwrite deletes: give another"
+                " output_dir"
+            )
 
 
 def _compare(file: Path, settings: dict[str, Any]) -> None:
