@@ -135,3 +135,8 @@ def test_ratios_to_the_stock_models_are_those_of_the_committed_benchmark():
     llama, gpt_neox = (rows_of(report.split(f"## {family}\n")[1]) for family in ("Llama", "GPT-NeoX"))
     stated = rows_of(README.split("limits that we hold ourselves to")[1].split("\n\n", 1)[1])
     assert stated == {title: llama[title][-2:] + gpt_neox[title][-2:] for title in llama}
+
+
+def test_the_time_of_an_import_is_the_committed_one():
+    ratio = json.loads((ROOT / "results" / "import_time.json").read_text())["ratio"]
+    assert f"`import bipe_hf` takes {ratio:.2f} times as long" in README
