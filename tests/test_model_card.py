@@ -107,6 +107,15 @@ def test_separators_are_readable_once_the_tokenizer_is_saved_too(save):
     assert segments == r"""end at 4 separator tokens: `"\n"` `"<"` `` "`" `` `"|"`"""
 
 
+def test_a_preset_is_named_only_where_its_separators_are_those_of_the_model(save):
+    folder = save()
+    assert "tokens (`sentences`)" in facts_of(card_of(folder))["segments"]
+    config = json.loads((folder / "config.json").read_text())
+    config["separator_token_ids"] = config["separator_token_ids"][:1]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "sentences" not in facts_of(card_of(folder))["segments"]
+
+
 def test_without_a_tokenizer_the_card_has_the_ids_of_the_separators(tmp_path):
     BipeLlamaConfig(vocab_size=60, separator_token_ids=[7, 3], **SHAPE).save_pretrained(tmp_path)
     assert facts_of(card_of(tmp_path))["segments"] == "end at 2 separator tokens, with the ids 3, 7"

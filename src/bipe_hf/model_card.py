@@ -167,7 +167,8 @@ def _segments(folder: Path, config: BipeConfigMixin) -> str:
     texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
     preset = settings.get("segmentation")
-    named = f" (`{preset}`)" if isinstance(preset, str) else ""
+    is_of_these = settings.get("separator_token_ids") == ids  # the tokenizer may be saved anew only after the model
+    named = f" (`{preset}`)" if isinstance(preset, str) and is_of_these else ""
     shown = " ".join(_as_code(text) for text in texts[:_SHOWN_SEPARATORS])
     return f"end at {len(ids)} separator tokens{named}: {shown}{_more(ids)}"
 
