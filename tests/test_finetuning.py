@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from families import FAMILIES
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -1140,6 +1141,22 @@ def test_bad_row_is_shown_since_its_number_is_not_that_of_the_file(settings, tmp
     assert len(str(error.value)) < 250
 
 
+@pytest.mark.parametrize("task", ["token_classification", "causal_lm"])
+def test_head_of_another_task_is_no_start(task, settings, family):
+    """Llama has one name for the weights of both classifiers: one would be taken for the other."""
+    first = settings("classification", family)
+    finetune(first)
+    again = settings(task, family, initial_model=first["output_dir"], output_dir=first["output_dir"] + "-again")
+    with pytest.raises(ValueError, match="is a Bipe.*ForSequenceClassification, the task needs a language model"):
+        finetune(again)
+
+
+def test_padding_free_batches_are_not_measured_by_several_processes(settings, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ValueError, match="padding_free is not measured rightly by several processes"):
+        finetune(settings("causal_lm", collation="padding_free"))
+
+
 def test_classifier_with_other_labels_is_refused(settings, tmp_path):
     first = settings("classification")
     finetune(first)
@@ -1154,12 +1171,15 @@ def test_classifier_with_other_labels_is_refused(settings, tmp_path):
             finetune(again | {"data": str(path), "output_dir": str(tmp_path / "other")})
 
 
-def test_weights_that_are_missing_elsewhere_than_in_a_head_are_refused(settings, family):
-    first = settings("classification", family)
-    finetune(first)
-    again = settings("causal_lm", family, initial_model=first["output_dir"])
-    with pytest.raises(ValueError, match=r"has no weights for lm_head\.weight"):
-        finetune(again | {"output_dir": first["output_dir"] + "-again"})
+@pytest.mark.parametrize("task", ["causal_lm", "classification"])
+def test_weights_that_are_missing_elsewhere_than_in_a_head_are_refused(task, settings, start, family, tmp_path):
+    folder = Path(shutil.copytree(start(family), tmp_path / "incomplete"))
+    weights = load_file(folder / "model.safetensors")
+    name = {"llama": "model.norm.weight", "gpt_neox": "gpt_neox.final_layer_norm.weight"}[family]
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"has no weights for {re.escape(name)}"):
+        finetune(settings(task, family, initial_model=str(folder)))
 
 
 @pytest.mark.parametrize("task", ["causal_lm", "classification"])

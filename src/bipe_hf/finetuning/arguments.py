@@ -96,8 +96,8 @@ class DataArguments:
         default="padded",
         metadata={
             "help": "padded: rows of a batch are padded to the longest; padding_free: they are joined in one row,"
-            " where no token sees another example, for causal_lm, instructions and token_classification. It pays with"
-            " flash_attention_2; other kernels compare all tokens of the row (default: padded)"
+            " where no token sees another example, for causal_lm, instructions and token_classification, in one"
+            " process. It pays with flash_attention_2; other kernels compare all tokens of the row (default: padded)"
         },
     )
     labelled_tokens: Literal["first", "last", "all"] | None = field(

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..configuration_bipe import HEADS
 from ..tokenization_bipe import BipeTokenizer
 from ..training.model import load_part
 from .task import Task
@@ -68,11 +69,19 @@ def load_model(
     """The model in `source` with the head of the task, in float32, and the weights of the head that are new.
 
     Raises:
-        ValueError: weights are damaged, or missing or of another size anywhere but in a new head; or the head that is
-            there has other labels than the data.
+        ValueError: the model has the head of another task; its weights are damaged, or missing or of another size
+            anywhere but in a new head; or the head that is there has other labels than the data.
     """
     arguments: dict[str, Any] = {"config": config, "attn_implementation": attn_implementation, "dtype": torch.float32}
     there = load_part(AutoConfig, "initial_model", str(source))
+    own = task.head.__name__.removeprefix("AutoModel")
+    for architecture in there.architectures or []:
+        # Heads of several tasks have the same names for their weights: one would pass for the other.
+        if architecture.endswith(HEADS) and not architecture.endswith((own, "ForCausalLM")):
+            raise ValueError(
+                f"initial_model: {source} is a {architecture}, the task needs a language model or one with the head"
+                f" {own}"
+            )
     try:
         model, report = task.head.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments

@@ -158,6 +158,9 @@ def _check_arguments(
     if data_args.collation == "padding_free" and not task_class.is_token_wise:
         offered = ", ".join(name for name, task in TASKS.items() if task.is_token_wise)
         raise ValueError(f"collation: padding_free needs a label for each token: {offered}; not {task_args.task}")
+    if data_args.collation == "padding_free" and training_args.world_size > 1:
+        # accelerate leaves out examples that it repeated by counting rows, and here a row holds many
+        raise ValueError("collation: padding_free is not measured rightly by several processes, give padded")
     if task_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
         raise ValueError("early_stopping_patience: give load_best_model_at_end and an eval_strategy too")
     for package in task_class.requires:
