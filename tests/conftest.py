@@ -9,6 +9,7 @@ import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
 from families import FAMILIES, family_of
 from huggingface_hub import constants
+from transformers.utils import logging
 
 
 TINY = {
@@ -34,6 +35,23 @@ def no_hub():
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
         yield
+
+
+@pytest.fixture(scope="module")
+def own_datasets_cache(tmp_path_factory):
+    """Nothing that `datasets` cached for another test module is found here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_progress_bars():
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    yield
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
 
 
 @cache

@@ -19,6 +19,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from words import WORDS
 
 from bipe_hf.training.run_folder import find_checkpoint
 from bipe_hf.training.session import set_up_sharding
@@ -29,7 +30,6 @@ ACCELERATE_CONFIGS = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 INTERRUPTED_RUN, PLAIN_LOOP = (
     str(Path(__file__).with_name(f"{name}.py")) for name in ("interrupted_run", "plain_loop")
 )
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "over", "that", "hill", "while", "rain"]
 
 # Two processes add the same float32 numbers in another order: 1e-6 of a loss of 5.7 was measured.
 TOLERANCE = 5e-6

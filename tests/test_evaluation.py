@@ -8,7 +8,6 @@ import random
 import warnings
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from hypothesis import given
@@ -85,11 +84,7 @@ def stream(tokenizer=TOKENIZER, texts=VALIDATION_TEXTS):
     return ids, [len(text.encode()) for text in documents]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from families import FAMILIES
 from safetensors.torch import load_file, save_file
+from sklearn.utils.class_weight import compute_class_weight
 from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -34,6 +34,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.utils import logging
+from words import WORDS
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
@@ -46,24 +47,6 @@ from bipe_hf.finetuning.tasks import TASKS
 from bipe_hf.finetuning.token_classification import places_of_words
 
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "then",
-    "it",
-    "ran",
-    "over",
-    "that",
-    "hill",
-    "while",
-    "rain",
-    "fell",
-]
 HEADS = {
     "causal_lm": AutoModelForCausalLM,
     "instructions": AutoModelForCausalLM,
@@ -77,15 +60,7 @@ CHAT_TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet(tmp_path_factory):
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-    datasets.enable_progress_bars()
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 
 @pytest.fixture(scope="module")
@@ -562,9 +537,8 @@ def test_what_is_no_label_is_refused(feature, values, message):
 def test_class_weights_are_given_or_balanced():
     labels = Labels(["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
     assert weigh_labels({"b": 3}, labels, Counter()).tolist() == [1, 3, 1]
-    sklearn = pytest.importorskip("sklearn.utils.class_weight")
     truth = [0] * 6 + [1] * 3 + [2]
-    expected = sklearn.compute_class_weight("balanced", classes=np.arange(3), y=truth)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=truth)
     assert weigh_labels("balanced", labels, Counter(truth)).tolist() == pytest.approx(expected.tolist())
     assert weigh_labels("balanced", labels, Counter([0, 1, 1]))[2] == 1  # never trained on
 

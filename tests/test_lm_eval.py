@@ -8,7 +8,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import datasets
 import lm_eval
 import lm_eval.evaluator
 import lm_eval.tasks
@@ -65,11 +64,7 @@ aggregate_metric_list: [{metric: acc}]
 TASKS = ["words_choice", "words_perplexity", "words_generation"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import random
 import shutil
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 import yaml
@@ -15,7 +14,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
+from words import WORDS
 
 from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.data import load_documents, make_blocks, tokenize_documents
@@ -24,36 +23,10 @@ from bipe_hf.training.run_folder import find_checkpoint, fingerprint, finish_run
 from bipe_hf.training.session import perplexity
 
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "then",
-    "it",
-    "ran",
-    "over",
-    "that",
-    "hill",
-    "while",
-    "rain",
-    "fell",
-]
 BASELINE = {"segmentation": "tokens", "intra_encoding": "none"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet(tmp_path_factory):
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-    datasets.enable_progress_bars()
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 
 @pytest.fixture(scope="module")

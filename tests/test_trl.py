@@ -10,14 +10,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedTokenizerFast
-from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
@@ -45,15 +43,7 @@ BATCHES = {
 """Settings under which TRL keeps documents apart. All documents make one batch."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet(tmp_path_factory):
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-    datasets.enable_progress_bars()
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,11 @@ from .vocabulary import token_texts
 
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-RECORD_FILES = ("training.json", "finetuning.json", "evaluation.json", "evaluation.png")
+TRAINING_FILES = ("training.json", "finetuning.json")
+EVALUATION_FILE, FIGURE_FILE = "evaluation.json", "evaluation.png"
+RECORD_FILES = (*TRAINING_FILES, EVALUATION_FILE, FIGURE_FILE)
 """What `bipe-hf` writes of a training, a fine-tuning and an evaluation."""
+EVALUATION_FORMAT = "bipe-hf evaluation 1"
 IDS_ALONE = "separator tokens, with the ids"
 """What a card says where it has found no tokenizer."""
 
@@ -25,7 +28,6 @@ _RECORD_FIELDS = {
     "finetuning": {"versions", "task", "data", "examples", "parameters", "metrics"},
     "evaluation": {"format", "data", "results"},
 }
-_EVALUATION_FORMAT = "bipe-hf evaluation 1"
 _SHOWN_SEPARATORS = 40
 
 # Ending of the architecture -> Auto class, task of the Hub, and what to do with the outputs of a text.
@@ -74,8 +76,8 @@ def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[s
         _TASKS["ForCausalLM"],
     )
     records = {record: read_record(folder / f"{record}.json") if with_records else None for record in _RECORD_FIELDS}
-    figure = "![perplexity against test length](evaluation.png)"
-    has_figure = with_records and (folder / "evaluation.png").is_file()
+    figure = f"![perplexity against test length]({FIGURE_FILE})"
+    has_figure = with_records and (folder / FIGURE_FILE).is_file()
     metadata = {
         "library_name": "transformers",
         "pipeline_tag": task[1],
@@ -109,7 +111,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
         return None
     if file.stem == "evaluation":
         of_one_model = len({row["model"] for row in content["results"]}) == 1
-        return content if content["format"] == _EVALUATION_FORMAT and of_one_model else None
+        return content if content["format"] == EVALUATION_FORMAT and of_one_model else None
     return content if "bipe-hf" in content["versions"] else None
 
 

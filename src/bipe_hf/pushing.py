@@ -29,12 +29,8 @@ from .configuration_bipe import BipeConfigMixin
 from .conversion.weights import read_json
 from .evaluation.inputs import Candidate, first_line, open_candidate
 from .evaluation.results import Evaluation
-from .model_card import read_record
+from .model_card import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
 
-
-TRAINING_FILES = ("training.json", "finetuning.json")
-EVALUATION_FILE = "evaluation.json"
-FIGURE_FILE = "evaluation.png"
 
 # What a model has only sometimes. Left from another one, `from_pretrained` would mix the two.
 _OPTIONAL_FILES = re.compile(

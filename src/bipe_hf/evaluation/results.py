@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ..model_card import EVALUATION_FORMAT
 
-FORMAT = "bipe-hf evaluation 1"
+
 PROTOCOLS = {
     "blocks": "non-overlapping blocks, every token scored but the first of each",
     "sliding": "sliding window, only tokens new to it scored",
@@ -72,7 +73,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
-        write_results(path, FORMAT, self, f"{self.summary()}\n\n{markdown_table(self.results)}")
+        write_results(path, EVALUATION_FORMAT, self, f"{self.summary()}\n\n{markdown_table(self.results)}")
 
     def summary(self) -> str:
         """One line that says what was read with which command."""
@@ -81,7 +82,7 @@ class Evaluation:
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what `save` wrote; raises as `read_results` does."""
-        return read_results(path, FORMAT, cls, Result)
+        return read_results(path, EVALUATION_FORMAT, cls, Result)
 
 
 def write_results(path: Path, file_format: str, content: Any, tables: str) -> None:
