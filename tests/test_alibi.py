@@ -1,7 +1,6 @@
 """ALiBi by bias columns: exact digits, no worse than a materialised bias, linear memory."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +10,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+from bipe_hf.alibi import DIGITS, AlibiBias, alibi_slopes
 from bipe_hf.attention import attach_columns
-from bipe_hf.positional import DIGITS, AlibiInterEncoding, alibi_slopes
 
 
 def encoding(num_heads, head_dim, scale=96.0):
-    fields = {"log_scale_train_length": None, "alibi_slope_scale": scale}
-    return AlibiInterEncoding(SimpleNamespace(num_attention_heads=num_heads, **fields), None, head_dim)
+    return AlibiBias(num_heads, head_dim, scale, "alibi_slope_scale")
 
 
 def test_slopes_follow_press_et_al():
@@ -39,7 +37,7 @@ def test_slopes_follow_press_et_al():
 def test_columns_multiply_to_the_bias_to_the_last_digit(segments, num_heads, head_dim, scale, dtype):
     """Summed without rounding, the columns give the bias of a slope that has as many bits as its digits."""
     module = encoding(num_heads, head_dim, scale)
-    columns = module(torch.tensor([segments]), torch.zeros(1, len(segments), 1, dtype=dtype)).columns
+    columns = module(torch.tensor([segments]), torch.zeros(1, len(segments), 1, dtype=dtype))
     assert (columns.query.shape[-1] + head_dim) % 8 == 0
     query, key = (
         [[[int(x * 2**200) for x in row] for row in head] for head in side[0].double().tolist()]
@@ -59,7 +57,7 @@ def test_columns_multiply_to_the_bias_to_the_last_digit(segments, num_heads, hea
 @given(segment=st.integers(0, 2**21 - 41), distance=st.integers(0, 40), num_heads=st.integers(1, 16))
 def test_float16_columns_stay_in_range_and_keep_near_segments_exact(segment, distance, num_heads):
     module = encoding(num_heads, 64)
-    columns = module(torch.tensor([[segment, segment + distance]]), torch.zeros(1, 2, 1, dtype=torch.float16)).columns
+    columns = module(torch.tensor([[segment, segment + distance]]), torch.zeros(1, 2, 1, dtype=torch.float16))
     assert columns.query.isfinite().all()
     assert columns.key.isfinite().all()
     bias = columns.scaling * (columns.query[0, :, 1].double() * columns.key[0, 0, 0].double()).sum(-1)
@@ -71,17 +69,17 @@ def test_slopes_beyond_the_range_of_float16_are_refused():
     """12 heads of 128 dimensions at scale 96 fit; twice the scale does not, and would overflow to infinity."""
     hidden_states = torch.zeros(1, 2, 1, dtype=torch.float16)
     segments = torch.tensor([[5000, 5001]])
-    assert encoding(12, 128)(segments, hidden_states).columns.query.isfinite().all()
+    assert encoding(12, 128)(segments, hidden_states).query.isfinite().all()
     with pytest.raises(ValueError, match="too large for float16"):
         encoding(12, 128, scale=192.0)(segments, hidden_states)
-    assert encoding(12, 128, scale=192.0)(segments, hidden_states.float()).columns.query.isfinite().all()
+    assert encoding(12, 128, scale=192.0)(segments, hidden_states.float()).query.isfinite().all()
 
 
 def attention_and_gradients(dtype, columns_of, segments, slopes, inputs, weights):
     """Output and gradients of causal ALiBi attention for one head, by columns or by a materialised bias."""
     query, key, value = (x.to(dtype).requires_grad_() for x in inputs)
     if columns_of is not None:
-        columns = columns_of(segments, query[0]).columns
+        columns = columns_of(segments, query[0])
         q, k, v = attach_columns(columns, query, key, value)
         output = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=columns.scaling)[..., : value.shape[-1]]
     else:
@@ -111,8 +109,8 @@ def test_columns_are_as_near_float64_as_a_materialised_bias(dtype, head_dim):
         slopes = 96 * torch.tensor(alibi_slopes(12), dtype=torch.float64)[head : head + 1]
 
         def columns_of(segment_ids, hidden_states, head=head):
-            terms = module(segment_ids, hidden_states)
-            return terms._replace(columns=terms.columns._replace(query=terms.columns.query[:, head : head + 1]))
+            columns = module(segment_ids, hidden_states)
+            return columns._replace(query=columns.query[:, head : head + 1])
 
         *inputs, weights = (torch.randn(1, 1, length, head_dim, generator=generator).to(dtype) for _ in range(4))
         arguments = (segments, slopes, inputs, weights)

@@ -59,9 +59,9 @@ def test_defaults_are_those_of_the_paper(family):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, alibi, none, got 't5'"),
+        ({"inter_encoding": "fire"}, "of rope, xpos, alibi, hybrid, kerple, t5, none, got 'fire'"),
         ({"intra_encoding": "rope"}, "intra_encoding must be one of learned, sinusoidal, none, got 'rope'"),
-        ({"segmentation": "words"}, "segmentation must be one of separators, tokens, document, got 'words'"),
+        ({"segmentation": "words"}, "segmentation must be one of separators, fixed, tokens, document, got 'words'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
         ({"alibi_slope_scale": 0.0}, "alibi_slope_scale must lie between 1e-6 and 1e6, got 0.0"),
         ({"alibi_slope_scale": float("inf")}, "alibi_slope_scale must lie between 1e-6 and 1e6, got inf"),
@@ -196,8 +196,8 @@ def test_buffers_survive_loading_in_another_dtype(family, tmp_path, dtype):
         ours, fresh = loaded.base_model, family.causal_lm(loaded.config).base_model
         assert torch.equal(ours.is_separator, fresh.is_separator)
         assert ours.is_separator.nonzero().flatten().tolist() == [3, 5]
-        assert torch.equal(ours.inter_encoding.slope_mantissas, fresh.inter_encoding.slope_mantissas)
-        assert torch.equal(ours.inter_encoding.slope_exponents, fresh.inter_encoding.slope_exponents)
+        assert torch.equal(ours.inter_encoding.alibi.slope_mantissas, fresh.inter_encoding.alibi.slope_mantissas)
+        assert torch.equal(ours.inter_encoding.alibi.slope_exponents, fresh.inter_encoding.alibi.slope_exponents)
         assert loaded(torch.tensor([[1, 3, 2]])).logits.dtype == dtype
 
 

@@ -16,8 +16,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from bipe_hf import BipeTokenizer
+from bipe_hf.alibi import alibi_slopes
 from bipe_hf.conversion import AUTHORS_SEPARATOR_TOKEN_IDS, convert_checkpoint
-from bipe_hf.positional import alibi_slopes
 from bipe_hf.segmentation import segment_tokens
 
 

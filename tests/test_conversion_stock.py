@@ -303,6 +303,11 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "max_segment_length": 20,
         "alibi_slope_scale": 8,
         "log_scale_train_length": None,
+        "logn_train_length": None,
+        "fixed_segment_length": None,
+        "hybrid_max_period": None,
+        "hybrid_slow_pairs": "none",
+        "hybrid_alibi_scale": 2.0,
         "bipe_hf_version": bipe_hf.__version__,
     }
     about_the_file = {"architectures": [FAMILIES[family].causal_lm.__name__], "model_type": f"bipe_{family}"}
@@ -563,7 +568,11 @@ def test_weights_that_do_not_fit_are_refused_by_name(checkpoint, output, changes
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inter_encoding": "magic"}, "inter_encoding must be one of rope, alibi, none, got 'magic'"),
+        ({"inter_encoding": "magic"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 'magic'"),
+        ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
+        ({"inter_encoding": "hybrid"}, "needs hybrid_max_period"),
+        ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid reads it"),
+        ({"segmentation": "fixed"}, "segmentation must be one of separators, tokens, document, got 'fixed'"),
         ({"intra_encoding": "magic"}, "intra_encoding must be one of learned, sinusoidal, none, got 'magic'"),
         ({"segmentation": "magic"}, "segmentation must be one of separators, tokens, document, got 'magic'"),
         ({"intra_init": "ones"}, "intra_init must be one of zeros, normal, got 'ones'"),

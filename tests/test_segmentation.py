@@ -77,8 +77,8 @@ def last_of(state):
 
 
 def naive_row(row, given_ids=None):
-    """Segment ids and intra positions of one row, by the definition and one token at a time."""
-    segment_ids, intra_positions = [PADDING_SEGMENT_ID] * len(row), [0] * len(row)
+    """Segment ids, intra positions and token positions of one row, by the definition and one token at a time."""
+    segment_ids, intra_positions, token_positions = [PADDING_SEGMENT_ID] * len(row), [0] * len(row), [0] * len(row)
     documents = [[]]
     for column, letter in enumerate(row):
         if letter == "_" or (given_ids is not None and given_ids[column] < 0):
@@ -88,6 +88,7 @@ def naive_row(row, given_ids=None):
         documents[-1].append(column)
     for document in documents:
         for t, column in enumerate(document):
+            token_positions[column] = t
             if given_ids is None:
                 ends = [u for u in range(t) if row[document[u]] in SEPARATORS]
                 segment_ids[column] = len(ends)
@@ -98,17 +99,19 @@ def naive_row(row, given_ids=None):
                 while same < t and given_ids[document[t - same - 1]] == given_ids[column]:
                     same += 1
                 intra_positions[column] = same
-    return segment_ids, intra_positions
+    return segment_ids, intra_positions, token_positions
 
 
 def naive(rows, given_ids=None):
     results = [naive_row(row, None if given_ids is None else given_ids[i]) for i, row in enumerate(rows)]
-    return torch.tensor([result[0] for result in results]), torch.tensor([result[1] for result in results])
+    return [torch.tensor(entries) for entries in zip(*results, strict=True)]
 
 
-def assert_segments(segments, expected_segment_ids, expected_intra_positions):
+def assert_segments(segments, expected_segment_ids, expected_intra_positions, expected_token_positions=None):
     assert segments.segment_ids.tolist() == expected_segment_ids.tolist()
     assert segments.intra_positions.tolist() == expected_intra_positions.tolist()
+    if expected_token_positions is not None:
+        assert segments.token_positions.tolist() == expected_token_positions.tolist()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .positional import BiasColumns, InterTerms
+from .alibi import BiasColumns
+from .positional import InterTerms
 
 
 def bilevel_attention(
@@ -43,6 +44,8 @@ def bilevel_attention(
     head_dim, scaling = value.shape[-1], layer.scaling
     if terms.query_scale is not None:
         query = query * terms.query_scale
+    if terms.key_scale is not None:
+        key = key * terms.key_scale
     if terms.rotary is not None:
         query, key = rotate(query, key, *terms.rotary)
     if terms.columns is not None:
@@ -78,7 +81,7 @@ def attach_columns(
     """
     if columns.query.shape[1] != query.shape[1]:
         raise ValueError(
-            f"inter_encoding='alibi' has a slope for each of {columns.query.shape[1]} heads, attention got "
+            f"ALiBi has a slope for each of {columns.query.shape[1]} heads, attention got "
             f"{query.shape[1]}: tensor parallelism is not supported with it"
         )
     if columns.query_factor != 1.0:

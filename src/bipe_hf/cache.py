@@ -10,7 +10,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .compatibility import CACHE_NAME
-from .segmentation import SegmentState
+from .segmentation import SegmentState, initial_state
 
 
 class SegmentHistoryLayer(CacheLayerMixin):
@@ -30,7 +30,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
     def __init__(self, first_layer: CacheLayerMixin):
         super().__init__()
         self.first_layer = first_layer
-        # `torch.LongTensor` of shape (batch, cached length, 3): the fields of SegmentState
+        # `torch.LongTensor` of shape (batch, cached length, 4): the fields of SegmentState
         self.states: torch.Tensor | None = None
 
     def latest(self) -> SegmentState | None:
@@ -38,6 +38,10 @@ class SegmentHistoryLayer(CacheLayerMixin):
         if self.states is None or self.states.shape[1] == 0:
             return None
         return SegmentState(*self.states[:, -1:].unbind(-1))
+
+    def segment_ids(self) -> torch.Tensor:
+        """Segment of every cached token, of shape `(batch, cached length)`."""
+        return self.states[..., 0]
 
     def append(self, state: SegmentState) -> None:
         """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
@@ -106,12 +110,15 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
             return None
         return SegmentState(*self.states.index_select(1, self.length).unbind(-1))
 
+    def segment_ids(self) -> torch.Tensor:
+        return self.states[:, 1:, 0]
+
     def append(self, state: SegmentState) -> None:
         states = torch.stack(state, dim=-1)
         batch_size, new_length, _ = states.shape
         if self.states is None:
-            shape = (batch_size, 1 + self.first_layer.max_cache_len, -1)
-            self.states = states.new_tensor([-1, -1, 1]).expand(shape).clone()
+            before_any = torch.stack(initial_state(batch_size, states.device), dim=-1)
+            self.states = before_any.repeat(1, 1 + self.first_layer.max_cache_len, 1)
             self.length = states.new_zeros(1)
             if not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(self.states)
@@ -180,6 +187,14 @@ def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: 
         layer = layer_class(first_layer=cache.layers[0])
         cache.layers.append(layer)
     layer.append(state)
+
+
+def cached_segment_ids(cache: Cache) -> torch.Tensor:
+    """Segment of every token that has keys in the cache, of shape `(batch, keys)`; padding has that before it.
+
+    In a static cache the keys, and so the ids, include those yet to come, whose values mean nothing.
+    """
+    return _segment_history_layer(cache).segment_ids()
 
 
 def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:

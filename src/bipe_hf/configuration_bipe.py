@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-INTER_ENCODINGS = ("rope", "alibi", "none")
+INTER_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "kerple", "t5", "none")
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
-SEGMENTATIONS = ("separators", "tokens", "document")
+SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
+SLOW_PAIRS = ("none", "segments")
+
+_INTER_LABELS = {"rope": "RoPE", "xpos": "xPos", "alibi": "ALiBi", "kerple": "Kerple", "t5": "T5 bias"}
 
 HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
@@ -35,22 +38,36 @@ class BipeConfigMixin(PreTrainedConfig):
 
     Args:
         inter_encoding (`str`, *optional*, defaults to `"rope"`):
-            Relative encoding over segment ids: `"rope"`, `"alibi"` or `"none"`.
+            Relative encoding over segment ids: `"rope"`, `"xpos"`, `"alibi"`, `"hybrid"`, `"kerple"`, `"t5"` or
+            `"none"` (see the classes of `positional.py`). `"kerple"` and `"t5"` have a bias for each pair of tokens:
+            their memory grows with the square of the length, and flash attention cannot compute them.
         intra_encoding (`str`, *optional*, defaults to `"learned"`):
             Absolute encoding of the position inside a segment, added to the word embedding: `"learned"`,
             `"sinusoidal"` or `"none"`.
         segmentation (`str`, *optional*, defaults to `"separators"`):
-            What a segment is: `"separators"` (a run of tokens up to a separator), `"tokens"` (each token its own,
-            which makes the plain encoding of `inter_encoding`) or `"document"` (all one, which makes a plain absolute
-            encoding).
+            What a segment is: `"separators"` (a run of tokens up to a separator), `"fixed"` (each
+            `fixed_segment_length` tokens), `"tokens"` (each token its own, which makes the plain encoding of
+            `inter_encoding`) or `"document"` (all one, which makes a plain absolute encoding).
         separator_token_ids (`list[int]`, *optional*, defaults to `[]`):
             Tokens that end a segment, for `segmentation="separators"`. `BipeTokenizer.separator_token_ids` has them.
+        fixed_segment_length (`int`, *optional*):
+            Tokens in a segment, for `segmentation="fixed"`.
         max_segment_length (`int`, *optional*, defaults to 1024):
             Rows of the intra table, in tokens. Later positions of a longer segment share the last row.
         alibi_slope_scale (`float`, *optional*, defaults to 96.0):
             Factor on the ALiBi slopes of Press et al. The paper takes 96 over segments; plain ALiBi is 1.0.
         log_scale_train_length (`int`, *optional*):
             Turns on the authors' `log_scale`: queries are multiplied by `log(seg + 1) / log(log_scale_train_length)`.
+        logn_train_length (`int`, *optional*):
+            Multiplies queries by `max(1, log(position + 1) / log(logn_train_length))`, positions in tokens (Chiang and
+            Cholak, ACL 2022).
+        hybrid_max_period (`float`, *optional*):
+            For `inter_encoding="hybrid"`, which needs it: rotary pairs that turn once in so many tokens or fewer turn
+            with the token index. Half of the train length keeps those that have seen two whole turns.
+        hybrid_slow_pairs (`str`, *optional*, defaults to `"none"`):
+            What the other pairs turn with: `"segments"`, or `"none"` where they do not turn.
+        hybrid_alibi_scale (`float`, *optional*, defaults to 2.0):
+            Factor on the slopes of the ALiBi over segments of a hybrid; 0 leaves it out.
         bipe_hf_version (`str`, *optional*):
             Version of this package that saved the configuration; set by `save_pretrained`.
 
@@ -67,6 +84,11 @@ class BipeConfigMixin(PreTrainedConfig):
     max_segment_length: int = 1024
     alibi_slope_scale: float | int = 96.0
     log_scale_train_length: int | None = None
+    logn_train_length: int | None = None
+    fixed_segment_length: int | None = None
+    hybrid_max_period: float | int | None = None
+    hybrid_slow_pairs: str = "none"
+    hybrid_alibi_scale: float | int = 2.0
     bipe_hf_version: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -86,6 +108,7 @@ class BipeConfigMixin(PreTrainedConfig):
             ("inter_encoding", INTER_ENCODINGS),
             ("intra_encoding", INTRA_ENCODINGS),
             ("segmentation", SEGMENTATIONS),
+            ("hybrid_slow_pairs", SLOW_PAIRS),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
@@ -93,21 +116,43 @@ class BipeConfigMixin(PreTrainedConfig):
             raise ValueError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
         if not 1e-6 <= self.alibi_slope_scale <= 1e6:
             raise ValueError(f"alibi_slope_scale must lie between 1e-6 and 1e6, got {self.alibi_slope_scale}")
-        if self.log_scale_train_length is not None and self.log_scale_train_length < 2:
+        for name in ("log_scale_train_length", "logn_train_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 2:
+                raise ValueError(
+                    f"{name} must be None or at least 2 (its logarithm divides the queries), got {getattr(self, name)}"
+                )
+        if self.segmentation == "fixed" and (self.fixed_segment_length is None or self.fixed_segment_length < 1):
             raise ValueError(
-                "log_scale_train_length must be None or at least 2 (its logarithm divides the queries), "
-                f"got {self.log_scale_train_length}"
+                f"segmentation 'fixed' needs fixed_segment_length, at least 1 token, got {self.fixed_segment_length}"
             )
+        if self.inter_encoding == "hybrid":
+            self._validate_hybrid()
         outside = [token_id for token_id in self.separator_token_ids if not 0 <= token_id < self.vocab_size]
         if outside:
             raise ValueError(
                 f"separator_token_ids must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
             )
 
+    def _validate_hybrid(self):
+        if self.hybrid_max_period is None or self.hybrid_max_period <= 0:
+            raise ValueError(
+                "inter_encoding 'hybrid' needs hybrid_max_period, a number of tokens above 0 such as half of the "
+                f"train length, got {self.hybrid_max_period}"
+            )
+        if self.hybrid_alibi_scale != 0 and not 1e-6 <= self.hybrid_alibi_scale <= 1e6:
+            raise ValueError(
+                f"hybrid_alibi_scale must be 0 or lie between 1e-6 and 1e6, got {self.hybrid_alibi_scale}"
+            )
+        if self.rope_parameters["rope_type"] != "default":
+            raise ValueError(
+                "rope_parameters of inter_encoding 'hybrid' must have rope_type 'default': its fast pairs need no "
+                f"scaling, got {self.rope_parameters['rope_type']!r}"
+            )
+
     @property
     def encoding_label(self) -> str:
         """What the field calls this positional encoding: `"BiPE-RoPE"`, `"ALiBi"`, `"learned APE"`, ..."""
-        inter = {"rope": "RoPE", "alibi": "ALiBi"}.get(self.inter_encoding, self.inter_encoding)
+        inter = _INTER_LABELS.get(self.inter_encoding, self.inter_encoding)
         if self.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
             return "NoPE" if self.inter_encoding == "none" else inter
         ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[self.intra_encoding]

@@ -145,6 +145,10 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
         facts["positions inside a segment"] = f"{config.intra_encoding}, {config.max_segment_length} of them"
     if config.inter_encoding == "alibi" and config.segmentation != "document":
         facts["factor on the ALiBi slopes"] = f"{config.alibi_slope_scale:g}"
+    if config.inter_encoding == "hybrid" and config.segmentation != "document":
+        turning = "by segment" if config.hybrid_slow_pairs == "segments" else "not at all"
+        facts["rotary pairs"] = f"up to {config.hybrid_max_period:g} tokens a turn by token, slower ones {turning}"
+        facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
     training, finetuning = records["training"], records["finetuning"]
     if training is not None:
         facts["train length"] = f"{training['train_length']:,} tokens"
@@ -159,7 +163,8 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
 
 def _segments(folder: Path, config: BipeConfigMixin) -> str:
     if config.segmentation != "separators":
-        return {"tokens": "each token is one of its own", "document": "the whole text is one"}[config.segmentation]
+        whole = {"tokens": "each token is one of its own", "document": "the whole text is one"}
+        return whole.get(config.segmentation, f"each {config.fixed_segment_length} tokens are one")
     ids = config.separator_token_ids
     settings = _read_json(folder / "tokenizer_config.json")
     if settings is None or not (folder / "tokenizer.json").is_file():

@@ -16,8 +16,9 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .alibi import AlibiBias, kernel_dtype
 from .attention import mask_for_columns
-from .cache import read_segment_history, write_segment_history
+from .cache import cached_segment_ids, read_segment_history, write_segment_history
 from .card_file import write_card_to_push, write_model_card
 from .compatibility import CACHE_NAME, takes_cache
 from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
@@ -26,6 +27,7 @@ from .segmentation import (
     SegmentState,
     document_starts,
     positions_in_document,
+    segment_ends,
     segment_tokens,
     separator_table,
 )
@@ -96,8 +98,8 @@ class BipePreTrainedMixin:
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, InterEncoding):
-            module.reset_buffers()
+        if isinstance(module, InterEncoding | AlibiBias):
+            module.reset_parameters()
         elif isinstance(module, BipeModelMixin):
             init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))
 
@@ -146,7 +148,7 @@ class BipeModelMixin:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
                 without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
                 history; if documents are packed and a cache is given; if the cache is a quantized one and
-                `inter_encoding` is `"alibi"`.
+                `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -164,6 +166,8 @@ class BipeModelMixin:
             cache = DynamicCache(config=self.config)
         if cache is not None:
             write_segment_history(cache, segment_state, self.config.num_hidden_layers)
+        if self.inter_encoding.has_bias:
+            inputs = self._with_bias(inputs, segment_state.segment_id, cache)
 
         hidden_states = self.run_layers(
             inputs.hidden_states,
@@ -190,18 +194,22 @@ class BipeModelMixin:
         Raises:
             ValueError: if `segment_ids` is neither given nor can be derived.
         """
-        inputs = input_ids if input_ids is not None else inputs_embeds
-        if self.config.segmentation == "separators" and input_ids is not None:
-            is_separator = self.is_separator.to(input_ids.device)
-            ends_segment = is_separator[input_ids.clamp(max=len(is_separator) - 1)]
-        elif self.config.segmentation == "separators" and segment_ids is None:
+        if input_ids is None and segment_ids is None and self.config.segmentation == "separators":
             raise ValueError(
                 "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
                 "input_ids. Pass segment_ids of shape (batch, length), or input_ids."
             )
-        else:
-            ends = self.config.segmentation == "tokens"
-            ends_segment = torch.full(inputs.shape[:2], ends, dtype=torch.bool, device=inputs.device)
+        if input_ids is None:  # the given ids override; -1 is no separator
+            input_ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
+        ends_segment = segment_ends(
+            input_ids,
+            self.config.segmentation,
+            is_separator=self.is_separator.to(input_ids.device),
+            fixed_segment_length=self.config.fixed_segment_length,
+            is_token=is_token,
+            starts_document=starts_document,
+            past=past,
+        )
         return segment_tokens(
             ends_segment, is_token=is_token, starts_document=starts_document, segment_ids=segment_ids, past=past
         )
@@ -252,11 +260,11 @@ class BipeModelMixin:
         if self.intra_encoding is not None:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
-        terms = self.inter_encoding(segments.segment_ids, hidden_states)
+        terms = self.inter_encoding(segments, hidden_states)
         if terms.columns is not None and isinstance(cache, QuantizedCache):
             raise ValueError(
-                "a quantized cache rounds the segment indices that inter_encoding='alibi' writes into the keys. Use "
-                "another cache_implementation."
+                "a quantized cache rounds the segment indices that the ALiBi of inter_encoding="
+                f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
             )
 
         mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
@@ -265,6 +273,20 @@ class BipeModelMixin:
             mask = mask_for_columns(mask)
         is_packed = starts_document is not None and not torch.compiler.is_compiling()
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
+
+    def _with_bias(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:
+        """Adds the bias of the inter encoding, for the attention backends that take one."""
+        backend = self.config._attn_implementation
+        if backend not in ("sdpa", "eager", "flex_attention"):
+            raise ValueError(
+                f"inter_encoding={self.config.inter_encoding!r} has a bias for each pair of tokens, which "
+                f"attn_implementation={backend!r} cannot add. Use 'sdpa', 'eager' or 'flex_attention'."
+            )
+        key_ids = query_ids if cache is None else cached_segment_ids(cache)
+        bias = self.inter_encoding.bias(query_ids, key_ids, kernel_dtype(inputs.hidden_states))
+        if backend == "eager":  # which knows no bias, but adds its mask
+            return inputs._replace(attention_mask=inputs.attention_mask + bias)
+        return inputs._replace(layer_kwargs={**inputs.layer_kwargs, "position_bias": bias})
 
     def _mask(
         self,

@@ -1,7 +1,7 @@
 """Perplexity, or bits per byte, against test length, drawn from the files that `bipe-hf evaluate` writes."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from .evaluation.results import Evaluation, Result, comparability_note
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours, which readers with any common colour vision tell apart, without their yellow and black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -41,13 +42,11 @@ def plot(
     Returns the two paths, and a note where the perplexities drawn do not compare with each other. Raises `ValueError`,
     `FileNotFoundError` or `FileExistsError` for files or arguments that do not fit, `ValueError` without matplotlib.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("plot needs matplotlib, which is not installed: pip install 'bipe-hf[plot]'")
+    require_matplotlib("plot")
     output = Path(output)
     if output.suffix not in (".png", ".svg"):
         raise ValueError(f"output: {output} must end in .png or .svg (both are written)")
-    targets = [output.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for target in targets:
+    for target in pictures(output):
         if target.exists() and not overwrite:
             raise FileExistsError(f"output: {target} exists (--overwrite replaces it)")
     if not output.parent.is_dir():
@@ -55,14 +54,29 @@ def plot(
     results, data = _read(files)
     if title is None:
         title = f"{Path(data['source']).name}, {data['split']} split"
+    save_figure(draw(results, title, bits_per_byte=bits_per_byte), output)
+    return pictures(output), None if bits_per_byte else comparability_note(results)
+
+
+def require_matplotlib(command: str) -> None:
+    """A `ValueError` that names `command` and the extra to install, where there is no matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"{command} needs matplotlib, which is not installed: pip install 'bipe-hf[plot]'")
+
+
+def pictures(output: Path) -> list[Path]:
+    """The files that hold a figure, whichever of them is named."""
+    return [output.with_suffix(suffix) for suffix in (".png", ".svg")]
+
+
+def save_figure(figure: "Figure", output: Path) -> None:
+    """Write a figure as PNG and SVG."""
     from matplotlib import rc_context
 
-    figure = draw(results, title, bits_per_byte=bits_per_byte)
     # A fixed salt and no date: the same results give the same file.
     with rc_context({"svg.hashsalt": "bipe-hf"}):
-        for target in targets:
+        for target in pictures(output):
             figure.savefig(target, dpi=200, metadata={"Date": None} if target.suffix == ".svg" else None)
-    return targets, None if bits_per_byte else comparability_note(results)
 
 
 def _read(files: Sequence[str | Path]) -> tuple[list[Result], dict]:
@@ -88,7 +102,6 @@ def _read(files: Sequence[str | Path]) -> tuple[list[Result], dict]:
 
 def draw(results: Sequence[Result], title: str, *, bits_per_byte: bool = False) -> "Figure":
     """The picture that `plot` saves, as a `matplotlib.figure.Figure`."""
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     def value(result: Result) -> float:
@@ -96,17 +109,13 @@ def draw(results: Sequence[Result], title: str, *, bits_per_byte: bool = False) 
 
     lines: dict[tuple, list[Result]] = {}
     for result in sorted(results, key=lambda result: result.length):
-        lines.setdefault((result.model, result.protocol, result.stride), []).append(result)
-    looks = {
-        model: {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
-        for at, model in enumerate(dict.fromkeys(result.model for result in results))
-    }
+        lines.setdefault((result.subject, result.protocol, result.stride), []).append(result)
+    looks = line_looks(result.subject for result in results)
     protocols = list(dict.fromkeys((result.protocol, result.stride) for result in results))
     dashes = dict(zip(protocols, cycle(DASHES), strict=False))
 
-    labels = {result.model: f"{result.name} ({result.encoding})" for result in results}
-    figure = Figure(figsize=(6 + 0.09 * max(map(len, labels.values())), 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    labels = {result.subject: f"{result.name} ({result.encoding})" for result in results}
+    figure, axes = new_figure(labels.values())
     legend = {}
     # The legend lists the models in the order in which their lines end at the right.
     for (model, *protocol), line in sorted(lines.items(), key=lambda item: -value(item[1][-1])):
@@ -119,20 +128,42 @@ def draw(results: Sequence[Result], title: str, *, bits_per_byte: bool = False) 
             legend[protocol] = Line2D([], [], label=name, color="0.35", linestyle=dashes[protocol])
     else:
         title = f"{title}, protocol {_protocol_name(*protocols[0])}"
-    axes.legend(handles=list(legend.values()), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    _label_lengths(axes, sorted({result.length for result in results}))
-    _label_values(axes, list(map(value, results)))
-    height = _mark_train_lengths(axes, sorted({result.train_length for result in results} - {None}))
+    add_legend(axes, list(legend.values()))
+    label_lengths(axes, sorted({result.length for result in results}))
+    label_values(axes, list(map(value, results)))
+    height = mark_train_lengths(axes, sorted({result.train_length for result in results} - {None}))
     axes.set_xlabel("test length (tokens)")
     axes.set_ylabel("bits per byte" if bits_per_byte else "perplexity (per token)")
     axes.set_title(title, pad=8 + height)
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:
+def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, str]]:
+    """Colour and marker of each name's line."""
+    return {
+        name: {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+        for at, name in enumerate(dict.fromkeys(names))
+    }
+
+
+def new_figure(labels: Iterable[str]) -> tuple["Figure", "Axes"]:
+    """A figure with room for a legend of `labels` at the right, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 + 0.09 * max(map(len, labels)), 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(axis="y", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def add_legend(axes: "Axes", handles: list["Line2D"]) -> None:
+    """A legend at the right of the axes."""
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:
     """A vertical line at each length, labelled above the axes; returns the height of the labels in points."""
     for row, length in enumerate(lengths):
         axes.axvline(length, color="0.45", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
@@ -153,7 +184,8 @@ def _protocol_name(protocol: str, stride: int | None) -> str:
     return protocol if stride is None else f"{protocol} (stride {stride})"
 
 
-def _label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
+def label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
+    """A logarithmic axis with a label at each length."""
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -164,7 +196,8 @@ def _label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
         axes.tick_params(axis="x", labelrotation=90)
 
 
-def _label_values(axes: "Axes", values: Sequence[float]) -> None:
+def label_values(axes: "Axes", values: Sequence[float]) -> None:
+    """Plain numbers, on a logarithmic axis where the values span a wide range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     span = max(values) / min(values)

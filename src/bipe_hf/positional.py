@@ -1,9 +1,9 @@
 """The position encodings: intra encodings added to the input, inter encodings applied in attention.
 
-An inter encoding is a module that is called once per forward with the segment ids and returns [`InterTerms`]: rotary
-angles for queries and keys, bias columns, or both. The attention modules apply what they find there and know no
-encoding by name. To add an encoding: write one class here, name it in `INTER_ENCODINGS`, add the name to the values
-that the configuration accepts.
+An inter encoding is a module that is called once per forward with the positions of all tokens and returns
+[`InterTerms`]: rotary angles for queries and keys, bias columns, factors, or several of them. The attention modules
+apply what they find there and know no encoding by name. To add an encoding: write one class here, name it in
+`INTER_ENCODINGS`, add the name to the values that the configuration accepts.
 """
 
 import math
@@ -12,22 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-
-class BiasColumns(NamedTuple):
-    """Columns put in front of queries and keys, whose products add up to the bias of the attention logits."""
-
-    query: torch.Tensor
-    """Of shape `(batch, heads, length, columns)`."""
-    key: torch.Tensor
-    """Of shape `(batch, 1, length, columns)`: the same for all heads, so grouped-query attention shares it."""
-    scaling: float
-    """Factor that the attention kernel must put on the logits, columns included."""
-    query_factor: float
-    """Factor on the queries that makes up for the difference to the usual `head_dim**-0.5`; 1 where there is none."""
+from .alibi import AlibiBias, BiasColumns, kernel_dtype
+from .segmentation import Segments
 
 
 class InterTerms(NamedTuple):
@@ -37,7 +26,9 @@ class InterTerms(NamedTuple):
     """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
     columns: BiasColumns | None = None
     query_scale: torch.Tensor | None = None
-    """Factor on the queries, of shape `(batch, 1, length, 1)`."""
+    """Factor on the queries, of shape `(batch, 1, length, 1 or head_dim)`."""
+    key_scale: torch.Tensor | None = None
+    """Factor on the keys, of shape `(batch, 1, length, head_dim)`."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -93,29 +84,40 @@ class InterEncoding(nn.Module):
 
     has_columns = False
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
+    has_bias = False
+    """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__()
         self.log_scale_train_length = config.log_scale_train_length
+        self.logn_train_length = config.logn_train_length
 
-    def reset_buffers(self) -> None:
-        """Fills the buffers that no checkpoint holds, after the model was made on the meta device."""
+    def reset_parameters(self) -> None:
+        """Fills the module's own buffers, which no checkpoint holds, and draws the first values of its parameters.
 
-    def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
-        """Turns segment ids into what attention needs.
+        transformers calls it after the model was made, on the meta device too, and keeps it from what was loaded.
+        """
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        """Turns positions into what attention needs.
 
         Args:
-            segment_ids (`torch.LongTensor` of shape `(batch, length)`)
+            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
             hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
         """
-        return InterTerms(query_scale=self.query_scale(segment_ids, hidden_states.dtype))
+        return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
 
-    def query_scale(self, segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-        """`log(seg + 1) / log(train length)`, the authors' `log_scale`; None where it is off."""
-        if self.log_scale_train_length is None:
-            return None
-        scale = torch.log1p(segment_ids.clamp(min=0).float()) / math.log(self.log_scale_train_length)
-        return scale[:, None, :, None].to(dtype)
+    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
+        """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
+        scale = None
+        if self.log_scale_train_length is not None:
+            # the authors' log_scale
+            scale = torch.log1p(segments.segment_ids.clamp(min=0).float()) / math.log(self.log_scale_train_length)
+        if self.logn_train_length is not None:
+            # Chiang and Cholak (ACL 2022, section 5.3): the softmax of n keys needs logits that grow like log n
+            logn = torch.log1p(segments.token_positions.float()) / math.log(self.logn_train_length)
+            scale = logn.clamp(min=1.0) if scale is None else scale * logn.clamp(min=1.0)
+        return None if scale is None else scale[:, None, :, None].to(dtype)
 
 
 class RotaryInterEncoding(InterEncoding):
@@ -129,197 +131,190 @@ class RotaryInterEncoding(InterEncoding):
         super().__init__(config, rotary_class, head_dim)
         self.rotary_emb = rotary_class(config)
 
-    def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
-        terms = super().forward(segment_ids, hidden_states)
-        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segment_ids))
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        terms = super().forward(segments, hidden_states)
+        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+
+
+class XposInterEncoding(RotaryInterEncoding):
+    """xPos over segment ids (Sun et al., ACL 2023, arXiv 2212.10554, section 2.2): RoPE with decay.
+
+    Pair i of d dimensions that turn is multiplied by `zeta_i ** (seg / 512)` in queries and by its inverse in keys,
+    `zeta_i = (2 i / d + 0.4) / 1.4`, so that a logit falls with the distance, most in the fast pairs. The two factors
+    grow apart with the index itself, which float32 and bfloat16 bear up to `MAX_XPOS_INDEX`.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.head_dim = head_dim
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        """As every inter encoding.
+
+        Raises:
+            ValueError: for float16, and for a segment index above `MAX_XPOS_INDEX` (not checked while compiling).
+        """
+        index = segments.segment_ids
+        if kernel_dtype(hidden_states) == torch.float16:
+            raise ValueError("inter_encoding='xpos' leaves the range of float16: use bfloat16 or float32")
+        if not torch.compiler.is_compiling() and index.max() > MAX_XPOS_INDEX:
+            raise ValueError(
+                f"inter_encoding='xpos' holds up to segment index {MAX_XPOS_INDEX}, where its factors leave the range "
+                f"of float32, got {int(index.max())}"
+            )
+        terms = super().forward(segments, hidden_states)
+        turning = terms.rotary[0].shape[-1]
+        pairs = torch.arange(0, turning, 2, device=index.device, dtype=torch.float32)
+        log_zeta = torch.log((pairs + 0.4 * turning) / (1.4 * turning)).repeat(2)  # both halves hold the same pairs
+        exponent = log_zeta * (index.clamp(min=0).float()[:, None, :, None] / 512)
+        exponent = nn.functional.pad(exponent, (0, self.head_dim - turning))  # the rest of the head does not turn
+        query_scale, key_scale = exponent.exp(), (-exponent).exp()
+        if terms.query_scale is not None:
+            query_scale = query_scale * terms.query_scale
+        dtype = hidden_states.dtype
+        return terms._replace(query_scale=query_scale.to(dtype), key_scale=key_scale.to(dtype))
+
+
+MAX_XPOS_INDEX = 2**15
 
 
 class AlibiInterEncoding(InterEncoding):
-    """ALiBi over segment ids (Press et al., ICLR 2022), exact in linear memory with any attention kernel.
-
-    The bias `-r (seg_i - seg_j)` of a head with slope r is the product of columns `r` and `-r seg_i` of the query with
-    columns `seg_j` and `1` of the key. Three things keep it as exact as a bias that is computed apart:
-
-    - **Digits.** `r seg` can be large while the difference is small, so rounding it would be felt. Slopes and segment
-      ids are therefore written in digits of base `2**bits`, each of which the dtype holds exactly, as the kernel's
-      float32 sum holds each product of two. Columns go from the most to the least significant, so that for near
-      segments every partial sum is exact too.
-    - **Columns first.** The kernel sums a dot product from its first to its last dimension. In front, the columns have
-      cancelled before the first product of the head is added; at the end they would swallow its last bits.
-    - **A power of two as the kernel's scale.** Some float32 kernels scale the query before the product, which rounds
-      the digits unless the scale is a power of two. The rest of the usual scale goes to the query. Kernels for 16 bits
-      scale the float32 logits, and rounding a 16-bit query would cost more than it brings, so they get the usual
-      scale.
-
-    Zeros fill the columns up until the head dimension is a multiple of 8, which flash kernels ask for. Segment ids are
-    exact below 2**22 (about 4 million segments), in bfloat16 and float64 below 2**24, in float16 below 2**21.
-    """
+    """ALiBi over segment ids (Press et al., ICLR 2022)."""
 
     has_columns = True
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
-        self.head_dim = head_dim
-        self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
-        self.slopes = [config.alibi_slope_scale * slope for slope in alibi_slopes(config.num_attention_heads)]
-        # Integers, because a cast of the model to 16 bits casts every float buffer.
-        mantissas, exponents = self.slope_integers()
-        self.slope_mantissas = nn.Buffer(mantissas, persistent=False)
-        self.slope_exponents = nn.Buffer(exponents, persistent=False)
+        self.alibi = AlibiBias(config.num_attention_heads, head_dim, config.alibi_slope_scale, "alibi_slope_scale")
 
-    def slope_integers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slopes as `mantissa * 2**exponent`, mantissas of `MANTISSA_BITS` bits; each of shape `(2, heads, 1)`.
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        columns = self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(columns=columns)
 
-        The first row divides the slopes by a power of two, the second by `head_dim**-0.5`, as the kernel multiplies by
-        it.
+
+class HybridInterEncoding(InterEncoding):
+    """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with a gentle ALiBi
+    over segments.
+
+    After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
+    position. A pair is fast if one turn of it takes at most `hybrid_max_period` tokens: those pairs have seen whole
+    turns in training, so no token index brings an angle that is new to them.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        self.max_period = config.hybrid_max_period
+        self.slow_pairs_turn = config.hybrid_slow_pairs == "segments"
+        self.alibi = None
+        if config.hybrid_alibi_scale > 0:
+            scale = config.hybrid_alibi_scale
+            self.alibi = AlibiBias(config.num_attention_heads, head_dim, scale, "hybrid_alibi_scale")
+        # A buffer of its own, because a cast of the model to 16 bits rounds the frequencies.
+        self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False)
+
+    @property
+    def has_columns(self) -> bool:
+        return self.alibi is not None
+
+    def fast_dimensions(self) -> torch.Tensor:
+        """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
+        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
+        return (2 * math.pi / frequencies.double() <= self.max_period).repeat(2)
+
+    def reset_parameters(self) -> None:
+        init.copy_(self.is_fast, self.fast_dimensions())
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        cos, sin = self.rotary_emb(hidden_states, position_ids=segments.token_positions)
+        if self.slow_pairs_turn:
+            slow_cos, slow_sin = self.rotary_emb(hidden_states, position_ids=segments.segment_ids)
+        else:
+            slow_cos, slow_sin = cos.new_ones(()), sin.new_zeros(())
+        rotary = torch.where(self.is_fast, cos, slow_cos), torch.where(self.is_fast, sin, slow_sin)
+        columns = None if self.alibi is None else self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(rotary=rotary, columns=columns)
+
+
+class BiasInterEncoding(InterEncoding):
+    """Base of those with a bias that is no product of a query column with a key column.
+
+    It takes memory for each pair of tokens and head, and an attention backend that adds it: `sdpa` (without its flash
+    kernel), `flex_attention` or `eager`. All layers share it, as in T5.
+    """
+
+    has_bias = True
+
+    def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Bias of the attention logits.
+
+        Args:
+            query_ids (`torch.LongTensor` of shape `(batch, length)`): segment ids of the new tokens.
+            key_ids (`torch.LongTensor` of shape `(batch, past + length)`): those of all tokens.
+            dtype: of the result.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding and
+            other documents is for the mask to hide.
         """
-        rows = [[slope / scaling for slope in self.slopes] for scaling in self.scalings]
-        fractions = torch.tensor([[math.frexp(slope)[0] for slope in row] for row in rows], dtype=torch.float64)
-        exponents = torch.tensor([[math.frexp(slope)[1] for slope in row] for row in rows])
-        return (fractions * 2**MANTISSA_BITS).round().long()[..., None], (exponents - MANTISSA_BITS)[..., None]
+        distance = (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
+        return self.bias_of(distance).to(dtype)
 
-    def reset_buffers(self) -> None:
-        for buffer, value in zip((self.slope_mantissas, self.slope_exponents), self.slope_integers(), strict=True):
-            init.copy_(buffer, value)
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, keys)` distances, not negative, to `(batch, heads, length, keys)` biases."""
+        raise NotImplementedError
 
-    def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> InterTerms:
-        dtype = kernel_dtype(hidden_states)
-        steepest = max(self.slopes) / self.scalings[1]
-        if dtype == torch.float16 and steepest > MAX_FLOAT16_SLOPE:
-            raise ValueError(
-                "alibi_slope_scale times sqrt(head_dim) is too large for float16: the steepest slope makes "
-                f"{steepest:.0f}, at most {MAX_FLOAT16_SLOPE} fits. Use bfloat16 or float32."
-            )
-        row = 0 if dtype in (torch.float32, torch.float64) else 1
-        query, key = alibi_columns(
-            segment_ids, self.slope_mantissas[row], self.slope_exponents[row], dtype, self.head_dim
-        )
-        scaling = self.scalings[row]
-        columns = BiasColumns(query, key, scaling, query_factor=self.head_dim**-0.5 / scaling)
-        return super().forward(segment_ids, hidden_states)._replace(columns=columns)
+
+class KerpleInterEncoding(BiasInterEncoding):
+    """Kerple over segment ids, logarithmic variant (Chi et al., NeurIPS 2022, arXiv 2205.09921, equation 4):
+    `-r1 log(1 + r2 distance)`, with r1 and r2 above 0 learnt for each head.
+
+    What is learnt is their logarithm, which keeps them above 0. They start in (0, 2) and (0, 1).
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.log_r1 = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.log_r2 = nn.Parameter(torch.empty(config.num_attention_heads))
+
+    def reset_parameters(self) -> None:
+        for parameter, highest in ((self.log_r1, 2.0), (self.log_r2, 1.0)):
+            first = torch.empty(parameter.shape, dtype=torch.float32).uniform_(0.01, highest)
+            init.copy_(parameter, first.log())
+
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(self.log_r1.dtype, torch.float32)
+        r1, r2 = (parameter.to(dtype).exp()[:, None, None] for parameter in (self.log_r1, self.log_r2))
+        return -r1 * torch.log1p(r2 * distance[:, None])
+
+
+class T5InterEncoding(BiasInterEncoding):
+    """The relative bias of T5 over segment ids (Raffel et al., JMLR 2020, section 2.1): one learnt number for each
+    head and bucket of distances.
+
+    32 buckets: one for each distance below 16, then ever wider ones up to 128, the last for all that is beyond.
+    """
+
+    num_buckets, max_distance = 32, 128
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.table = nn.Embedding(self.num_buckets, config.num_attention_heads)
+
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        exact = self.num_buckets // 2
+        share = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        wide = exact + (share * (self.num_buckets - exact)).long()
+        buckets = torch.where(distance < exact, distance, wide.clamp(max=self.num_buckets - 1))
+        return self.table(buckets).permute(0, 3, 1, 2)
 
 
 INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "rope": RotaryInterEncoding,
+    "xpos": XposInterEncoding,
     "alibi": AlibiInterEncoding,
+    "hybrid": HybridInterEncoding,
+    "kerple": KerpleInterEncoding,
+    "t5": T5InterEncoding,
     "none": InterEncoding,
 }
-
-
-def alibi_slopes(num_heads: int) -> list[float]:
-    """The slopes of Press et al.: a geometric sequence that ends at 2**-8.
-
-    Where the number of heads is no power of two, those of the next lower power are followed by every other one of the
-    next higher power.
-    """
-    lower_power = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2 ** (-8 * (head + 1) / lower_power) for head in range(lower_power)]
-    return slopes + [2 ** (-8 * (head + 0.5) / lower_power) for head in range(num_heads - lower_power)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Bias columns
-# ---------------------------------------------------------------------------------------------------------------------
-
-MANTISSA_BITS = 48
-
-# dtype: (bits of a digit, digits of a slope, digits of a segment id). A digit fits the significand of the dtype, and a
-# product of two with one bit to spare fits that of the sum: 24 bits, 53 in float64.
-DIGITS = {
-    torch.float64: (24, 2, 1),
-    torch.float32: (11, 2, 2),
-    torch.float16: (11, 2, 2),
-    torch.bfloat16: (8, 1, 3),
-}
-# Part of a column's power of two goes to the key, so that neither side leaves the range of float16.
-MAX_KEY_EXPONENT_WITH_DIGIT, MAX_KEY_EXPONENT_ALONE = 5, 15
-# Beyond this the largest column of a query, `slope * 2**6`, does.
-MAX_FLOAT16_SLOPE = 1023
-
-
-def alibi_columns(
-    segment_ids: torch.Tensor,
-    slope_mantissas: torch.Tensor,
-    slope_exponents: torch.Tensor,
-    dtype: torch.dtype,
-    head_dim: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns of queries and keys whose product is `-slope (seg_i - seg_j)` (see [`AlibiInterEncoding`]).
-
-    Args:
-        segment_ids (`torch.LongTensor` of shape `(batch, length)`): negative ones (padding) count as 0.
-        slope_mantissas, slope_exponents (`torch.LongTensor` of shape `(heads, 1)`)
-        dtype: what the attention kernel computes in.
-        head_dim: dimension of a head without the columns.
-
-    Returns:
-        Two tensors of `dtype`, of shapes `(batch, heads, length, columns)` and `(batch, 1, length, columns)`.
-    """
-    bits, slope_digits, segment_digits = DIGITS[dtype]
-    segments = segment_ids.clamp(min=0)[:, None]  # (batch, 1, length)
-
-    # slope = mantissa * 2**exponent, now with as many bits as there are digits for
-    surplus = MANTISSA_BITS - bits * slope_digits
-    mantissas = (slope_mantissas + (1 << surplus >> 1)) >> surplus
-    unit = power_of_two(slope_exponents + surplus)
-    slope_digits_ = _digits(mantissas, bits, slope_digits)
-    # float32 holds every digit, and multiplies it by powers of two without rounding
-    slope_parts = [digit * unit for digit in slope_digits_]
-    product_parts = [
-        digit * -unit for digit in _digits_of_product(slope_digits_, segments, bits, segment_digits)
-    ]  # (batch, heads, length)
-    segment_parts = [digit.float() for digit in _digits(segments, bits, segment_digits)]
-    one = torch.ones_like(segment_parts[0])
-
-    columns: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def add(query_part: torch.Tensor, key_part: torch.Tensor, place: int, key_exponent: int) -> None:
-        columns.append((query_part * 2.0 ** (bits * place - key_exponent), key_part * 2.0**key_exponent))
-
-    top = slope_digits + segment_digits - 1
-    for place in range(top, -1, -1):
-        for slope_place in range(slope_digits):
-            segment_place = place - slope_place
-            if 0 <= segment_place < segment_digits:
-                key_exponent = min(bits * segment_place, MAX_KEY_EXPONENT_WITH_DIGIT)
-                add(slope_parts[slope_place], segment_parts[segment_place], place, key_exponent)
-        add(product_parts[place], one, place, min(bits * place, MAX_KEY_EXPONENT_ALONE))
-
-    batch, _, length = segments.shape
-    heads = mantissas.shape[0]
-    query = torch.stack([query.expand(batch, heads, length) for query, _ in columns], dim=-1)
-    key = torch.stack([key for _, key in columns], dim=-1)
-    filling = -(head_dim + len(columns)) % 8
-    return F.pad(query, (0, filling)).to(dtype), F.pad(key, (0, filling)).to(dtype)
-
-
-def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    """The dtype in which attention computes: autocast's where it is on, else that of the hidden states."""
-    device_type = hidden_states.device.type
-    if torch.is_autocast_enabled(device_type) and hidden_states.dtype != torch.float64:  # which autocast leaves alone
-        return torch.get_autocast_dtype(device_type)
-    return hidden_states.dtype
-
-
-def power_of_two(exponents: torch.Tensor) -> torch.Tensor:
-    """`2.0**exponents` in float32, exact (`pow` is not, on every device): the exponent bits are written directly."""
-    return ((exponents + 127) << 23).to(torch.int32).view(torch.float32)
-
-
-def _digits(values: torch.Tensor, bits: int, count: int) -> list[torch.Tensor]:
-    """Digits of base `2**bits`, least significant first; the last takes what is left."""
-    lower = [values >> (bits * place) & ((1 << bits) - 1) for place in range(count - 1)]
-    return [*lower, values >> (bits * (count - 1))]
-
-
-def _digits_of_product(
-    slope_parts: list[torch.Tensor], segments: torch.Tensor, bits: int, segment_digits: int
-) -> list[torch.Tensor]:
-    """Digits of `slope * segment`, multiplied digit by digit so that 64 bits suffice."""
-    digits = []
-    carry = torch.zeros_like(segments)
-    for part in slope_parts:
-        carry = carry + part * segments
-        digits.append(carry & ((1 << bits) - 1))
-        carry = carry >> bits
-    return digits + _digits(carry, bits, segment_digits)

@@ -23,7 +23,7 @@ PADDING_SEGMENT_ID = -1
 class SegmentState(NamedTuple):
     """What a token leaves to the next one; each a `torch.LongTensor` of shape `(batch, length)`.
 
-    Before any token the state is `(-1, -1, 1)`: as if a segment -1 had just ended.
+    Before any token the state is `(-1, -1, 1, -1)`: as if a segment -1 had just ended.
     """
 
     segment_id: torch.Tensor
@@ -32,22 +32,26 @@ class SegmentState(NamedTuple):
     """Position of that token inside its segment, -1 before the first."""
     ended: torch.Tensor
     """1 where that token ended its segment, else 0."""
+    token_position: torch.Tensor
+    """Index of that token in its document, -1 before the first."""
 
 
 class Segments(NamedTuple):
-    """Both positions of every token and the state after it."""
+    """The positions of every token and the state after it."""
 
     segment_ids: torch.Tensor
     """`torch.LongTensor` of shape `(batch, length)`, `PADDING_SEGMENT_ID` at padding."""
     intra_positions: torch.Tensor
     """`torch.LongTensor` of shape `(batch, length)`, 0 at padding; not clamped to a table."""
+    token_positions: torch.Tensor
+    """`torch.LongTensor` of shape `(batch, length)`: index of the token in its document, 0 at padding."""
     state: SegmentState
 
 
 def initial_state(batch_size: int, device: torch.device | str | None = None) -> SegmentState:
     """The state before any token, each entry of shape `(batch_size, 1)`."""
     minus_one = torch.full((batch_size, 1), -1, dtype=torch.long, device=device)
-    return SegmentState(minus_one, minus_one, torch.ones_like(minus_one))
+    return SegmentState(minus_one, minus_one, torch.ones_like(minus_one), minus_one)
 
 
 def separator_table(separator_token_ids: list[int]) -> torch.Tensor:
@@ -78,6 +82,35 @@ def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = 
     return starts if is_token is None else starts & is_token
 
 
+def segment_ends(
+    input_ids: torch.Tensor,
+    segmentation: str,
+    *,
+    is_separator: torch.Tensor,
+    fixed_segment_length: int | None,
+    is_token: torch.Tensor | None = None,
+    starts_document: torch.Tensor | None = None,
+    past: SegmentState | None = None,
+) -> torch.Tensor:
+    """Marks the tokens that end a segment.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch, length)`): read for `segmentation="separators"` alone.
+        segmentation, fixed_segment_length: as in the configuration.
+        is_separator (`torch.BoolTensor`): a [`separator_table`].
+        is_token, starts_document, past: as in [`segment_tokens`].
+
+    Returns:
+        `torch.BoolTensor` of shape `(batch, length)`
+    """
+    if segmentation == "separators":
+        return is_separator[input_ids.clamp(max=len(is_separator) - 1)]
+    if segmentation == "fixed":
+        positions = count_tokens(input_ids, is_token=is_token, starts_document=starts_document, past=past)
+        return (positions + 1) % fixed_segment_length == 0
+    return torch.full_like(input_ids, segmentation == "tokens", dtype=torch.bool)
+
+
 def segment_tokens(
     ends_segment: torch.Tensor,
     *,
@@ -86,7 +119,7 @@ def segment_tokens(
     segment_ids: torch.Tensor | None = None,
     past: SegmentState | None = None,
 ) -> Segments:
-    """Finds the segment of every token and the token's position inside it.
+    """Finds the segment of every token, its position inside it and its position in the document.
 
     Args:
         ends_segment (`torch.BoolTensor` of shape `(batch, length)`):
@@ -126,17 +159,46 @@ def segment_tokens(
     starts_segment = segment_ids != _shift(segment_ids, past.segment_id)
     if starts_document is not None:
         starts_segment = starts_segment | starts_document
-    index = _token_index(ends_segment, is_token) + past.intra_position + 1
-    intra_positions = index - torch.where(starts_segment, index, 0).cummax(dim=1).values
+    index = _token_index(ends_segment, is_token)
+    index_in_segment = index + past.intra_position + 1
+    intra_positions = index_in_segment - torch.where(starts_segment, index_in_segment, 0).cummax(dim=1).values
+    token_positions = count_tokens(ends_segment, is_token=is_token, starts_document=starts_document, past=past)
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
-    return _without_padding(SegmentState(segment_ids, intra_positions, ended), is_token)
+    return _without_padding(SegmentState(segment_ids, intra_positions, ended, token_positions), is_token)
+
+
+def count_tokens(
+    like: torch.Tensor,
+    *,
+    is_token: torch.Tensor | None = None,
+    starts_document: torch.Tensor | None = None,
+    past: SegmentState | None = None,
+) -> torch.Tensor:
+    """Index of every token in its document, whatever its segment; padding repeats that of the token before it.
+
+    Args:
+        like (`torch.Tensor` of shape `(batch, length)`): gives shape and device.
+        is_token, starts_document, past: as in [`segment_tokens`].
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, length)`
+    """
+    positions = _token_index(like, is_token)
+    if past is not None:
+        positions = positions + past.token_position + 1
+    if starts_document is None:
+        return positions
+    return positions - torch.where(starts_document, positions, 0).cummax(dim=1).values
 
 
 def _next_state(ends_segment: torch.Tensor, is_token: torch.Tensor | None, past: SegmentState) -> SegmentState:
     """The state after one more token: what [`segment_tokens`] finds, in a few operations. Decoding lives on it."""
     following = SegmentState(
-        past.segment_id + past.ended, (past.intra_position + 1) * (1 - past.ended), ends_segment.long()
+        past.segment_id + past.ended,
+        (past.intra_position + 1) * (1 - past.ended),
+        ends_segment.long(),
+        past.token_position + 1,
     )
     if is_token is None:
         return following
@@ -144,12 +206,13 @@ def _next_state(ends_segment: torch.Tensor, is_token: torch.Tensor | None, past:
 
 
 def _without_padding(state: SegmentState, is_token: torch.Tensor | None) -> Segments:
-    """Both positions from the state, which at padding repeats that of the token before."""
-    segment_ids, intra_positions = state.segment_id, state.intra_position
+    """The positions from the state, which at padding repeats that of the token before."""
+    segment_ids, intra_positions, _, token_positions = state
     if is_token is not None:
         segment_ids = torch.where(is_token, segment_ids, PADDING_SEGMENT_ID)
         intra_positions = torch.where(is_token, intra_positions, 0)
-    return Segments(segment_ids, intra_positions, state)
+        token_positions = torch.where(is_token, token_positions, 0)
+    return Segments(segment_ids, intra_positions, token_positions, state)
 
 
 def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..configuration_bipe import INTER_ENCODINGS, INTRA_ENCODINGS, SEGMENTATIONS
+from ..configuration_bipe import INTRA_ENCODINGS
 
 
 NAME = "convert"
@@ -15,12 +15,15 @@ STOCK_FLAGS = (
     "separators",
     "max_segment_length",
     "alibi_slope_scale",
+    "hybrid_max_period",
     "intra_init",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
+    from ..conversion.stock import STOCK_ENCODINGS, STOCK_SEGMENTATIONS
+
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
@@ -52,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens that end a segment: sentences, lines, clauses or authors (default: sentences)",
     )
     stock.add_argument(
-        "--inter-encoding", choices=INTER_ENCODINGS, help="relative encoding over segments (default: rope)"
+        "--inter-encoding", choices=STOCK_ENCODINGS, help="relative encoding over segments (default: rope)"
     )
     stock.add_argument(
         "--intra-encoding", choices=INTRA_ENCODINGS, help="absolute encoding inside a segment (default: learned)"
     )
     stock.add_argument(
         "--segmentation",
-        choices=SEGMENTATIONS,
+        choices=STOCK_SEGMENTATIONS,
         help="what a segment is: ends with a separator token, each token, the whole text (default: separators)",
     )
     stock.add_argument(
@@ -70,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         type=float,
         help="factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi (default: 96)",
+    )
+    stock.add_argument(
+        "--hybrid-max-period",
+        metavar="TOKENS",
+        type=float,
+        help="hybrid: rotary pairs of at most this period go on turning with the token index",
     )
     stock.add_argument(
         "--intra-init",

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..alibi import alibi_slopes
 from ..configuration_bipe import BipeLlamaConfig
 from ..modeling_bipe_llama import BipeLlamaForCausalLM
-from ..positional import alibi_slopes
 from ..tokenization_bipe import BipeTokenizer
 from .report import ConversionReport, check_output, make_config, save
 from .weights import (

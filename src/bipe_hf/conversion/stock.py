@@ -54,6 +54,11 @@ HUB_PICKLES = ("pytorch_model*.bin",)
 SEPARATORS_SHOWN = 12
 
 
+# Those that add no weights that would have to be learnt first.
+STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
+STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
+
+
 def convert_stock_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
@@ -64,6 +69,7 @@ def convert_stock_checkpoint(
     segmentation: str = "separators",
     max_segment_length: int | None = None,
     alibi_slope_scale: float | None = None,
+    hybrid_max_period: float | None = None,
     intra_init: str | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
@@ -81,8 +87,9 @@ def convert_stock_checkpoint(
             Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them.
             Must be token ids where the checkpoint has no `tokenizer.json`.
         inter_encoding, intra_encoding, segmentation (`str`):
-            As in [`BipeLlamaConfig`].
-        max_segment_length (`int`, *optional*), alibi_slope_scale (`float`, *optional*):
+            As in [`BipeLlamaConfig`], but for those that need weights which no stock model has (`STOCK_ENCODINGS`) and
+            `"fixed"`.
+        max_segment_length (`int`, *optional*), alibi_slope_scale, hybrid_max_period (`float`, *optional*):
             As in [`BipeLlamaConfig`], whose defaults hold.
         intra_init (`str`, *optional*, defaults to `"zeros"`):
             What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
@@ -105,6 +112,7 @@ def convert_stock_checkpoint(
         "segmentation": segmentation,
         "max_segment_length": max_segment_length,
         "alibi_slope_scale": alibi_slope_scale,
+        "hybrid_max_period": hybrid_max_period,
         # Holds the place of those that the tokenizer has.
         "separator_token_ids": [0] if segmentation == "separators" else None,
     }
@@ -138,11 +146,16 @@ def convert_stock_checkpoint(
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """Refuses what nothing would read; the configuration checks the rest."""
+    """Refuses what a stock checkpoint has no weights for and what nothing would read; the configuration checks the
+    rest."""
+    for name, accepted in (("inter_encoding", STOCK_ENCODINGS), ("segmentation", STOCK_SEGMENTATIONS)):
+        if settings[name] not in accepted:
+            raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {settings[name]!r}")
     for name, reader, values in (
         ("separators", "segmentation", ("separators",)),
         ("max_segment_length", "intra_encoding", ("learned", "sinusoidal")),
         ("alibi_slope_scale", "inter_encoding", ("alibi",)),
+        ("hybrid_max_period", "inter_encoding", ("hybrid",)),
         ("intra_init", "intra_encoding", ("learned",)),
     ):
         if settings[name] is not None and settings[reader] not in values:
@@ -290,7 +303,14 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
     """Notes how positions differ from those that the weights were trained with."""
     if config.intra_encoding == "sinusoidal":
         report.notes.append("the sinusoidal intra encoding adds to the word embeddings what they were trained without")
-    if config.inter_encoding != "rope":
+    if config.inter_encoding == "hybrid":
+        report.notes.append(
+            f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained, do"
+            f" not turn any more; ALiBi over segments, slopes times {config.hybrid_alibi_scale:g}"
+        )
+    elif config.inter_encoding == "xpos":
+        report.notes.append("rotary angles and the decay of xPos follow the segment index; the weights know neither")
+    elif config.inter_encoding != "rope":
         report.notes.append(
             f"inter_encoding {config.inter_encoding} drops the rotary encoding that the weights were trained with"
             + (f"; ALiBi slopes times {config.alibi_slope_scale}" if config.inter_encoding == "alibi" else "")
