@@ -328,6 +328,24 @@ def test_blocks_of_a_stream_are_shared_out(folder, reference):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", ["run.yaml", "stream.yaml"])
+def test_two_processes_extend_indices_as_one_does(settings, folder, reference):
+    """A stream is read by the first process, which collates for both."""
+    if settings == "stream.yaml":
+        stream = yaml.safe_load((folder / "run.yaml").read_text()) | {"streaming": True, "tokenizer": "reference"}
+        del stream["vocab_size"]
+        (folder / "stream.yaml").write_text(yaml.safe_dump(stream))
+    name = f"alibi_{Path(settings).stem}"
+    alibi = {"inter_encoding": "alibi", "alibi_slope_scale": 4.0}  # RoPE hardly matters before a model has learnt much
+    plain = one_process(folder, name, config=settings, **alibi)
+    one = one_process(folder, f"{name}_extended", config=settings, index_stretch=8.0, **alibi)
+    assert max(abs(a - b) for a, b in zip(losses(one), losses(plain), strict=True)) > 100 * TOLERANCE
+    options = flags({"index_stretch": 8.0, "output_dir": f"{name}_ddp", **alibi})
+    start_two(folder, "ddp", "-m", "bipe_hf.commands", "pretrain", settings, *options)
+    assert losses(folder / f"{name}_ddp") == pytest.approx(losses(one), abs=TOLERANCE)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp", "fsdp2"])
 def test_loop_without_trainer_is_distributed(config, folder, reference):
     start(folder, PLAIN_LOOP, "reference", "loop")

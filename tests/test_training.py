@@ -529,7 +529,10 @@ def test_output_dir_that_is_a_file_is_refused(settings):
     [
         ({"model_type": "bipe_lama"}, r"model_type: 'bipe_lama' .*did you mean bipe_llama\?"),
         ({"model_type": "llama"}, "max_segment_length: a model of type llama has no such field"),
-        ({"inter_encoding": "rotary"}, "inter_encoding must be one of rope, alibi, none, got 'rotary'"),
+        (
+            {"inter_encoding": "rotary"},
+            "inter_encoding must be one of rope, xpos, alibi, hybrid, kerple, t5, none, got 'rotary'",
+        ),
         ({"num_attention_heads": 3}, "hidden size .16. is not a multiple"),
         ({"rope_parameters": "[1]"}, "rope_parameters: .* is no mapping"),
         ({"rope_parameters": "{"}, "not valid JSON"),

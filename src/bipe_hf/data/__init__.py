@@ -11,12 +11,15 @@ Loading, caching, streaming and progress bars are those of `datasets`; the token
 
 from .blocks import make_blocks
 from .corpora import DEFAULT_CORPUS, load_documents
+from .index_extension import SkippedIndices, StretchedIndices
 from .tables import load_rows
 from .tokenize import cached_tokenizer, tokenize_documents, train_tokenizer
 
 
 __all__ = [
     "DEFAULT_CORPUS",
+    "SkippedIndices",
+    "StretchedIndices",
     "cached_tokenizer",
     "load_documents",
     "load_rows",

@@ -8,10 +8,15 @@ from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, TrainingArguments
 
-from ..data import DEFAULT_CORPUS
+from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
+from ..data.index_extension import check_extension
 
 
 DEFAULT_MODEL_TYPE = "bipe_llama"
+MEASURED = "measured"
+
+# Keys that extend the indices of training blocks, and what does it.
+INDEX_EXTENSIONS = {"index_stretch": StretchedIndices, "index_skip": SkippedIndices}
 
 # Fields of TrainingArguments that are not the user's to set, and why.
 RESERVED_KEYS = {
@@ -60,11 +65,12 @@ class ModelArguments:
         default=None,
         metadata={
             "help": 'mapping with rope_theta and rope scaling, as in transformers: {"rope_type": "default",'
-            ' "rope_theta": 10000.0}'
+            ' "rope_theta": 10000.0}; with initial_model, its rope_theta and partial_rotary_factor stay unless given'
         },
     )
     inter_encoding: str | None = field(
-        default=None, metadata={"help": "relative encoding over segments: rope, alibi or none"}
+        default=None,
+        metadata={"help": "relative encoding over segments: rope, xpos, alibi, hybrid, kerple, t5 or none"},
     )
     intra_encoding: str | None = field(
         default=None, metadata={"help": "absolute encoding inside a segment: learned, sinusoidal or none"}
@@ -72,19 +78,39 @@ class ModelArguments:
     segmentation: str | None = field(
         default=None,
         metadata={
-            "help": "what a segment is: separators (ends with a separator token: BiPE), tokens (each token: plain RoPE"
-            " or ALiBi), document (the whole text)"
+            "help": "what a segment is: separators (ends with a separator token: BiPE), fixed (so many tokens), tokens"
+            " (each token: plain RoPE or ALiBi), document (the whole text)"
         },
+    )
+    fixed_segment_length: int | None = field(
+        default=None, metadata={"help": "tokens in a segment, for segmentation fixed"}
     )
     max_segment_length: int | None = field(
         default=None,
         metadata={"help": "rows of the intra-segment table; later tokens of a longer segment share the last row"},
     )
-    alibi_slope_scale: float | None = field(
-        default=None, metadata={"help": "factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi"}
+    alibi_slope_scale: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi, or measured: the mean number of"
+            " tokens in a segment of the training blocks (up to 1,000 of them)"
+        },
     )
     log_scale_train_length: int | None = field(
         default=None, metadata={"help": "scale queries with the logarithm of the segment index, 1 at this index"}
+    )
+    logn_train_length: int | None = field(
+        default=None, metadata={"help": "scale queries with the logarithm of the token index, from this index on"}
+    )
+    hybrid_max_period: float | None = field(
+        default=None,
+        metadata={"help": "hybrid: rotary pairs of at most this period (tokens) turn with the token index"},
+    )
+    hybrid_slow_pairs: str | None = field(
+        default=None, metadata={"help": "hybrid: the other rotary pairs turn with the segments, or none: not at all"}
+    )
+    hybrid_alibi_scale: float | None = field(
+        default=None, metadata={"help": "hybrid: factor on the ALiBi slopes over segments, 0 for no ALiBi"}
     )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
@@ -96,6 +122,13 @@ class ModelArguments:
             raise ValueError(
                 f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
             )
+        if self.alibi_slope_scale not in (None, MEASURED):
+            try:
+                self.alibi_slope_scale = float(self.alibi_slope_scale)
+            except ValueError as error:
+                raise ValueError(
+                    f"alibi_slope_scale: {self.alibi_slope_scale!r} is neither a number nor {MEASURED}"
+                ) from error
 
     def config_fields(self) -> dict[str, Any]:
         """The fields that were given and belong into the model's config."""
@@ -152,6 +185,20 @@ class DataArguments:
             " are simply joined, as the authors of BiPE do (default: ignore)"
         },
     )
+    index_stretch: float | None = field(
+        default=None,
+        metadata={
+            "help": "multiply the segment indices of each training block by a random factor between 1 and this, so"
+            " that the model gets to know those of longer texts (default: as they are)"
+        },
+    )
+    index_skip: float | None = field(
+        default=None,
+        metadata={
+            "help": "instead, skip a random number of segment indices at a random place in each training block, up to"
+            " this times as many indices (PoSE)"
+        },
+    )
     num_proc: int | None = field(
         default=None, metadata={"help": "processes that tokenize (default: as many as pay off)"}
     )
@@ -169,10 +216,28 @@ ARGUMENT_CLASSES = (ModelArguments, DataArguments, TrainingArguments)
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Refuses settings that make no sense or contradict each other, before any work."""
-    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
-    settings = vars(model_args) | vars(data_args) | vars(training_args)
-    check_counts(settings, [*sizes, "max_position_embeddings", "max_validation_blocks"])
+    check_model(model_args)
+    check_counts(vars(data_args), ["max_validation_blocks"])
     check_training(training_args)
+    if data_args.tokenizer is None and model_args.initial_model is None:
+        if data_args.vocab_size is None:
+            raise ValueError("give vocab_size (a new tokenizer of that size is trained on the data) or tokenizer")
+        if data_args.streaming:
+            raise ValueError("streaming: give a tokenizer, training one would read all of the stream first")
+    for key in INDEX_EXTENSIONS:
+        if vars(data_args)[key] is not None:
+            check_extension(key, vars(data_args)[key])
+    if data_args.index_stretch is not None and data_args.index_skip is not None:
+        raise ValueError("index_stretch and index_skip: give one of them")
+    if data_args.streaming and training_args.max_steps < 1:
+        raise ValueError("streaming: give max_steps, a stream does not say how long it is")
+
+
+def check_model(model_args: ModelArguments) -> None:
+    """Refuses sizes and types that no model has, or that the initial model decides."""
+    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    settings = vars(model_args)
+    check_counts(settings, [*sizes, "max_position_embeddings"])
     if model_args.initial_model is None:
         model_type = model_args.model_type or DEFAULT_MODEL_TYPE
         if model_type not in CONFIG_MAPPING:
@@ -182,13 +247,6 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
         for key in ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings", "max_segment_length"]:
             if settings[key] is not None:
                 raise ValueError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
-    if data_args.tokenizer is None and model_args.initial_model is None:
-        if data_args.vocab_size is None:
-            raise ValueError("give vocab_size (a new tokenizer of that size is trained on the data) or tokenizer")
-        if data_args.streaming:
-            raise ValueError("streaming: give a tokenizer, training one would read all of the stream first")
-    if data_args.streaming and training_args.max_steps < 1:
-        raise ValueError("streaming: give max_steps, a stream does not say how long it is")
 
 
 def check_training(training_args: TrainingArguments) -> None:

@@ -19,22 +19,27 @@ from transformers import (
 )
 
 from ..data import cached_tokenizer
+from ..data.index_extension import check_extendable
 from ..tokenization_bipe import BipeTokenizer
-from .arguments import DEFAULT_MODEL_TYPE, DataArguments, ModelArguments
+from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
 
 
 def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTrainedConfig:
     """The config of the model to train; `fit_tokenizer` adds what depends on the tokenizer.
 
     Raises:
-        ValueError: a field that models of this type do not have, or values that their config refuses.
+        ValueError: a field that models of this type do not have, values that their config refuses, or settings for
+            segments that the model does not use.
     """
     given = model_args.config_fields()
+    if model_args.alibi_slope_scale == MEASURED:
+        given["alibi_slope_scale"] = 1.0  # holds the place of what is measured
     if model_args.initial_model is None:
         config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
         given.setdefault("max_position_embeddings", data_args.train_length)
     else:
-        config_class = type(load_part(AutoConfig, "initial_model", model_args.initial_model))
+        initial = load_part(AutoConfig, "initial_model", model_args.initial_model)
+        config_class = type(initial)
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
         raise ValueError(f"{name}: a model of type {config_class.model_type} has no such field")
@@ -42,10 +47,34 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         if model_args.initial_model is None:
             if given.get("segmentation", defaults.get("segmentation")) == "separators":
                 given["separator_token_ids"] = [0]  # holds the place of those that fit_tokenizer finds
-            return config_class(**given)
-        return config_class.from_pretrained(model_args.initial_model, **given)
+            config = config_class(**given)
+        else:
+            if model_args.rope_parameters is not None:  # which take the place of the whole mapping
+                stays = {"rope_theta", "partial_rotary_factor"} & initial.rope_parameters.keys()
+                kept = {key: initial.rope_parameters[key] for key in stays}
+                given["rope_parameters"] = kept | model_args.rope_parameters
+            config = config_class.from_pretrained(model_args.initial_model, **given)
     except StrictDataclassError as error:
         raise ValueError(f"config of the model: {error.__cause__ or error}") from error
+    check_use_of_segments(config, model_args, data_args)
+    return config
+
+
+def check_use_of_segments(config: PreTrainedConfig, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Refuses settings for segments that a model with `config` does not use."""
+    for key in INDEX_EXTENSIONS:
+        if vars(data_args)[key] is not None:
+            try:
+                check_extendable(config)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+    if model_args.alibi_slope_scale == MEASURED and (
+        config.inter_encoding != "alibi" or config.segmentation != "separators"
+    ):
+        raise ValueError(
+            f"alibi_slope_scale: {MEASURED} is for inter_encoding alibi with segmentation separators, not for"
+            f" {config.inter_encoding} with {config.segmentation}"
+        )
 
 
 def load_tokenizer(
@@ -75,7 +104,8 @@ def fit_tokenizer(
     `segment_ids` of a `BipeTokenizer` would override the model's own segmentation.
 
     Raises:
-        ValueError: more tokens than the initial model has, or separators that no part of the model uses.
+        ValueError: more tokens than the initial model has, separators that no part of the model uses, or none where
+            settings need them.
     """
     if model_args.initial_model is None:
         config.vocab_size = len(tokenizer)
@@ -87,7 +117,7 @@ def fit_tokenizer(
             f"the tokenizer has {len(tokenizer)} tokens, but the model {model_args.initial_model} only"
             f" {config.vocab_size}"
         )
-    if "segmentation" in config.to_dict() and config.segmentation == "separators":
+    if ends_segments_at_separators(config):
         inherited = None if model_args.initial_model is None else config.separator_token_ids
         separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
         try:
@@ -95,12 +125,18 @@ def fit_tokenizer(
         except ValueError as error:
             raise ValueError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids
+        check_use_of_segments(config, model_args, data_args)  # the list of separators may be empty
         return tokenizer
     if data_args.separators is not None:
         raise ValueError(f"separators: {data_args.separators!r} given, but this model does not segment by separators")
     if isinstance(tokenizer, BipeTokenizer):
         return tokenizer.without_segments()
     return tokenizer
+
+
+def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
+    """Whether a model, of any type, is a BiPE one that reads its segments from the tokens."""
+    return "segmentation" in config.to_dict() and config.segmentation == "separators"
 
 
 def load_part(auto_class: type, key: str, source: str) -> Any:

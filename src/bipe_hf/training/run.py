@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     AutoTokenizer,
     HfArgumentParser,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -17,7 +18,9 @@ from transformers import (
 )
 
 from ..data import load_documents, make_blocks, tokenize_documents
-from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, check_arguments
+from ..data.index_extension import IndexExtension
+from ..data.segments import mean_segment_length
+from .arguments import ARGUMENT_CLASSES, INDEX_EXTENSIONS, MEASURED, RESERVED_KEYS, DataArguments, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
 from .run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
 from .session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
@@ -77,11 +80,16 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         # The plain one, which models that differ in their segmentation share, finds the tokens in the cache.
         train_blocks = _blocks(documents, "train", plain, data_args)
         validation_blocks = _blocks(documents, "validation", plain, data_args)
+    is_measured = model_args.alibi_slope_scale == MEASURED
+    if checkpoint is None and is_measured:
+        config.alibi_slope_scale = mean_segment_length(train_blocks, config)
+        say(f"alibi_slope_scale {config.alibi_slope_scale:.2f}: the mean length of a segment of the training blocks")
     set_seed(training_args.seed)
     model = build_model(model_args, config) if checkpoint is None else load_model(checkpoint, model_args)
     if data_args.max_validation_blocks is not None:
         validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
     say(_summary(model, train_blocks, data_args, training_args))
+    extension = _index_extension(data_args, training_args, model.config)
 
     trainer = RunTrainer(
         model=model,
@@ -89,8 +97,9 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         train_dataset=train_blocks,
         eval_dataset=validation_blocks,
         data_collator=collate_blocks,
+        train_collator=extension,
         processing_class=tokenizer,
-        callbacks=[CurrentIntervals()],
+        callbacks=[CurrentIntervals()] + ([] if extension is None else [extension]),
         load_model=partial(load_model, model_args=model_args),
     )
     if checkpoint is None and is_main:
@@ -104,6 +113,8 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "eval_loss": validation["eval_loss"],
     } | record(trainer, checkpoint, seconds, settings)
+    if is_measured:
+        result["alibi_slope_scale"] = model.config.alibi_slope_scale
     finish(trainer, result, PRETRAIN)
     say(f"validation loss {result['eval_loss']:.4f}, perplexity {perplexity(result['eval_loss']):.2f}")
     say(f"saved to {folder}")
@@ -141,6 +152,16 @@ def _blocks(
         return make_blocks(tokenized, data_args.train_length, document_boundaries=data_args.document_boundaries)
     except ValueError as error:
         raise ValueError(f"{data_args.data}, {split} split: {error}") from error
+
+
+def _index_extension(
+    data_args: DataArguments, training_args: TrainingArguments, config: PreTrainedConfig
+) -> IndexExtension | None:
+    seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
+    for key, extension_class in INDEX_EXTENSIONS.items():
+        if vars(data_args)[key] is not None:
+            return extension_class(collate_blocks, config, vars(data_args)[key], seed=seed)
+    return None
 
 
 def _first(blocks: Dataset | IterableDataset, count: int) -> Dataset | IterableDataset:

@@ -195,16 +195,21 @@ def _compare(file: Path, settings: dict[str, Any]) -> None:
         stored = None
     if not isinstance(stored, dict):
         raise ValueError(f"{file} cannot be read: give --overwrite to train again from the start")
-    differences = [
-        f"{key} (there {stored.get(key, 'default')}, now {settings.get(key, 'default')})"
-        for key in sorted(stored.keys() | settings.keys())
-        if stored.get(key) != settings.get(key) and key not in _FREE_SETTINGS and not key.startswith(_FREE_PREFIXES)
-    ]
+    differences = differing_settings(stored, settings)
     if differences:
         raise ValueError(
             f"{file.parent} holds an interrupted run with other settings: {', '.join(differences)}; give the same"
             " settings to resume it, another output_dir, or --overwrite to train again from the start"
         )
+
+
+def differing_settings(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """What differs, one line for each setting that decides what is learnt."""
+    return [
+        f"{key} (there {stored.get(key, 'default')}, now {settings.get(key, 'default')})"
+        for key in sorted(stored.keys() | settings.keys())
+        if stored.get(key) != settings.get(key) and key not in _FREE_SETTINGS and not key.startswith(_FREE_PREFIXES)
+    ]
 
 
 def _compare_processes(checkpoint: Path, processes: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainerState
 
 from ..card_file import write_model_card
@@ -21,11 +22,27 @@ class RunTrainer(Trainer):
     Args:
         load_model: reads the model of a checkpoint, for `load_best_model_at_end`: Trainer reads the file as it is and
             would miss weights that are saved under other names, as the head of GPT-NeoX is.
+        train_collator: makes the batches to train on, where they differ from those of `data_collator`.
     """
 
-    def __init__(self, *args, load_model: Callable[[Path], PreTrainedModel], **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        load_model: Callable[[Path], PreTrainedModel],
+        train_collator: Callable | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.load_model = load_model
+        self.train_collator = train_collator
+
+    def get_train_dataloader(self) -> DataLoader:
+        measuring = self.data_collator
+        self.data_collator = self.train_collator or measuring
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = measuring
 
     @property
     def is_sharded(self) -> bool:
