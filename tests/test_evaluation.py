@@ -20,12 +20,14 @@ from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
 from bipe_hf.evaluation import (
     Evaluation,
+    PositionLosses,
     block_windows,
     encoding_label,
     evaluate,
     make_windows,
     markdown_table,
     score,
+    score_positions,
     scoring,
     segments_per_block,
     sliding_windows,
@@ -166,6 +168,36 @@ def test_each_protocol_equals_a_loop_over_single_tokens(build, protocol, length,
 
     assert windows.tokens_scored == len(losses)
     assert nll == pytest.approx(math.fsum(losses) / len(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["blocks", "sliding", "tail"])
+def test_losses_by_position_equal_a_loop_over_single_tokens(protocol):
+    model = build_bipe()
+    ids = stream()[0][0][:48]
+    windows = {
+        "blocks": lambda: block_windows(48, 12),
+        "sliding": lambda: sliding_windows(48, 12, 5),
+        "tail": lambda: tail_windows(48, 12, 5),
+    }[protocol]()
+    expected = {}
+    for begin, first in zip(windows.begins.tolist(), windows.firsts.tolist(), strict=True):
+        for position in range(first, 12):
+            loss = loss_of_token(model, ids, begin, begin + position)
+            expected.setdefault(position, []).append(loss)
+
+    losses = score_positions(model, torch.tensor(ids), windows, batch_tokens=30)
+
+    assert losses.counts.tolist() == [len(expected.get(position, [])) for position in range(12)]
+    assert losses.sums.tolist() == pytest.approx([math.fsum(expected.get(at, [])) for at in range(12)], rel=1e-6)
+    bins = {
+        first: [loss for position in range(first, min(2 * first, 12)) for loss in expected.get(position, [])]
+        for first in (1, 2, 4, 8)
+    }
+    assert [(each["first"], each["tokens"]) for each in losses.bins()] == [
+        (first, len(found)) for first, found in bins.items() if found
+    ]
+    means = [math.fsum(found) / len(found) for found in bins.values() if found]
+    assert [each["nll"] for each in losses.bins()] == pytest.approx(means, rel=1e-6)
 
 
 @given(st.integers(2, 40), st.integers(0, 100), st.data())
@@ -452,6 +484,48 @@ def test_resumed_run_measures_again_what_has_changed(tmp_path, text):
         evaluate([folder], [64], data=text, split="train", output=output, resume=True)
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4, "rope_theta": 10000.0}
+
+
+def test_config_fields_are_set_for_the_measurement_and_named_in_the_results(tmp_path, text, bipe):
+    output = tmp_path / "results.json"
+    (plain,) = evaluate([bipe], [128], data=text, output=output).results
+    fields = {"rope_parameters": YARN}
+    earlier, stretched = evaluate([bipe], [128], data=text, output=output, resume=True, config_fields=fields).results
+    assert earlier == plain
+    assert (plain.config_fields, stretched.config_fields) == ({}, fields)
+    assert stretched.name.startswith('bipe, rope_parameters={"rope_type": "yarn"')
+    assert (
+        stretched.model_fingerprint != plain.model_fingerprint
+    )  # so `bipe-hf push` takes it for no result of the model
+    model = build_bipe(rope_parameters=YARN)
+    ids = torch.tensor([token for document in stream()[0] for token in document])
+    assert stretched.nll == pytest.approx(score(model, ids, block_windows(stretched.text_tokens, 128)), rel=1e-6)
+    assert abs(stretched.nll - plain.nll) > 1e-4
+    for table in (text_table([plain, stretched]), markdown_table([plain, stretched])):
+        assert "yarn" in table
+    assert len(evaluate([bipe], [128], data=text, output=output, resume=True, config_fields=fields).results) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('{"rope_parametres": {}}', "has no field rope_parametres"),
+        ('{"inter_encoding": "rotary"}', "inter_encoding must be one of"),
+        ('{"rope_parameters": {"rope_type": "spiral"}}', "cannot be loaded ('spiral')"),
+        ('{"max_segment_length": 7}', "cannot be loaded"),
+        ("{", "is not valid JSON"),
+        ("[1]", "is no mapping of fields"),
+    ],
+)
+def test_config_fields_that_the_model_does_not_have_are_refused(text, bipe, fields, message, capsys):
+    assert main(["evaluate", bipe, "--lengths", "64", "--data", text, "--config-fields", fields]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("bipe-hf: error: ")
+    assert message in error
+    assert not Path("evaluation.json").exists()
+
+
 def break_weights(folder):
     (folder / "model.safetensors").write_bytes(b"not weights")
 
@@ -610,7 +684,8 @@ def test_loss_that_is_not_a_number_is_an_error_and_not_a_result(tmp_path, text):
 
 def test_dtype_is_the_one_asked_for(text, llama, monkeypatch):
     seen = []
-    monkeypatch.setattr(run_module, "score", lambda model, *rest, **more: seen.append(model.dtype) or 1.0)
+    scored = PositionLosses(torch.ones(64), torch.ones(64))
+    monkeypatch.setattr(run_module, "score_positions", lambda model, *rest, **more: seen.append(model.dtype) or scored)
     evaluate([llama], [64], data=text, dtype="bfloat16")
     evaluate([llama], [64], data=text)
     assert seen == [torch.bfloat16, torch.float32]

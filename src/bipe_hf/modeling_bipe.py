@@ -21,7 +21,7 @@ from .attention import mask_for_columns
 from .cache import cached_segment_ids, read_segment_history, write_segment_history
 from .card_file import write_card_to_push, write_model_card
 from .compatibility import CACHE_NAME, takes_cache
-from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, InterEncoding, InterTerms
+from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, EncodingTable, InterEncoding, InterTerms
 from .segmentation import (
     Segments,
     SegmentState,
@@ -97,8 +97,15 @@ class BipePreTrainedMixin:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, EncodingTable | InterEncoding):
+            # Drawn apart: models of one seed start from the same weights, whatever their encodings draw.
+            with torch.random.fork_rng():
+                torch.manual_seed(torch.initial_seed() + 1)
+                super()._init_weights(module)
+                module.reset_parameters()
+            return
         super()._init_weights(module)
-        if isinstance(module, InterEncoding | AlibiBias):
+        if isinstance(module, AlibiBias):
             module.reset_parameters()
         elif isinstance(module, BipeModelMixin):
             init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))

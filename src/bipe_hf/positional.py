@@ -36,7 +36,14 @@ class InterTerms(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class LearnedIntraEncoding(nn.Embedding):
+class EncodingTable(nn.Embedding):
+    """A table that an encoding learns. Its model draws the first values, apart from those of other weights."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: a draw here would change all weights that are drawn after it."""
+
+
+class LearnedIntraEncoding(EncodingTable):
     """A trained vector for each intra position (the authors' choice)."""
 
     def __init__(self, config: PreTrainedConfig):
@@ -299,7 +306,7 @@ class T5InterEncoding(BiasInterEncoding):
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
-        self.table = nn.Embedding(self.num_buckets, config.num_attention_heads)
+        self.table = EncodingTable(self.num_buckets, config.num_attention_heads)
 
     def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
         exact = self.num_buckets // 2

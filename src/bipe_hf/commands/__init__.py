@@ -7,7 +7,20 @@ import sys
 
 
 # One module of this package each. A module has NAME, HELP (one line), add_arguments(parser) and run(arguments).
-COMMANDS = ("pretrain", "finetune", "evaluate", "plot", "generate", "convert", "push")
+COMMANDS = (
+    "pretrain",
+    "finetune",
+    "synthetic",
+    "evaluate",
+    "compare",
+    "scrolls",
+    "passkey",
+    "segments",
+    "plot",
+    "generate",
+    "convert",
+    "push",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

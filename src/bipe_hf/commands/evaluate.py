@@ -1,8 +1,10 @@
 """`bipe-hf evaluate`: perplexity of saved models against test length, or their scores on tasks."""
 
 import argparse
+import json
 import shlex
 import sys
+from typing import Any
 
 
 NAME = "evaluate"
@@ -37,6 +39,7 @@ OF_LENGTHS = (
     "streaming",
     "max_tokens",
     "batch_tokens",
+    "config_fields",
 )
 OF_TASKS = ("tasks_folder", "num_fewshot", "limit", "max_length", "batch_size")
 
@@ -68,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument("--streaming", action="store_true", help="read a large data set piece by piece")
     text.add_argument("--max-tokens", type=int, help="score at most so many tokens of the text (default: all)")
     text.add_argument("--batch-tokens", type=int, help="tokens per batch: speed and memory (default: 8192)")
+    text.add_argument(
+        "--config-fields",
+        help="fields of the models' config to set otherwise than they were saved, in JSON: "
+        """'{"rope_parameters": {"rope_type": "yarn", "factor": 8.0, ...}}'""",
+    )
     tasks = parser.add_argument_group("tasks (--tasks)", argument_default=argparse.SUPPRESS)
     tasks.add_argument("--tasks-folder", help="folder with more tasks, as .yaml files of the harness")
     tasks.add_argument("--num-fewshot", type=int, help="solved examples before a question (default: as the task says)")
@@ -117,6 +125,8 @@ def run(arguments: argparse.Namespace) -> None:
         lengths = _integers("--lengths", arguments.lengths)
         if "protocol" in options:
             options["protocols"] = _names(options.pop("protocol"))
+        if "config_fields" in options:
+            options["config_fields"] = _mapping("--config-fields", options["config_fields"])
 
         from ..evaluation import evaluate, text_table
 
@@ -127,6 +137,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}: {text!r} is not valid JSON ({error})") from error
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{name}: {text!r} is no mapping of fields to values in JSON")
+    return value
 
 
 def _integers(name: str, text: str) -> list[int]:

@@ -78,6 +78,23 @@ def read_settings(
         FileNotFoundError: no such file.
         ValueError: no flat mapping, a key twice or unknown, or a value of another type than the key's.
     """
+    config = Path(config)
+    output_dir = str(Path("runs") / config.stem)
+    return typed_settings(_read_yaml(config), overrides, argument_classes, reserved_keys, str(config), output_dir)
+
+
+def typed_settings(
+    values: dict[str, Any],
+    overrides: list[str],
+    argument_classes: Sequence[type],
+    reserved_keys: Iterable[str],
+    source: str,
+    output_dir: str,
+) -> dict[str, Any]:
+    """What [`read_settings`] returns, from the `values` of its file: numbers or their text, `None` for the default.
+
+    `source` is named in the messages, `output_dir` is where a run goes that says nothing of it.
+    """
     from transformers import HfArgumentParser
 
     from ..training import did_you_mean
@@ -89,18 +106,17 @@ def read_settings(
     keys = Keys(argument_classes, add_help=False, allow_abbrev=False)
     defaults = vars(keys.parse_args([]))
     known = defaults.keys() - set(reserved_keys)
-    config = Path(config)
     words = []
-    for key, value in _read_yaml(config).items():
+    for key, value in values.items():
         if key not in defaults:
-            raise ValueError(f"{config}: unknown key {key!r}{did_you_mean(key, known)}")
+            raise ValueError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
         if isinstance(value, list) and isinstance(defaults[key], list):
             words += [f"--{key}", *map(str, value)]
         elif value is not None:
             words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
 
     keys.set_defaults(
-        output_dir=str(Path("runs") / config.stem),
+        output_dir=output_dir,
         report_to="tensorboard" if importlib.util.find_spec("tensorboard") else "none",
         save_total_limit=2,
     )
@@ -110,6 +126,22 @@ def read_settings(
         key = name.removeprefix("--").replace("-", "_")
         raise ValueError(f"unknown argument {name!r}{did_you_mean(key, known)}")
     return {key: value for key, value in vars(values).items() if value != defaults[key]}
+
+
+def read_nested_yaml(path: Path) -> dict[str, Any]:
+    """The mapping of a YAML file, of nested mappings too; only `true` and `false` are booleans, not `no` or `on`.
+
+    Raises `FileNotFoundError` without the file, `ValueError` where it is no YAML mapping or one has a key twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = _NestedLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected lines of the form `key: value`")
+    return content
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -143,6 +175,24 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+class _NestedLoader(_Loader):
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node, deep=False):
+        keys = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_NestedLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false"), list("tf"))
 
 
 class _HelpAll(argparse.Action):

@@ -18,12 +18,23 @@ Every mean is over tokens, never over windows.
 
 from .results import Evaluation, Result, encoding_label, markdown_table, text_table
 from .run import evaluate
-from .scoring import Windows, block_windows, make_windows, score, segments_per_block, sliding_windows, tail_windows
+from .scoring import (
+    PositionLosses,
+    Windows,
+    block_windows,
+    make_windows,
+    score,
+    score_positions,
+    segments_per_block,
+    sliding_windows,
+    tail_windows,
+)
 from .tasks import TaskEvaluation, TaskResult, evaluate_tasks, task_table
 
 
 __all__ = [
     "Evaluation",
+    "PositionLosses",
     "Result",
     "TaskEvaluation",
     "TaskResult",
@@ -35,6 +46,7 @@ __all__ = [
     "make_windows",
     "markdown_table",
     "score",
+    "score_positions",
     "segments_per_block",
     "sliding_windows",
     "tail_windows",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -39,7 +40,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model folder that passed every check that needs no weights."""
+    """A model folder that passed every check that needs no weights, its config with `config_fields` set."""
 
     folder: Path
     given: str
@@ -48,6 +49,12 @@ class Candidate:
     tokenizer: PreTrainedTokenizerBase
     training: Training | None
     fingerprint: str
+    config_fields: dict[str, Any]
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """What `Result.subject` will be."""
+        return self.given, json.dumps(self.config_fields, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,21 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def open_candidates(models: Sequence[str | Path]) -> list[Candidate]:
-    """Every model folder, checked. Raises `ValueError` or `FileNotFoundError` for those that cannot be measured."""
+def open_candidates(models: Sequence[str | Path], config_fields: dict[str, Any] | None = None) -> list[Candidate]:
+    """Every model folder, checked, with `config_fields` set in its config.
+
+    Raises `ValueError` or `FileNotFoundError` for those that cannot be measured.
+    """
     folders = [Path(model) for model in models]
     if not folders:
         raise ValueError("models: give at least one model folder")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError(f"models: the same folder is given twice in {', '.join(map(str, models))}")
-    return [open_candidate(str(model), name) for model, name in zip(models, short_names(folders), strict=True)]
+    names = zip(models, short_names(folders), strict=True)
+    return [open_candidate(str(model), name, config_fields) for model, name in names]
 
 
-def open_candidate(given: str, name: str) -> Candidate:
+def open_candidate(given: str, name: str, config_fields: dict[str, Any] | None = None) -> Candidate:
     folder = Path(given)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model {given}: there is no config.json in this folder")
@@ -103,6 +114,10 @@ def open_candidate(given: str, name: str) -> Candidate:
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"model {given}: config or tokenizer cannot be read ({reason})") from error
+    fields = dict(config_fields or {})
+    if fields:
+        config = with_fields(config, fields)
+        name = f"{name}, {', '.join(f'{field}={json.dumps(value)}' for field, value in fields.items())}"
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= highest < config.vocab_size:
         raise ValueError(
@@ -113,8 +128,21 @@ def open_candidate(given: str, name: str) -> Candidate:
     if not weights:
         raise FileNotFoundError(f"model {given}: there are no weights (*.safetensors) in this folder")
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in (*weights, folder / "config.json")]
+    stats += [fields] if fields else []
     fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
-    return Candidate(folder, given, name, config, tokenizer, _training(folder), fingerprint)
+    return Candidate(folder, given, name, config, tokenizer, _training(folder), fingerprint, fields)
+
+
+def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:
+    """A config like `config` but for `fields`. Raises `ValueError` for a field or value that it does not have."""
+    known = config.to_dict().keys() | config.attribute_map.keys()
+    for name in fields:
+        if name not in known:
+            raise ValueError(f"config fields: a model of type {config.model_type} has no field {name}")
+    try:
+        return type(config).from_dict(config.to_dict() | fields)
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ValueError(f"config fields {fields}: {first_line(error.__cause__ or error)}") from error
 
 
 def _training(folder: Path) -> Training | None:
@@ -160,7 +188,7 @@ def held_out_fraction(candidates: Sequence[Candidate], data: str, given: float |
     return given
 
 
-def _read_text(
+def read_text(
     documents: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, multiple: int, max_tokens: int | None
 ) -> Text:
     """The stream of token ids; its length is a multiple of `multiple`."""
@@ -194,27 +222,32 @@ def read_texts(
     """Each candidate's text; the documents are tokenized once for all candidates with the same tokenizer."""
     texts = {}
     for candidate in candidates:
-        key = _tokenizer_key(candidate)
+        key = tokenizer_key(candidate.tokenizer)
         if key not in texts:
             try:
-                texts[key] = _read_text(documents, candidate.tokenizer, multiple, max_tokens)
+                texts[key] = read_text(documents, candidate.tokenizer, multiple, max_tokens)
             except ValueError as error:
                 raise ValueError(f"{source}, tokenizer of {candidate.given}: {error}") from error
-    return [texts[_tokenizer_key(candidate)] for candidate in candidates]
+    return [texts[tokenizer_key(candidate.tokenizer)] for candidate in candidates]
 
 
-def _tokenizer_key(candidate: Candidate) -> str:
-    """Equal for tokenizers that give the same ids."""
-    tokenizer = candidate.tokenizer
-    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token) if tokenizer.is_fast else candidate.given
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Equal for tokenizers that give the same ids; of a slow one, equal only to itself."""
+    if not tokenizer.is_fast:
+        return str(id(tokenizer))
+    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)
 
 
 def load_model(candidate: Candidate, device: torch.device, dtype: str, attention: str | None) -> PreTrainedModel:
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            candidate.folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            candidate.folder,
+            config=candidate.config,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {candidate.given} cannot be loaded ({first_line(error)})") from error
     # transformers makes up what is missing and drops what it does not know: neither is the model that was asked for.
     for kind in ("missing_keys", "unexpected_keys"):

@@ -5,7 +5,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Result:
     `text_tokens` is the length of the stream, `text_sha256` identifies its token ids: perplexities compare only where
     it is the same. `segments_per_block` is the mean number of distinct segments in a window, None where the model
     knows no segments. `stride` is None but for `sliding`. `blocks` counts windows, `seconds` is wall time.
+    `config_fields` are those of the model's config that were set for the measurement, `loss_by_position` is what
+    `PositionLosses.bins` gives (empty in files that earlier versions wrote).
     """
 
     model: str
@@ -54,11 +56,18 @@ class Result:
     text_sha256: str
     bytes_per_token: float
     model_fingerprint: str
+    config_fields: dict[str, Any] = field(default_factory=dict)
+    loss_by_position: list[dict[str, int | float]] = field(default_factory=list)
 
     @property
-    def measurement(self) -> tuple[str, str, int | None, int]:
-        """Model, protocol, stride and length: what a file of results holds once."""
-        return self.model, self.protocol, self.stride, self.length
+    def subject(self) -> tuple[str, str]:
+        """The model, and the config fields set for it: what tables and pictures have one row or line of."""
+        return self.model, json.dumps(self.config_fields, sort_keys=True)
+
+    @property
+    def measurement(self) -> tuple[tuple[str, str], str, int | None, int]:
+        """Subject, protocol, stride and length: what a file of results holds once."""
+        return self.subject, self.protocol, self.stride, self.length
 
 
 @dataclass
@@ -94,7 +103,7 @@ def write_results(path: Path, file_format: str, content: Any, tables: str) -> No
         os.replace(partial, file)
 
 
-def read_results(path: str | Path, file_format: str, kind: type, row: type) -> Any:
+def read_results(path: str | Path, file_format: str, kind: type, row: type, command: str = "evaluate") -> Any:
     """The `kind` of dataclass that `write_results` wrote, each entry of its `results` a `row`.
 
     Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
@@ -108,14 +117,14 @@ def read_results(path: str | Path, file_format: str, kind: type, row: type) -> A
         raise ValueError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, dict) or content.get("format") != file_format:
         raise ValueError(
-            f'{path} was not written by `bipe-hf evaluate`, or not for this: its "format" is not "{file_format}"'
+            f'{path} was not written by `bipe-hf {command}`, or not for this: its "format" is not "{file_format}"'
         )
     try:
         del content["format"]
         content["results"] = [row(**fields) for fields in content["results"]]
         return kind(**content)
     except (TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold what `bipe-hf evaluate` writes ({error})") from error
+        raise ValueError(f"{path} does not hold what `bipe-hf {command}` writes ({error})") from error
 
 
 def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
@@ -138,11 +147,16 @@ def check_output(output: Path, overwrite: bool, resume: bool) -> None:
     for file in (output, output.with_suffix(".md")):
         if file.exists() and not overwrite and not (resume and output.exists()):
             raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
+    check_writable(output.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"output: nothing can be written in {output.parent} ({error.strerror})") from error
+        raise ValueError(f"output: nothing can be written in {folder} ({error.strerror})") from error
 
 
 def comparability_note(results: Iterable[Result]) -> str | None:
@@ -176,14 +190,16 @@ def _tables(results: Sequence[Result]) -> list[tuple[str, list[list[str]]]]:
     for protocol, stride in dict.fromkeys((result.protocol, result.stride) for result in results):
         chosen = [result for result in results if (result.protocol, result.stride) == (protocol, stride)]
         lengths = sorted({result.length for result in chosen})
-        models = dict.fromkeys((result.model, result.name, result.encoding, result.train_length) for result in chosen)
-        cells = {(result.model, result.length): result for result in chosen}
+        models = dict.fromkeys(
+            (result.subject, result.name, result.encoding, result.train_length) for result in chosen
+        )
+        cells = {(result.subject, result.length): result for result in chosen}
         heading = ["model", "encoding", "train length", *map(str, lengths)]
         for quantity, show in QUANTITIES.items():
             rows = [
                 [name, encoding, _or_dash(train_length, str)]
-                + [_or_dash(cells.get((model, length)), show) for length in lengths]
-                for model, name, encoding, train_length in models
+                + [_or_dash(cells.get((subject, length)), show) for length in lengths]
+                for subject, name, encoding, train_length in models
             ]
             if all(cell == "-" for row in rows for cell in row[3:]):  # no model here knows segments
                 continue

@@ -4,9 +4,11 @@ import datetime
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from ..data import DEFAULT_CORPUS, load_documents
@@ -21,13 +23,13 @@ from .inputs import (
     read_texts,
 )
 from .results import PROTOCOLS, Evaluation, Result, check_output, describe_environment, encoding_label
-from .scoring import STRIDE, Windows, check_output_layer, make_windows, score, segments_per_block
+from .scoring import STRIDE, Windows, check_output_layer, make_windows, score_positions, segments_per_block
 
 
 SPLITS = ("train", "validation")
 
 
-def _check_arguments(
+def check_arguments(
     lengths: Sequence[int],
     split: str,
     protocols: Sequence[str],
@@ -35,6 +37,7 @@ def _check_arguments(
     max_tokens: int | None,
     batch_tokens: int,
 ) -> None:
+    """Refuses what no text and no model could be measured with."""
     if split not in SPLITS:
         raise ValueError(f"split: {split!r} is none of {', '.join(SPLITS)}")
     for name, number in (("stride", stride), ("batch_tokens", batch_tokens)):
@@ -79,8 +82,9 @@ def _measure(
 ) -> Result:
     description = f"{candidate.name} {protocol} {windows.length}"
     start = time.perf_counter()
-    nll = score(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
+    losses = score_positions(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
     seconds = time.perf_counter() - start
+    nll = losses.nll
     if not nll < math.log(sys.float_info.max):  # nan included
         raise ValueError(f"{description}: the mean loss is {nll}; a dtype with more range may help (float32)")
     return Result(
@@ -103,7 +107,27 @@ def _measure(
         text_sha256=text.sha256,
         bytes_per_token=text.bytes_per_token,
         model_fingerprint=candidate.fingerprint,
+        config_fields=candidate.config_fields,
+        loss_by_position=losses.bins(),
     )
+
+
+def measure_model(
+    candidate: Candidate,
+    text: Text,
+    wanted: Sequence[tuple[str, int | None, int]],
+    *,
+    device: torch.device,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    batch_tokens: int = 8192,
+) -> Iterator[Result]:
+    """One result after the other, for each protocol, stride (None but for `sliding`) and length in `wanted`."""
+    model = load_model(candidate, device, dtype, attn_implementation)
+    check_output_layer(model, text.ids)
+    for protocol, stride, length in wanted:
+        windows = make_windows(protocol, len(text.ids), length, STRIDE if stride is None else stride)
+        yield _measure(candidate, model, text, protocol, windows, stride, batch_tokens)
 
 
 def evaluate(
@@ -122,6 +146,7 @@ def evaluate(
     device: str | None = None,
     dtype: str = "auto",
     attn_implementation: str | None = None,
+    config_fields: dict[str, Any] | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -142,16 +167,18 @@ def evaluate(
         device: a torch device; None takes the accelerator where there is one.
         dtype: one of `DTYPES`; `auto` is the dtype in which the model was saved.
         attn_implementation: as in `from_pretrained`.
+        config_fields: fields of the models' configs that are set otherwise than they were saved, such as
+            `{"rope_parameters": {"rope_type": "yarn", ...}}`.
         output: JSON file, rewritten after each result, with tables beside it (`.md`); None writes nothing.
         overwrite: replace `output`. resume: keep the results in `output` and measure only what it lacks.
         command: recorded in the results.
 
     Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
     """
-    _check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
+    check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
     check_dtype(dtype)
     target = check_device(device)
-    candidates = open_candidates(models)
+    candidates = open_candidates(models, config_fields)
     reading = {
         "text_column": text_column,
         "validation_fraction": held_out_fraction(candidates, data, validation_fraction),
@@ -177,18 +204,22 @@ def evaluate(
             (protocol, stride if protocol == "sliding" else None, at) for protocol in protocols for at in lengths
         ]
         missing = [
-            row for row in wanted if ((candidate.given, *row), candidate.fingerprint, text.sha256) not in finished
+            row for row in wanted if ((candidate.subject, *row), candidate.fingerprint, text.sha256) not in finished
         ]
         if not missing:
             continue
-        model = load_model(candidate, target, dtype, attn_implementation)
-        check_output_layer(model, text.ids)
-        for protocol, moved, length in missing:
-            windows = make_windows(protocol, len(text.ids), length, stride)
-            result = _measure(candidate, model, text, protocol, windows, moved, batch_tokens)
+        measured = measure_model(
+            candidate,
+            text,
+            missing,
+            device=target,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            batch_tokens=batch_tokens,
+        )
+        for result in measured:
             kept = [earlier for earlier in evaluation.results if earlier.measurement != result.measurement]
             evaluation.results = [*kept, result]
             if output is not None:
                 evaluation.save(output)
-        del model  # before the next one is loaded
     return evaluation

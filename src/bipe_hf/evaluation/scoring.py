@@ -1,5 +1,6 @@
 """Which tokens each protocol scores, and the scoring."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,8 @@ def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) 
         return float(windows.length)
     if config.segmentation == "document":
         return 1.0
+    if config.segmentation == "fixed":
+        return float(math.ceil(windows.length / config.fixed_segment_length))
     is_separator = torch.isin(ids, torch.tensor(config.separator_token_ids, dtype=ids.dtype))
     before = F.pad(is_separator.long().cumsum(0), (1, 0))  # separators strictly before each token
     # A separator ends a segment only where a token follows it in the window.
@@ -80,11 +83,48 @@ def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) 
     return 1.0 + inside.double().mean().item()
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class PositionLosses:
+    """Negative log-likelihoods in nats of the tokens scored, by their index in a window.
+
+    `sums` (float64, `(length,)`) adds them up over the windows, `counts` (long, `(length,)`) counts the tokens.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def nll(self) -> float:
+        """The mean over all tokens."""
+        return self.sums.sum().item() / int(self.counts.sum())
+
+    def bins(self) -> list[dict[str, int | float]]:
+        """The mean `nll` and the number of `tokens` at the positions `first` to `2 * first - 1`, where there are any.
+
+        `first` is 1, 2, 4, ...: nothing predicts the token at position 0.
+        """
+        bins, first = [], 1
+        while first < len(self.counts):
+            tokens = int(self.counts[first : 2 * first].sum())
+            if tokens:
+                nll = self.sums[first : 2 * first].sum().item() / tokens
+                bins.append({"first": first, "tokens": tokens, "nll": nll})
+            first *= 2
+        return bins
+
+
 def score(
     model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
 ) -> float:
-    """Mean negative log-likelihood in nats of the tokens that the windows score.
+    """Mean negative log-likelihood in nats of the tokens that the windows score; see [`score_positions`]."""
+    return score_positions(model, ids, windows, batch_tokens=batch_tokens, description=description).nll
+
+
+@torch.inference_mode()
+def score_positions(
+    model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
+) -> PositionLosses:
+    """Negative log-likelihood of the tokens that the windows score, by their position.
 
     `ids` is the stream (long, `(tokens,)`, on CPU). `batch_tokens // length` windows, at least one, run at once;
     logits are made for a bounded number of tokens at a time. Log-probabilities are float32, their sum is float64.
@@ -94,22 +134,25 @@ def score(
     chunk = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     batch = max(1, batch_tokens // windows.length)
     offsets = torch.arange(windows.length)
-    total = 0.0
+    sums, counts = torch.zeros(windows.length, dtype=torch.double), torch.zeros(windows.length, dtype=torch.long)
     with tqdm(total=len(windows.begins), desc=description, unit="block", disable=description is None) as bar:
         for begins, firsts in zip(windows.begins.split(batch), windows.firsts.split(batch), strict=True):
             blocks = ids[begins[:, None] + offsets].to(model.device)
             hidden = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
-            scored = (offsets[1:] >= firsts[:, None]).to(model.device)
+            scored = offsets[1:] >= firsts[:, None]
+            positions = offsets[1:].expand_as(scored)[scored]
+            scored = scored.to(model.device)
             states, targets = hidden[:, :-1][scored], blocks[:, 1:][scored]
             losses = [
                 F.cross_entropy(head(some_states).float(), some_targets, reduction="none")
                 for some_states, some_targets in zip(states.split(chunk), targets.split(chunk), strict=True)
             ]
-            total += torch.cat(losses).cpu().double().sum().item()
+            sums.index_add_(0, positions, torch.cat(losses).cpu().double())
+            counts += positions.bincount(minlength=windows.length)
             bar.update(len(begins))
-        nll = total / windows.tokens_scored
-        bar.set_postfix(nats=f"{nll:.4f}")
-    return nll
+        losses = PositionLosses(sums, counts)
+        bar.set_postfix(nats=f"{losses.nll:.4f}")
+    return losses
 
 
 @torch.inference_mode()

@@ -58,6 +58,8 @@ _FREE_SETTINGS = {
     "per_device_eval_batch_size",
     "report_to",
     "run_name",
+    "test_operators",
+    "test_samples",
 }
 _FREE_PREFIXES = ("eval_", "hub_", "log_", "logging_", "save_")
 

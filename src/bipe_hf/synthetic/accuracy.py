@@ -1,0 +1,134 @@
+"""How much of a task a model can do: answers written by greedy generation, compared with the right ones."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..evaluation.inputs import check_device, load_model, open_candidate
+from ..training.arguments import check_counts
+from ..training.run_folder import RunFiles
+from .arguments import check_sizes
+from .examples import Examples, answer_text, prompt
+from .task import Example, Task
+from .tasks import find_task
+
+
+FILES = RunFiles("synthetic.yaml", "synthetic.json")
+
+
+class Score(NamedTuple):
+    """Of one answer."""
+
+    is_right: bool
+    """It has ended, and its last step is the right one, which has the result."""
+    right_steps: int
+    """Steps that are, each in its place, those of the right answer."""
+    steps: int
+    """Of the right answer."""
+
+
+def measure(
+    folder: str | Path,
+    sizes: Sequence[int],
+    *,
+    samples: int = 500,
+    seed: int = 0,
+    batch_size: int = 100,
+    device: str | torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """The accuracy of a model of `train` at several numbers of operators, on questions that no training asks.
+
+    The model writes its answers greedily, in left-padded batches, up to the length of the longest right one.
+
+    Args:
+        folder: of a run of `bipe-hf synthetic`, finished or not, with model and tokenizer.
+        sizes: numbers of operators, rising.
+        samples: questions at each of them. Where the task has fewer, as with one operator, some come twice.
+        seed: of the questions: the same ones for every model.
+        batch_size: answers written at a time.
+        device: a torch device; None takes the accelerator where there is one.
+
+    Returns:
+        A row for each size: `size`, `accuracy` (share of answers that end, and with the
+        step that has the right result), `steps_correct`
+        (share of the steps of all right answers that the model wrote, each in its place) and `samples`.
+
+    Raises:
+        ValueError: sizes that do not rise from 1 on, a count below 1, a model or settings that cannot be read.
+        FileNotFoundError: the folder is no run of `bipe-hf synthetic`, or has no model.
+    """
+    check_sizes("sizes", sizes)
+    check_counts({"samples": samples, "batch_size": batch_size}, ["samples", "batch_size"])
+    target = check_device(device)
+    task = _task_of(Path(folder))
+    candidate = open_candidate(str(folder), name="")
+    model = load_model(candidate, target, dtype="auto", attention=None)
+    rows = []
+    for size in sizes:
+        examples = list(Examples(task, [size], samples, held_out=True, seed=seed))
+        scores = []
+        for start in tqdm(range(0, samples, batch_size), desc=f"{size} operators", leave=False, disable=None):
+            scores += _scores(model, candidate.tokenizer, task, examples[start : start + batch_size])
+        rows.append(
+            {
+                "size": size,
+                "accuracy": sum(score.is_right for score in scores) / samples,
+                "steps_correct": sum(score.right_steps for score in scores) / sum(score.steps for score in scores),
+                "samples": samples,
+            }
+        )
+    return rows
+
+
+def score(written: list[str], task: type[Task], example: Example, end: str) -> Score:
+    """Compares an answer with the right one.
+
+    Args:
+        written: tokens behind the prompt. What comes after the first `end` does not count.
+        task: whose separator divides the tokens into steps.
+        example: the question and the right answer.
+        end: the token at the end of a text.
+    """
+    has_ended = end in written
+    text = " ".join(written[: written.index(end)] if has_ended else written)
+    steps = [step.strip() for step in text.split(task.step_separator)]
+    right = [ours == theirs for ours, theirs in zip_longest(steps, example.steps)][: len(example.steps)]
+    return Score(has_ended and steps[-1] == example.steps[-1], sum(right), len(example.steps))
+
+
+def _scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: type[Task], examples: list[Example]
+) -> list[Score]:
+    inputs = tokenizer(
+        [prompt(example) for example in examples], padding=True, padding_side="left", return_tensors="pt"
+    )
+    longest = max(len(answer_text(task, example).split()) for example in examples)
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=inputs.input_ids.to(model.device),
+            attention_mask=inputs.attention_mask.to(model.device),
+            max_new_tokens=longest + 1,  # the end of the text
+            do_sample=False,
+        )
+    answers = output[:, inputs.input_ids.shape[1] :].tolist()
+    return [
+        score(tokenizer.convert_ids_to_tokens(ids), task, example, tokenizer.eos_token)
+        for ids, example in zip(answers, examples, strict=True)
+    ]
+
+
+def _task_of(folder: Path) -> type[Task]:
+    file = folder / FILES.settings
+    if not file.is_file():
+        raise FileNotFoundError(f"model {folder}: `bipe-hf synthetic` has written no {FILES.settings} in this folder")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return find_task(settings["task"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what `bipe-hf synthetic` writes") from error

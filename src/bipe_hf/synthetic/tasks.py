@@ -1,0 +1,17 @@
+"""The tasks by the names that the key `task` takes."""
+
+from ..training.arguments import did_you_mean
+from .arithmetic import Arithmetic
+from .chain import Chain
+from .task import Task
+
+
+TASKS = {"arithmetic": Arithmetic, "chain": Chain}
+
+
+def find_task(name: str | None) -> type[Task]:
+    """The task of that name; raises `ValueError` where there is none."""
+    if name not in TASKS:
+        hint = did_you_mean(name, TASKS) if isinstance(name, str) else ""
+        raise ValueError(f"task: {name!r} given, one of {', '.join(TASKS)} is needed{hint}")
+    return TASKS[name]
