@@ -359,6 +359,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _HubError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
         self._json(entries)
 
+    @_route("GET", "/datasets/:repo/resolve/:revision/(?P<path>.+)")
     @_route("GET", "/:repo/resolve/:revision/(?P<path>.+)")
     def resolve(self, repo: str, revision: str, path: str) -> None:
         """The file itself. The client asks HEAD first: the ETag names the file in its cache, the commit its folder."""

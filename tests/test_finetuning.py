@@ -40,6 +40,7 @@ from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.data import load_rows, train_tokenizer
 from bipe_hf.finetuning import DataArguments, TaskArguments, finetune, run
+from bipe_hf.finetuning import task as task_module
 from bipe_hf.finetuning.collation import joined, padded_labels, padded_right
 from bipe_hf.finetuning.labels import Labels, classification_loss, find_labels, weigh_labels
 from bipe_hf.finetuning.question_answering import answer_tokens, best_answers, encode_windows, span_loss
@@ -712,10 +713,10 @@ def test_others_read_the_data_after_the_main_process(settings, monkeypatch):
         events.append("out")
 
     monkeypatch.setattr(TrainingArguments, "main_process_first", main_process_first)
-    for name in ("find_checkpoint", "load_rows", "begin_run"):
-        inner = getattr(run, name)
+    for module, name in ((run, "find_checkpoint"), (task_module, "load_rows"), (run, "begin_run")):
+        inner = getattr(module, name)
         monkeypatch.setattr(
-            run, name, lambda *args, name=name, inner=inner, **keys: events.append(name) or inner(*args, **keys)
+            module, name, lambda *args, name=name, inner=inner, **keys: events.append(name) or inner(*args, **keys)
         )
     finetune(settings("classification", max_steps=1))
     assert events == ["find_checkpoint", "in", "load_rows", "out", "begin_run"]

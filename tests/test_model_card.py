@@ -1,5 +1,6 @@
 """What stands beside saved weights: a card that says what the folder says, the code, and where it is."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -189,6 +190,16 @@ def test_records_of_other_programs_are_left_out(name, content, save):
 def test_an_evaluation_of_several_models_is_left_out(save):
     folder = save()
     evaluation("runs/mine", "runs/other").save(folder / "evaluation.json")
+    assert "## Evaluation" not in card_of(folder)
+
+
+def test_an_evaluation_with_other_config_fields_is_left_out(save):
+    folder = save()
+    measured = evaluation("runs/mine")
+    measured.save(folder / "evaluation.json")
+    assert "## Evaluation" in card_of(folder)
+    scaled = dataclasses.replace(measured.results[0], config_fields={"max_position_embeddings": 12})
+    dataclasses.replace(measured, results=[scaled]).save(folder / "evaluation.json")
     assert "## Evaluation" not in card_of(folder)
 
 

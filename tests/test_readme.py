@@ -78,9 +78,18 @@ def test_python_blocks_run_one_after_the_other(demo):
     assert AutoModelForCausalLM.from_pretrained("runs/sft/merged").config.model_type == "bipe_llama"
 
 
+def test_the_commands_on_segments_and_pass_keys_run(demo):
+    (demo / "book.txt").write_text("It was late. The night, cold and long, had come!\n" * 200)
+    for name in ("segments", "passkey"):
+        ((_, *words),) = commands(f"bipe-hf {name}")
+        assert main(words) == 0
+    assert "<html" in (demo / "runs" / "segments" / "segments.html").read_text()
+    assert len(json.loads((demo / "runs" / "passkey.json").read_text())["results"]) == 6
+
+
 def test_the_fine_tuning_command_runs(demo):
     (demo / "reviews.csv").write_text("review,stars\n" + "It is good.,5\nIt is not good.,1\n" * 20)
-    ((_, *words),) = commands("bipe-hf finetune")
+    ((_, *words),) = [words for words in commands("bipe-hf finetune") if "reviews.csv" in words]
     words[1] = str(ROOT / words[1])
     smaller = {"max_steps": 2, "eval_steps": 1, "save_steps": 1, "max_length": 16, "use_cpu": "true"}
     assert main([*words, *(word for key, value in smaller.items() for word in (f"--{key}", str(value)))]) == 0

@@ -101,7 +101,8 @@ def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[s
 def read_record(file: Path) -> dict[str, Any] | None:
     """What `bipe-hf` wrote into `training.json`, `finetuning.json` or `evaluation.json`.
 
-    None without the file, where another program wrote it, or where it tells of several models.
+    None without the file, where another program wrote it, or where it tells of several models, or of this one with
+    other config fields.
     """
     try:
         content = _read_json(file)
@@ -111,7 +112,8 @@ def read_record(file: Path) -> dict[str, Any] | None:
         return None
     if file.stem == "evaluation":
         of_one_model = len({row["model"] for row in content["results"]}) == 1
-        return content if content["format"] == EVALUATION_FORMAT and of_one_model else None
+        as_it_is = not any(row.get("config_fields") for row in content["results"])
+        return content if content["format"] == EVALUATION_FORMAT and of_one_model and as_it_is else None
     return content if "bipe-hf" in content["versions"] else None
 
 

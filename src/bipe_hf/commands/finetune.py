@@ -11,7 +11,8 @@ NAME = "finetune"
 HELP = "train a model for a task, such as classification, from the settings of a YAML file"
 DESCRIPTION = """\
 Fine-tune a model on the rows of a table with the Trainer of transformers: on texts, on instructions with their
-answers, to classify texts or words, or to find answers in a text.
+answers, to classify texts or words, to find answers in a text, or to answer questions about long documents and
+summarise them (SCROLLS).
 
   bipe-hf finetune configs/finetune_classification.yaml --data reviews.csv --columns '{"text": "review"}'
 

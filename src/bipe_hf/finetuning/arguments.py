@@ -34,8 +34,13 @@ class TaskArguments:
         default=None,
         metadata={
             "help": "causal_lm, instructions (loss on the answer only), classification (of whole texts),"
-            " token_classification or question_answering"
+            " token_classification, question_answering (where in a text the answer stands) or scrolls (answers about"
+            " long documents, in words)"
         },
+    )
+    scrolls_task: str | None = field(
+        default=None,
+        metadata={"help": "scrolls: gov_report, summ_screen_fd, qmsum, narrative_qa, qasper, quality or contract_nli"},
     )
     initial_model: str | None = field(
         default=None,
@@ -73,7 +78,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "rows to train on: a table (.jsonl, .json, .csv, .parquet), a folder of tables, a data set on"
-            " disk, or name or name:config on the Hugging Face Hub"
+            " disk, or name or name:config on the Hugging Face Hub; for scrolls a folder of files"
+            " <scrolls_task>/<split>.jsonl, or tau/scrolls on the Hub"
         },
     )
     columns: dict | str | None = field(
@@ -81,7 +87,8 @@ class DataArguments:
         metadata={
             "help": 'columns of the data by what the task calls them, where that differs: {"text": "review"}.'
             " Read are text (causal_lm), prompt and completion (instructions), text and label (classification), tokens"
-            " and tags (token_classification), question, context and answers (question_answering)"
+            " and tags (token_classification), question, context and answers (question_answering),"
+            " input and output (scrolls)"
         },
     )
     validation_fraction: float = field(
@@ -110,6 +117,13 @@ class DataArguments:
     stride: int | None = field(
         default=None,
         metadata={"help": "question_answering: tokens that two windows of a long context share (default: 128)"},
+    )
+    answer_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "scrolls: tokens of max_length that are kept for the answer; the document is cut to what they and"
+            " the question leave (default: 200 for questions, 1000 for summaries)"
+        },
     )
 
     def __post_init__(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, HfArgumentParser, PreTrainedConfig, TrainingArguments, set_seed
 
-from ..data import load_rows
 from ..training.arguments import check_counts, check_training, did_you_mean
 from ..training.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
 from ..training.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
@@ -66,7 +65,7 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     examples, cuts = {}, {}
     # The others find the rows in the cache, and looked at the folder before the first one writes there.
     with training_args.main_process_first(desc="reading the data"):
-        rows = _load_columns(task_class, data_args)
+        rows = _load_columns(task_class, task_args, data_args)
         digest = fingerprint(rows["train"], rows["validation"])
         if checkpoint is not None:
             check_data(folder, digest)
@@ -148,7 +147,7 @@ def _check_arguments(
         if settings[key] is None:
             raise ValueError(f"give {key}")
     check_training(training_args)
-    check_counts(settings, ["early_stopping_patience", "stride"])
+    check_counts(settings, ["answer_length", "early_stopping_patience", "stride"])
     if data_args.max_length is not None and data_args.max_length < 2:
         raise ValueError(f"max_length: {data_args.max_length} given, at least 2 are needed")
     for key in frozenset.union(*(task.keys for task in TASKS.values())) - task_class.keys:
@@ -187,7 +186,7 @@ def _length_of(config: PreTrainedConfig) -> int:
         ) from error
 
 
-def _load_columns(task_class: type[Task], data_args: DataArguments) -> DatasetDict:
+def _load_columns(task_class: type[Task], task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
     """The columns of the task, by the names that it has for them."""
     names = {column: column for column in task_class.columns}
     for column, name in (data_args.columns or {}).items():
@@ -196,7 +195,7 @@ def _load_columns(task_class: type[Task], data_args: DataArguments) -> DatasetDi
         names[column] = name
     if len(set(names.values())) < len(names):
         raise ValueError(f"columns: the same column is given twice: {names}")
-    rows = load_rows(data_args.data, validation_fraction=data_args.validation_fraction)
+    rows = task_class.read(task_args, data_args)
     for split, part in rows.items():
         for column, name in names.items():
             if name not in part.column_names:

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict, Value
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from ..data import load_rows
 from .arguments import DataArguments, TaskArguments
 from .labels import Labels
 
@@ -46,6 +47,11 @@ class Task:
     labels: Labels | None = None
     loss: Callable | None = None
     """For `Trainer(compute_loss_func=...)`; None takes the loss of the model."""
+
+    @classmethod
+    def read(cls, task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
+        """The splits `train` and `validation` of the data, with all their columns."""
+        return load_rows(data_args.data, validation_fraction=data_args.validation_fraction)
 
     def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
         raise NotImplementedError

@@ -4,6 +4,7 @@ from .causal_lm import CausalLM
 from .classification import Classification
 from .instructions import Instructions
 from .question_answering import QuestionAnswering
+from .scrolls import Scrolls
 from .token_classification import TokenClassification
 
 
@@ -13,4 +14,5 @@ TASKS = {
     "classification": Classification,
     "token_classification": TokenClassification,
     "question_answering": QuestionAnswering,
+    "scrolls": Scrolls,
 }

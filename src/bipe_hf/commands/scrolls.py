@@ -1,0 +1,81 @@
+"""`bipe-hf scrolls MODEL`: let a model answer a SCROLLS task and score the answers."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+
+NAME = "scrolls"
+HELP = "let a model answer questions about long documents, or summarise them (SCROLLS), and score it"
+DESCRIPTION = """\
+Let a model answer a split of a SCROLLS task, write down its predictions, and score them as SCROLLS does: F1 of words
+(narrative_qa, qasper), exact match (quality, contract_nli) or ROUGE (gov_report, summ_screen_fd, qmsum), in percent.
+
+  bipe-hf finetune configs/finetune_scrolls.yaml
+  bipe-hf scrolls runs/finetune_scrolls --output runs/qasper.json
+
+A model that `bipe-hf finetune` trained for a task is asked as it was trained; any other needs --task. Of a document
+that is too long the end is cut, never the question.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command to `parser`."""
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    asked = parser.add_argument_group("what is asked (default: as in fine-tuning)")
+    asked.add_argument(
+        "--task", help="gov_report, summ_screen_fd, qmsum, narrative_qa, qasper, quality or contract_nli"
+    )
+    asked.add_argument(
+        "--data", help="folder of files TASK/SPLIT.jsonl, or a data set on the Hub (else: tau/scrolls, which is there)"
+    )
+    asked.add_argument(
+        "--max-length", type=int, metavar="N", help="tokens of document, question and answer together (else: 8192)"
+    )
+    asked.add_argument(
+        "--answer-length",
+        type=int,
+        metavar="N",
+        help="tokens of an answer at most, which are kept free for it (else: 200, for summaries 1000)",
+    )
+    parser.add_argument("--split", default="validation", help="train, validation or test (default: %(default)s)")
+    parser.add_argument(
+        "--predict-only", action="store_true", help="no scores, as for the test split, whose answers are not public"
+    )
+    output = parser.add_argument_group("results")
+    output.add_argument(
+        "--output",
+        default="scrolls.json",
+        help="JSON file of the scores; the table goes beside it as .md, the predictions as .jsonl, one by one"
+        " (default: %(default)s)",
+    )
+    existing = output.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    existing.add_argument("--resume", action="store_true", help="keep existing predictions and add what they lack")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=int, default=1, help="prompts at once: speed and memory (default: 1)")
+    machine.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the GPU where there is one)")
+    machine.add_argument(
+        "--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16 (default: %(default)s)"
+    )
+    machine.add_argument("--attn-implementation", help="eager, sdpa, ... (default: the model's own)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes predictions, scores them and prints the table."""
+    from ..scrolls import answer_scrolls, scrolls_table
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    try:
+        evaluation = answer_scrolls(**options, command=shlex.join(["bipe-hf", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command with --resume goes on from the predictions beside {arguments.output}"
+        ) from None
+    if evaluation.results:
+        print(f"\n{scrolls_table(evaluation.results)}")
+    predictions = Path(arguments.output).with_suffix(".jsonl")
+    print(f"\npredictions written to {predictions}, settings and scores to {arguments.output}")

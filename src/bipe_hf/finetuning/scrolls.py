@@ -1,0 +1,57 @@
+"""SCROLLS: questions about long documents and summaries of them, the loss on the answers alone."""
+
+from datasets import DatasetDict
+from transformers import PreTrainedTokenizerBase
+
+from ..scrolls.data import read_split
+from ..scrolls.prompts import encode_prompts
+from ..scrolls.tasks import find_task
+from .arguments import DataArguments, TaskArguments
+from .causal_lm import CausalLM, closed
+from .task import check_rows, check_texts, row_error
+
+
+class Scrolls(CausalLM):
+    """`input` (question, blank line and document, or a document to summarise) and `output`, as in SCROLLS.
+
+    Document, question and answer are joined in this order and closed with eos. Of an example longer than `max_length`
+    the document loses its end: question and answer are always whole. `answer_length` tokens are kept for the answer,
+    or as many as a longer one has, so that the document is cut where it is cut when the model answers.
+
+    Each reference of an example is an example to train on.
+    """
+
+    columns = ("input", "output")
+    keys = frozenset({"scrolls_task", "answer_length"})
+    cut = "longer than max_length: the end of the document was cut"
+
+    @classmethod
+    def read(cls, task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
+        find_task("scrolls_task", task_args.scrolls_task)
+        return DatasetDict(
+            {split: read_split(data_args.data, task_args.scrolls_task, split) for split in ("train", "validation")}
+        )
+
+    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+        self.scrolls_task = find_task("scrolls_task", task_args.scrolls_task)
+        self.answer_length = data_args.answer_length or self.scrolls_task.answer_length
+        for column in self.columns:
+            check_texts(rows, column)
+            check_rows(rows, column, lambda text: text is not None, "is missing")
+        for split, part in rows.items():
+            for index, text in enumerate(part["input"]):
+                try:
+                    self.scrolls_task.split_input(text)
+                except ValueError as error:
+                    raise row_error("input", part, split, index, str(error)) from error
+
+    def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+        answers = [closed(ids, tokenizer) for ids in tokenizer(batch["output"], add_special_tokens=False)["input_ids"]]
+        lengths = [max(self.answer_length, len(answer)) for answer in answers]
+        prompts, is_cut = encode_prompts(batch["input"], self.scrolls_task, tokenizer, max_length, lengths)
+        pairs = list(zip(prompts, answers, strict=True))
+        return {
+            "input_ids": [prompt + answer for prompt, answer in pairs],
+            "labels": [[-100] * len(prompt) + answer for prompt, answer in pairs],
+            "is_cut": is_cut,
+        }
