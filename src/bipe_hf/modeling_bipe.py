@@ -270,7 +270,7 @@ class BipeModelMixin:
         terms = self.inter_encoding(segments, hidden_states)
         if terms.columns is not None and isinstance(cache, QuantizedCache):
             raise ValueError(
-                "a quantized cache rounds the segment indices that the ALiBi of inter_encoding="
+                "a quantized cache rounds the segment indices that inter_encoding="
                 f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
             )
 
