@@ -228,7 +228,7 @@ def test_interrupted_comparison_goes_on_to_the_same_results(empty, finished, tra
     with monkeypatch.context() as patch:
         patch.setattr(TASKS["text"], "run", interrupted)
         assert main(["compare", str(write(CONTENT))]) == 130
-    assert "the same command, without --overwrite, goes on" in capsys.readouterr().err
+    assert "the same command goes on from here" in capsys.readouterr().err
     assert {(row["entry"], row["seed"]) for row in load()["results"]} == {
         ("RoPE", 1),
         ("BiPE-RoPE", 1),
@@ -393,6 +393,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 OTHERS = [
+    ({"entries__RoPE__log_scale_train_length": 4}, "log_scale_train_length"),
     ({"settings__learning_rate": "1e-3"}, "learning_rate"),
     ({"settings__vocab_size": 270}, "vocab_size"),
     ({"entries__BiPE-RoPE__separators": "lines"}, "'BiPE-RoPE': separators (there sentences, now lines)"),
@@ -402,6 +403,13 @@ OTHERS = [
     ({"seeds": [1]}, "seed 2, at 16, which this file does not ask for"),
     ({"entries__RoPE": None, "reference": "BiPE-RoPE"}, "which this file does not ask for"),
 ]
+
+
+def test_overwriting_the_results_of_all_is_refused_with_entries_named(here, capsys):
+    before = files(here / "runs")
+    assert main(["compare", str(write(CONTENT)), "--only", "RoPE", "--overwrite"]) == 2
+    assert "only and overwrite exclude each other" in error_line(capsys)
+    assert files(here / "runs") == before
 
 
 @pytest.mark.parametrize(("changes", "message"), OTHERS)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CohereConfig, CohereForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import bipe_hf.evaluation.run as run_module
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
+from bipe_hf import BipeGPTNeoXConfig, BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
 from bipe_hf.evaluation import (
     Evaluation,
@@ -34,6 +34,7 @@ from bipe_hf.evaluation import (
     tail_windows,
     text_table,
 )
+from bipe_hf.evaluation.inputs import with_fields
 from bipe_hf.segmentation import segment_tokens
 
 
@@ -715,3 +716,13 @@ def test_evaluation_leaves_the_model_and_its_gradients_alone():
     score(model, torch.arange(128), block_windows(128, 64))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_rope_parameters_given_for_a_measurement_keep_the_base_and_the_share_of_the_model():
+    config = BipeGPTNeoXConfig(
+        separator_token_ids=[1],
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 1.0},
+    )
+    scaled = with_fields(config, {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}).rope_parameters
+    assert (scaled["rope_type"], scaled["factor"]) == ("linear", 8.0)
+    assert (scaled["rope_theta"], scaled["partial_rotary_factor"]) == (500000.0, 1.0)

@@ -422,3 +422,10 @@ def test_kerple_starts_inside_the_ranges_of_the_paper(family, tiny_model):
     kerple = tiny_model(family, inter_encoding="kerple").base_model.inter_encoding
     for parameter, highest in ((kerple.log_r1, 2), (kerple.log_r2, 1)):
         assert 0 < parameter.exp().min() < parameter.exp().max() <= highest
+
+
+def test_a_hybrid_over_the_whole_document_is_no_nope(family):
+    """Its fast pairs still turn with the token."""
+    fields = {"inter_encoding": "hybrid", "hybrid_max_period": 64, "segmentation": "document"}
+    assert FAMILIES[family].make_config(**fields).encoding_label == "hybrid with learned APE"
+    assert FAMILIES[family].make_config(**fields, intra_encoding="none").encoding_label == "hybrid"

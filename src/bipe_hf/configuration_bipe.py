@@ -156,8 +156,10 @@ class BipeConfigMixin(PreTrainedConfig):
         if self.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
             return "NoPE" if self.inter_encoding == "none" else inter
         ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[self.intra_encoding]
-        if self.segmentation == "document":  # every segment index is 0: the inter encoding says nothing
-            return ape
+        if self.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
+            if self.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
+                return ape
+            return inter if self.intra_encoding == "none" else f"{inter} with {ape}"
         if self.inter_encoding == "none":
             return f"{ape} in segments"
         if self.intra_encoding == "none":

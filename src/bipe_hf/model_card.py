@@ -147,10 +147,12 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
         facts["positions inside a segment"] = f"{config.intra_encoding}, {config.max_segment_length} of them"
     if config.inter_encoding == "alibi" and config.segmentation != "document":
         facts["factor on the ALiBi slopes"] = f"{config.alibi_slope_scale:g}"
-    if config.inter_encoding == "hybrid" and config.segmentation != "document":
-        turning = "by segment" if config.hybrid_slow_pairs == "segments" else "not at all"
+    if config.inter_encoding == "hybrid":
+        has_segments = config.segmentation != "document"
+        turning = "by segment" if config.hybrid_slow_pairs == "segments" and has_segments else "not at all"
         facts["rotary pairs"] = f"up to {config.hybrid_max_period:g} tokens a turn by token, slower ones {turning}"
-        facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
+        if has_segments:
+            facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
     training, finetuning = records["training"], records["finetuning"]
     if training is not None:
         facts["train length"] = f"{training['train_length']:,} tokens"

@@ -100,7 +100,7 @@ class BipePreTrainedMixin:
         if isinstance(module, EncodingTable | InterEncoding):
             # Drawn apart: models of one seed start from the same weights, whatever their encodings draw.
             with torch.random.fork_rng():
-                torch.manual_seed(torch.initial_seed() + 1)
+                torch.manual_seed((torch.initial_seed() + 1) % 2**63)
                 super()._init_weights(module)
                 module.reset_parameters()
             return

@@ -77,6 +77,8 @@ def compare(
             cannot be used, and for models and results that are not of this comparison.
         KeyboardInterrupt: what is done is written.
     """
+    if only and overwrite:
+        raise ValueError("only and overwrite exclude each other: overwrite drops the results of all entries")
     require_matplotlib("compare")
     output = comparison.folder if output is None else Path(output)
     chosen = comparison.chosen(only)

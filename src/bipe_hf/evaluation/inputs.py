@@ -134,13 +134,21 @@ def open_candidate(given: str, name: str, config_fields: dict[str, Any] | None =
 
 
 def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:
-    """A config like `config` but for `fields`. Raises `ValueError` for a field or value that it does not have."""
+    """A config like `config` but for `fields`. Raises `ValueError` for a field or value that it does not have.
+
+    Given `rope_parameters` keep `rope_theta` and `partial_rotary_factor` unless they say otherwise, as in training.
+    """
     known = config.to_dict().keys() | config.attribute_map.keys()
     for name in fields:
         if name not in known:
             raise ValueError(f"config fields: a model of type {config.model_type} has no field {name}")
+    content = config.to_dict()
+    if isinstance(fields.get("rope_parameters"), dict) and content.get("rope_parameters"):
+        own = content["rope_parameters"]
+        kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
+        fields = fields | {"rope_parameters": kept | fields["rope_parameters"]}
     try:
-        return type(config).from_dict(config.to_dict() | fields)
+        return type(config).from_dict(content | fields)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"config fields {fields}: {first_line(error.__cause__ or error)}") from error
 

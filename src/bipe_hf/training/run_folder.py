@@ -52,6 +52,9 @@ _RUN_FILES = (
 _FREE_SETTINGS = {
     "dataloader_num_workers",
     "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
     "max_validation_blocks",
     "num_proc",
     "output_dir",
@@ -61,7 +64,7 @@ _FREE_SETTINGS = {
     "test_operators",
     "test_samples",
 }
-_FREE_PREFIXES = ("eval_", "hub_", "log_", "logging_", "save_")
+_FREE_PREFIXES = ("eval_", "hub_", "logging_", "save_")
 
 
 def find_checkpoint(
