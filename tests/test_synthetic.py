@@ -166,6 +166,8 @@ def test_no_question_to_train_on_is_one_to_measure_on(task):
         {example.question for seed in (0, 1) for example in Examples(task, [1], 2000, held_out=held_out, seed=seed)}
         for held_out in (False, True)
     )
+    longer = Examples(task, [1, 2, 3], 2000, held_out=False, seed=0)
+    assert test_questions.isdisjoint(step.split(" = ")[0] for example in longer for step in example.steps)
     assert train_questions.isdisjoint(test_questions)
     total = {Arithmetic: 11 * 11 * 3 + 11 * 10, Chain: 11 * 2 * 11}[task]
     assert len(train_questions | test_questions) == total

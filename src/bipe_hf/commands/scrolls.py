@@ -72,8 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         evaluation = answer_scrolls(**options, command=shlex.join(["bipe-hf", *sys.argv[1:]]))
     except KeyboardInterrupt:
+        resume = "--resume in place of --overwrite" if arguments.overwrite else "--resume"
         raise KeyboardInterrupt(
-            f"the same command with --resume goes on from the predictions beside {arguments.output}"
+            f"the same command with {resume} goes on from the predictions beside {arguments.output}"
         ) from None
     if evaluation.results:
         print(f"\n{scrolls_table(evaluation.results)}")

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class ScrollsEvaluation:
     @classmethod
     def load(cls, path: str | Path) -> "ScrollsEvaluation":
         """Read what `save` wrote; raises as `read_results` does."""
-        return read_results(path, FORMAT, cls, ScrollsResult)
+        return read_results(path, FORMAT, cls, ScrollsResult, "scrolls")
 
 
 @dataclass(frozen=True)
@@ -328,5 +329,5 @@ def _read_predictions(file: Path, examples: dict[str, _Example]) -> dict[str, st
             )
         predictions[key] = prediction
     if len(whole) < len(written):
-        file.write_bytes(whole)
+        os.truncate(file, len(whole))
     return predictions

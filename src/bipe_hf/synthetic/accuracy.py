@@ -72,9 +72,10 @@ def measure(
     rows = []
     for size in sizes:
         examples = list(Examples(task, [size], samples, held_out=True, seed=seed))
+        longest = max(len(answer_text(task, example).split()) for example in examples)
         scores = []
         for start in tqdm(range(0, samples, batch_size), desc=f"{size} operators", leave=False, disable=None):
-            scores += _scores(model, candidate.tokenizer, task, examples[start : start + batch_size])
+            scores += _scores(model, candidate.tokenizer, task, examples[start : start + batch_size], longest)
         rows.append(
             {
                 "size": size,
@@ -103,12 +104,15 @@ def score(written: list[str], task: type[Task], example: Example, end: str) -> S
 
 
 def _scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: type[Task], examples: list[Example]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: type[Task],
+    examples: list[Example],
+    longest: int,
 ) -> list[Score]:
     inputs = tokenizer(
         [prompt(example) for example in examples], padding=True, padding_side="left", return_tensors="pt"
     )
-    longest = max(len(answer_text(task, example).split()) for example in examples)
     with torch.inference_mode():
         output = model.generate(
             input_ids=inputs.input_ids.to(model.device),

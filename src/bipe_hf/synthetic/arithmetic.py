@@ -38,6 +38,10 @@ class Arithmetic(Task):
         return Example(question, tuple(steps))
 
     @classmethod
+    def questions(cls, example: Example) -> tuple[str, ...]:
+        return (example.question, *example.steps[:-1])  # each step is an expression, solved by those behind it
+
+    @classmethod
     def longest(cls, operators: int) -> int:
         # n operators: n + 1 numbers and a pair of brackets for each operator but the outermost.
         return sum(4 * n - 1 for n in range(1, operators + 1)) + 1 + operators + 1

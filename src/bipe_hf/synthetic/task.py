@@ -34,6 +34,11 @@ class Task:
         raise NotImplementedError
 
     @classmethod
+    def questions(cls, example: Example) -> tuple[str, ...]:
+        """Every question that the example answers on its way, its own first."""
+        return (example.question,)
+
+    @classmethod
     def longest(cls, operators: int) -> int:
         """Tokens of the longest example with so many operators, the end of the text included."""
         raise NotImplementedError
