@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from interruption import interrupt
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.commands.synthetic import read_settings
-from bipe_hf.synthetic import accuracy, measure, run, train
+from bipe_hf.synthetic import accuracy, measure, train
 from bipe_hf.synthetic.accuracy import Score, score
 from bipe_hf.synthetic.arithmetic import Arithmetic
 from bipe_hf.synthetic.chain import Chain
@@ -195,8 +196,15 @@ def test_every_size_is_as_frequent(task):
 
 
 def hand_worked(task) -> Examples:
-    """One example, always the same one."""
-    fixed = type("Fixed", (task,), {"draw": staticmethod(lambda random, operators: HAND_WORKED[task])})
+    """One example, always the same one, whatever is held out of its steps."""
+    fixed = type(
+        "Fixed",
+        (task,),
+        {
+            "draw": staticmethod(lambda random, operators: HAND_WORKED[task]),
+            "questions": staticmethod(lambda example: (example.question,)),
+        },
+    )
     return Examples(fixed, [2], 1, held_out=is_held_out(HAND_WORKED[task].question), seed=0)
 
 
@@ -369,23 +377,10 @@ def test_each_training_example_is_seen_once_and_none_is_held_out(settings, monke
     assert {count_operators(example.question) for _, example in asked[False]} == {1, 2, 3}
 
 
-def interrupt(settings, step):
-    """Runs until Ctrl-C at the end of `step`, before anything is saved there."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings)
-
-
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, finished_run, capsys):
     config = json.loads((finished_run / "config.json").read_text())
     settings |= {key: config[key] for key in ("model_type", "inter_encoding")}
-    interrupt(settings, step=5)
+    interrupt(train, settings, step=5)
     result = train(settings)
     assert result["resumed_from"] == "checkpoint-4"
     assert f"resuming {settings['output_dir']} from checkpoint-4" in capsys.readouterr().out
@@ -400,13 +395,13 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, finished
 
 
 def test_changed_task_is_not_resumed(settings):
-    interrupt(settings, step=3)
+    interrupt(train, settings, step=3)
     with pytest.raises(ValueError, match=r"max_operators \(there 3, now 2\)"):
         train(settings | {"max_operators": 2})
 
 
 def test_what_is_measured_may_change_on_resuming(settings):
-    interrupt(settings, step=3)
+    interrupt(train, settings, step=3)
     result = train(settings | {"test_operators": [2], "test_samples": 3})
     assert result["resumed_from"] == "checkpoint-2"
     assert [(row["size"], row["samples"]) for row in result["accuracy"]] == [(2, 3)]

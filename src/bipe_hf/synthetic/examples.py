@@ -14,7 +14,7 @@ def is_held_out(question: str) -> bool:
     """Whether a question is one to measure on, which no training sees, not even on the way to an answer.
 
     An eighth of all questions is, as their SHA-256 decides: whatever the seeds of two runs, what one trains on, no
-    other is measured on.
+    other is measured on. An example to train on that answers n questions on its way takes about `(8 / 7)**n` draws.
     """
     return hashlib.sha256(question.encode()).digest()[0] < 32
 
