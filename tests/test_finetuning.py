@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from answer_loss import assert_loss_is_that_of_the_answer
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from families import FAMILIES
+from interruption import interrupt
 from safetensors.torch import load_file, save_file
 from sklearn.utils.class_weight import compute_class_weight
 from tokenizers.processors import TemplateProcessing
@@ -313,11 +315,7 @@ def test_loss_of_an_instruction_is_that_of_the_answer_alone(family, template, to
     (example,), _ = make_examples("instructions", tokenizer, [row])
     assert example["input_ids"] == before + after
     model = make_model(family, tokenizer, initializer_range=0.3)
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([before + after])).logits[0]
-        expected = cross_entropy(logits[len(before) - 1 : -1], torch.tensor(after))
-        loss = model(**padded_labels(tokenizer)([example])).loss
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert_loss_is_that_of_the_answer(model, tokenizer, example, before, after)
 
 
 def test_messages_are_the_turns_that_they_say(tokenizer):
@@ -896,23 +894,12 @@ def test_default_metric_of_the_best_checkpoint_is_that_of_the_task(settings):
     )
 
 
-def interrupt(settings, step):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(settings)
-
-
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(family, settings):
     keys = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     ours = settings("classification", family, **keys)
     whole = ours | {"output_dir": ours["output_dir"] + "-whole"}
     finetune(whole)
-    interrupt(ours, step=5)
+    interrupt(finetune, ours, step=5)
     result = finetune(ours)
     assert result["resumed_from"] == "checkpoint-4"
     assert result["steps"] == 6
@@ -922,7 +909,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(family, settings):
 def test_resumed_run_has_lost_no_patience(settings):
     keys = {"learning_rate": 0.0, "early_stopping_patience": 3, "max_steps": 50}
     ours = settings("classification", **BEST, **keys)
-    interrupt(ours, step=3)
+    interrupt(finetune, ours, step=3)
     result = finetune(ours)
     assert result["resumed_from"] == "checkpoint-2"
     assert result["steps"] == 4
@@ -978,7 +965,7 @@ def test_changed_validation_rows_are_not_resumed(settings, tmp_path):
     (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows[:30]))
     (tmp_path / "data" / "validation.jsonl").write_text("\n".join(rows[30:]))
     ours = settings("classification", data=str(tmp_path / "data"), save_strategy="steps", save_steps=1)
-    interrupt(ours, step=2)
+    interrupt(finetune, ours, step=2)
     (tmp_path / "data" / "validation.jsonl").write_text("\n".join(rows[30:35]))
     with pytest.raises(ValueError, match="not what the interrupted run in .* began with"):
         finetune(ours)
@@ -987,7 +974,7 @@ def test_changed_validation_rows_are_not_resumed(settings, tmp_path):
 def test_changed_rows_are_not_resumed(settings, table, tmp_path):
     data = Path(shutil.copy(table, tmp_path / "rows.jsonl"))
     ours = settings("classification", data=str(data), max_steps=3, save_strategy="steps", save_steps=1)
-    interrupt(ours, step=2)
+    interrupt(finetune, ours, step=2)
     data.write_text(data.read_text().replace("cat", "dog"))
     with pytest.raises(ValueError, match="not what the interrupted run in .* began with"):
         finetune(ours)

@@ -15,6 +15,7 @@ from datasets import Dataset
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interruption import interrupt
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
@@ -33,7 +34,7 @@ from bipe_hf.data import SkippedIndices, StretchedIndices, load_documents, make_
 from bipe_hf.data.index_extension import IndexExtension
 from bipe_hf.data.segments import mean_segment_length, segment_batch
 from bipe_hf.segmentation import document_starts
-from bipe_hf.training import pretrain, run
+from bipe_hf.training import pretrain
 
 
 EXTENSIONS = {"index_stretch": StretchedIndices, "index_skip": SkippedIndices}
@@ -410,19 +411,6 @@ def base(corpus, tmp_path):
     }
 
 
-def interrupt(settings, step):
-    """Runs until Ctrl-C at the end of `step`, before anything is saved there."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(settings)
-
-
 def weights(folder):
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
@@ -478,7 +466,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_whatever_the_workers(base, k
     """Resumed in the first pass, at its end and in the second one."""
     whole = base | {"output_dir": base["output_dir"] + "-whole", key: 8.0}
     pretrain(whole)
-    interrupt(base | {key: 8.0}, step)
+    interrupt(pretrain, base | {key: 8.0}, step)
     workers = {"dataloader_num_workers": 1} if step == 4 else {}
     assert pretrain(base | {key: 8.0} | workers)["resumed_from"] == f"checkpoint-{step - 1}"
     ours, theirs = weights(base["output_dir"]), weights(whole["output_dir"])
@@ -556,7 +544,7 @@ def test_the_sample_is_spread_over_all_blocks():
 @pytest.mark.parametrize("boundaries", ["ignore", "keep"])
 def test_measured_scale_is_that_of_the_training_blocks(base, boundaries, capsys):
     settings = base | {"inter_encoding": "alibi", "alibi_slope_scale": "measured", "document_boundaries": boundaries}
-    interrupt(settings, 3)
+    interrupt(pretrain, settings, 3)
     output = capsys.readouterr().out
     result = pretrain(settings)
     assert result["resumed_from"] == "checkpoint-2"

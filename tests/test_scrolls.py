@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answer_loss import assert_loss_is_that_of_the_answer
 from datasets import Dataset, DatasetDict
 from families import FAMILIES
 from hub_client import Client, with_package
@@ -17,7 +18,6 @@ from hub_server import Hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 from words import WORDS
 
@@ -25,7 +25,6 @@ from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.data import train_tokenizer
 from bipe_hf.finetuning import DataArguments, TaskArguments
-from bipe_hf.finetuning.collation import padded_labels
 from bipe_hf.finetuning.tasks import TASKS
 from bipe_hf.scrolls import SCROLLS_TASKS, ScrollsEvaluation, answer_scrolls, encode_prompts, run, score
 from bipe_hf.scrolls import data as scrolls_data
@@ -256,11 +255,7 @@ def test_loss_is_that_of_the_answer_alone(family, tokenizer):
     task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), DataArguments(), part)
     (example,), _ = task.examples(part["train"], "train", tokenizer, 300)
     model = make_model(family, tokenizer, initializer_range=0.3)
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([before + after])).logits[0]
-        expected = cross_entropy(logits[len(before) - 1 : -1], torch.tensor(after))
-        loss = model(**padded_labels(tokenizer)([example])).loss
-    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert_loss_is_that_of_the_answer(model, tokenizer, example, before, after)
 
 
 def test_an_answer_begins_a_segment(tokenizer):

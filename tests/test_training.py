@@ -12,6 +12,7 @@ import torch
 import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
+from interruption import interrupt
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from words import WORDS
@@ -68,19 +69,6 @@ def settings(base, tmp_path):
     return base | {"output_dir": str(tmp_path / "run")}
 
 
-def interrupt(settings, step):
-    """Runs until Ctrl-C at the end of `step`, before anything is saved there."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.CurrentIntervals, "on_step_end", on_step_end, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(settings)
-
-
 @pytest.fixture(scope="module")
 def finished_run(base, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
@@ -92,7 +80,7 @@ def finished_run(base, tmp_path_factory) -> Path:
 def interrupted_run(base, tmp_path_factory) -> Path:
     """The same training, interrupted in step 7: checkpoints of steps 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    interrupt(base | {"output_dir": str(folder)}, step=7)
+    interrupt(pretrain, base | {"output_dir": str(folder)}, step=7)
     return folder
 
 
@@ -365,7 +353,7 @@ def test_resumed_baseline_equals_the_uninterrupted_one_bit_for_bit(settings):
     settings |= BASELINE
     whole = settings | {"output_dir": settings["output_dir"] + "-whole"}
     pretrain(whole)
-    interrupt(settings, step=3)
+    interrupt(pretrain, settings, step=3)
     assert pretrain(settings)["resumed_from"] == "checkpoint-2"
     assert_same_run(settings["output_dir"], whole["output_dir"])
 
@@ -432,7 +420,7 @@ def test_changed_data_is_not_resumed(settings, interrupted, corpus, tmp_path):
     copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
     shutil.rmtree(interrupted)
     settings["data"] = str(copy)
-    interrupt(settings, 4)
+    interrupt(pretrain, settings, 4)
     for file in copy.iterdir():
         file.write_text(file.read_text().replace("cat", "dog"))
     before = contents(interrupted)

@@ -6,6 +6,8 @@ import shlex
 import sys
 from typing import Any
 
+from . import measuring
+
 
 NAME = "evaluate"
 HELP = "measure saved models: perplexity at several lengths, or tasks of the lm-evaluation-harness"
@@ -82,21 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument("--limit", type=int, help="score so many documents of each task, to try it out (default: all)")
     tasks.add_argument("--max-length", type=int, help="tokens of a request (default: max_position_embeddings)")
     tasks.add_argument("--batch-size", type=int, help="requests per batch: speed and memory (default: 1)")
-    output = parser.add_argument_group("results")
-    output.add_argument(
-        "--output",
-        default="evaluation.json",
-        help="JSON file to write, completed after each result; the tables go beside it as .md (default: %(default)s)",
+    measuring.add_output_arguments(
+        parser,
+        "evaluation.json",
+        "JSON file to write, completed after each result; the tables go beside it as .md",
+        "keep an existing output and measure what it lacks",
     )
-    existing = output.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    existing.add_argument("--resume", action="store_true", help="keep an existing output and measure what it lacks")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the GPU where there is one)")
-    machine.add_argument(
-        "--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16 (default: %(default)s)"
-    )
-    machine.add_argument("--attn-implementation", help="eager, sdpa, ... (default: the model's own)")
+    measuring.add_machine_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -122,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation = evaluate_tasks(arguments.models, names, **options)
         table = task_table(evaluation.results)
     else:
-        lengths = _integers("--lengths", arguments.lengths)
+        lengths = measuring.integers("--lengths", arguments.lengths)
         if "protocol" in options:
             options["protocols"] = _names(options.pop("protocol"))
         if "config_fields" in options:
@@ -147,10 +141,3 @@ def _mapping(name: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         raise ValueError(f"{name}: {text!r} is no mapping of fields to values in JSON")
     return value
-
-
-def _integers(name: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{name}: {text!r} is not a comma-separated list of whole numbers") from error

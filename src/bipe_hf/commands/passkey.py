@@ -4,6 +4,8 @@ import argparse
 import shlex
 import sys
 
+from . import measuring
+
 
 NAME = "passkey"
 HELP = "measure how often saved models retrieve a pass key, by length of the text and depth of the key"
@@ -42,30 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-tokens", type=int, default=8192, help="tokens per batch: speed and memory (default: %(default)s)"
     )
-    output = parser.add_argument_group("results")
-    output.add_argument(
-        "--output",
-        default="passkey.json",
-        help="JSON file to write, completed after each place; the table goes beside it as .md, the heat map of each"
-        " model as .png and .svg (default: %(default)s)",
+    measuring.add_output_arguments(
+        parser,
+        "passkey.json",
+        "JSON file to write, completed after each place; the table goes beside it as .md, the heat map of each model"
+        " as .png and .svg",
+        "keep an existing output and measure what it lacks",
     )
-    existing = output.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    existing.add_argument("--resume", action="store_true", help="keep an existing output and measure what it lacks")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the GPU where there is one)")
-    machine.add_argument(
-        "--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16 (default: %(default)s)"
-    )
-    machine.add_argument("--attn-implementation", help="eager, sdpa, ... (default: the model's own)")
+    measuring.add_machine_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, writes the results and prints the table."""
-    from .evaluate import _integers
-
     options = dict(vars(arguments))
-    options["lengths"] = _integers("--lengths", arguments.lengths)
+    options["lengths"] = measuring.integers("--lengths", arguments.lengths)
     try:
         options["depths"] = [float(part) for part in arguments.depths.split(",")]
     except ValueError as error:

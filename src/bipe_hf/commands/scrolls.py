@@ -5,6 +5,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from . import measuring
+
 
 NAME = "scrolls"
 HELP = "let a model answer questions about long documents, or summarise them (SCROLLS), and score it"
@@ -45,23 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predict-only", action="store_true", help="no scores, as for the test split, whose answers are not public"
     )
-    output = parser.add_argument_group("results")
-    output.add_argument(
-        "--output",
-        default="scrolls.json",
-        help="JSON file of the scores; the table goes beside it as .md, the predictions as .jsonl, one by one"
-        " (default: %(default)s)",
+    measuring.add_output_arguments(
+        parser,
+        "scrolls.json",
+        "JSON file of the scores; the table goes beside it as .md, the predictions as .jsonl, one by one",
+        "keep existing predictions and add what they lack",
     )
-    existing = output.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    existing.add_argument("--resume", action="store_true", help="keep existing predictions and add what they lack")
-    machine = parser.add_argument_group("machine")
+    machine = measuring.add_machine_arguments(parser)
     machine.add_argument("--batch-size", type=int, default=1, help="prompts at once: speed and memory (default: 1)")
-    machine.add_argument("--device", help="torch device such as cpu or cuda:0 (default: the GPU where there is one)")
-    machine.add_argument(
-        "--dtype", default="auto", help="auto (as saved), float32, bfloat16 or float16 (default: %(default)s)"
-    )
-    machine.add_argument("--attn-implementation", help="eager, sdpa, ... (default: the model's own)")
 
 
 def run(arguments: argparse.Namespace) -> None:

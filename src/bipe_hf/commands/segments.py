@@ -4,6 +4,8 @@ import argparse
 import shlex
 import sys
 
+from . import measuring
+
 
 NAME = "segments"
 HELP = "measure and show the segments into which a tokenizer's separators divide a text"
@@ -59,9 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints and writes."""
-    from .evaluate import _integers
 
-    lengths = _integers("--lengths", arguments.lengths)
+    lengths = measuring.integers("--lengths", arguments.lengths)
 
     from ..segment_report import report_segments, segment_table
     from ..training.arguments import parsed_json

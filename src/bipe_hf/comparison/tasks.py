@@ -22,7 +22,7 @@ from ..synthetic.arguments import check_arguments as check_task_arguments
 from ..synthetic.arguments import check_sizes
 from ..training.arguments import check_arguments as check_training_arguments
 from ..training.arguments import check_counts
-from ..training.model import build_config, fit_tokenizer, load_tokenizer
+from ..training.model import build_config, fit_tokenizer, load_tokenizer, read_documents
 from ..training.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
 
 
@@ -224,12 +224,7 @@ class TextTask(Task):
         measure = self.measure
         entry = next(iter(self.comparison.entries.values()))
         model_args, data_args, _ = self._arguments(entry)
-        documents = load_documents(
-            data_args.data,
-            text_column=data_args.text_column,
-            validation_fraction=data_args.validation_fraction,
-            streaming=data_args.streaming,
-        )
+        documents = read_documents(data_args)
         texts = documents.select_columns("text")
         self.data_sha256 = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
         self.tokenizer = load_tokenizer(model_args, data_args, documents)

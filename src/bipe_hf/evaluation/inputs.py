@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..data import tokenize_documents
+from ..rope_parameters import replaced_rope_parameters
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -142,13 +143,10 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
     for name in fields:
         if name not in known:
             raise ValueError(f"config fields: a model of type {config.model_type} has no field {name}")
-    content = config.to_dict()
-    if isinstance(fields.get("rope_parameters"), dict) and content.get("rope_parameters"):
-        own = content["rope_parameters"]
-        kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
-        fields = fields | {"rope_parameters": kept | fields["rope_parameters"]}
+    if isinstance(fields.get("rope_parameters"), dict):
+        fields = fields | {"rope_parameters": replaced_rope_parameters(config, fields["rope_parameters"])}
     try:
-        return type(config).from_dict(content | fields)
+        return type(config).from_dict(config.to_dict() | fields)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ValueError(f"config fields {fields}: {first_line(error.__cause__ or error)}") from error
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import load_documents
 from ..plotting import pictures, require_matplotlib, save_figure
+from .generation import write_greedily
 from .inputs import Candidate, check_device, check_dtype, held_out_fraction, load_model, open_candidates
 from .passkey_prompts import CLASSIC_FILLER, Filler, Prompt, check_length, encode, make_prompt, words_filler
 from .results import (
@@ -292,23 +292,9 @@ def first_number(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-@torch.inference_mode()
 def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]]) -> list[str]:
     """What the model writes after each prompt (token ids): up to `ANSWER_TOKENS` tokens, each the likeliest."""
-    # Padding is masked, so any id does there; behind an answer that has ended it must be one that decodes to nothing.
+    # Behind an answer that has ended it must be a token that decodes to nothing.
     padding = 0 if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), padding)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    written = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=ANSWER_TOKENS,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=padding,
-    )
-    return tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+    written = write_greedily(model, prompts, ANSWER_TOKENS, pad_token_id=padding)
+    return tokenizer.batch_decode(written, skip_special_tokens=True)

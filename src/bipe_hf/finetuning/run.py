@@ -9,7 +9,7 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, HfArgumentParser, PreTrainedConfig, TrainingArguments, set_seed
 
-from ..training.arguments import check_counts, check_training, did_you_mean
+from ..training.arguments import check_counts, check_reserved, check_training, did_you_mean
 from ..training.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
 from ..training.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, TaskArguments
@@ -43,8 +43,7 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         FileNotFoundError: data not found.
         FileExistsError: `output_dir` holds a finished run, or something that is no run.
     """
-    for key in RESERVED_KEYS.keys() & settings.keys():
-        raise ValueError(f"{key} cannot be set: {RESERVED_KEYS[key]}")
+    check_reserved(settings, RESERVED_KEYS)
     task_class = _find_task(settings.get("task"))
     if settings.get("load_best_model_at_end"):
         settings = {"metric_for_best_model": task_class.best_metric} | settings

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.generation import write_greedily
 from ..evaluation.inputs import check_device, check_dtype, load_model, open_candidate
 from ..evaluation.results import (
     aligned,
@@ -230,24 +230,13 @@ def answer_scrolls(
     return evaluation
 
 
-@torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], answer_length: int
 ) -> list[str]:
     """The likeliest continuation of each prompt (token ids) up to eos, of `answer_length` tokens at most, as text."""
-    length = max(map(len, prompts))
-    ids = [[0] * (length - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    written = model.generate(
-        input_ids=torch.tensor(ids, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        max_new_tokens=answer_length,
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=tokenizer.eos_token_id,  # with which fine-tuning closes an answer
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    return [text.strip() for text in tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)]
+    eos = tokenizer.eos_token_id  # with which fine-tuning closes an answer
+    written = write_greedily(model, prompts, answer_length, eos_token_id=eos, pad_token_id=eos)
+    return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
 def _finetuned_with(folder: Path, task: str | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..data import tokenize_documents
-from ..evaluation.results import aligned, markdown, write_results
+from ..evaluation.results import aligned, check_writable, markdown, write_results
 from ..plotting import require_matplotlib, save_figure
 from .inputs import Segmenter, open_segmenter, read_documents
 from .statistics import SegmentStatistics, segment_lengths, segment_statistics
@@ -98,11 +97,7 @@ def _check_folder(output: Path, overwrite: bool) -> None:
     for file in FILES:
         if (output / file).exists() and not overwrite:
             raise FileExistsError(f"output: {output / file} exists (--overwrite replaces it)")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise ValueError(f"output: nothing can be written in {output} ({error.strerror})") from error
+    check_writable(output)
 
 
 def _read_stream(documents: Dataset, segmenter: Segmenter) -> Tensor:

@@ -10,6 +10,7 @@ import yaml
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..evaluation.generation import write_greedily
 from ..evaluation.inputs import check_device, load_model, open_candidate
 from ..training.arguments import check_counts
 from ..training.run_folder import RunFiles
@@ -110,17 +111,9 @@ def _scores(
     examples: list[Example],
     longest: int,
 ) -> list[Score]:
-    inputs = tokenizer(
-        [prompt(example) for example in examples], padding=True, padding_side="left", return_tensors="pt"
-    )
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=inputs.input_ids.to(model.device),
-            attention_mask=inputs.attention_mask.to(model.device),
-            max_new_tokens=longest + 1,  # the end of the text
-            do_sample=False,
-        )
-    answers = output[:, inputs.input_ids.shape[1] :].tolist()
+    prompts = [tokenizer(prompt(example))["input_ids"] for example in examples]
+    # one token more: the end of the text
+    answers = write_greedily(model, prompts, longest + 1, pad_token_id=tokenizer.pad_token_id)
     return [
         score(tokenizer.convert_ids_to_tokens(ids), task, example, tokenizer.eos_token)
         for ids, example in zip(answers, examples, strict=True)

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from ..training import DataArguments, ModelArguments, build_config, build_model, fit_tokenizer
+from ..training.arguments import check_reserved
 from ..training.model import ends_segments_at_separators, load_model
 from ..training.run_folder import begin_run, find_checkpoint
 from ..training.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
@@ -50,8 +51,7 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
         ValueError: settings that are unknown, do not fit each other, or differ from those of the interrupted run.
         FileExistsError: `output_dir` holds a finished run, or something that is no run.
     """
-    for key in RESERVED_KEYS.keys() & settings.keys():
-        raise ValueError(f"{key} cannot be set: {RESERVED_KEYS[key]}")
+    check_reserved(settings, RESERVED_KEYS)
     task_args, model_args, training_args = HfArgumentParser(ARGUMENT_CLASSES).parse_dict(settings)
     training_args.include_num_input_tokens_seen = "non_padding"
     check_arguments(task_args, model_args, training_args)

@@ -257,6 +257,12 @@ def check_training(training_args: TrainingArguments) -> None:
         raise ValueError("no training step is left to do: give max_steps or num_train_epochs above 0")
 
 
+def check_reserved(settings: dict[str, Any], reserved_keys: dict[str, str]) -> None:
+    """Refuses keys that are not the user's to set, with the reason of each."""
+    for key in reserved_keys.keys() & settings.keys():
+        raise ValueError(f"{key} cannot be set: {reserved_keys[key]}")
+
+
 def check_counts(settings: dict[str, Any], keys: list[str]) -> None:
     """Refuses values of `keys` below 1."""
     for key in keys:

@@ -18,10 +18,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data import cached_tokenizer
+from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
+from ..rope_parameters import replaced_rope_parameters
 from ..tokenization_bipe import BipeTokenizer
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
+
+
+def read_documents(data_args: DataArguments) -> DatasetDict | IterableDatasetDict:
+    """The documents to train on and to validate with."""
+    return load_documents(
+        data_args.data,
+        text_column=data_args.text_column,
+        validation_fraction=data_args.validation_fraction,
+        streaming=data_args.streaming,
+    )
 
 
 def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTrainedConfig:
@@ -49,10 +60,8 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
                 given["separator_token_ids"] = [0]  # holds the place of those that fit_tokenizer finds
             config = config_class(**given)
         else:
-            if model_args.rope_parameters is not None:  # which take the place of the whole mapping
-                stays = {"rope_theta", "partial_rotary_factor"} & initial.rope_parameters.keys()
-                kept = {key: initial.rope_parameters[key] for key in stays}
-                given["rope_parameters"] = kept | model_args.rope_parameters
+            if model_args.rope_parameters is not None:
+                given["rope_parameters"] = replaced_rope_parameters(initial, model_args.rope_parameters)
             config = config_class.from_pretrained(model_args.initial_model, **given)
     except StrictDataclassError as error:
         raise ValueError(f"config of the model: {error.__cause__ or error}") from error

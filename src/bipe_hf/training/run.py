@@ -17,11 +17,19 @@ from transformers import (
     set_seed,
 )
 
-from ..data import load_documents, make_blocks, tokenize_documents
+from ..data import make_blocks, tokenize_documents
 from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
-from .arguments import ARGUMENT_CLASSES, INDEX_EXTENSIONS, MEASURED, RESERVED_KEYS, DataArguments, check_arguments
-from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer
+from .arguments import (
+    ARGUMENT_CLASSES,
+    INDEX_EXTENSIONS,
+    MEASURED,
+    RESERVED_KEYS,
+    DataArguments,
+    check_arguments,
+    check_reserved,
+)
+from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer, read_documents
 from .run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
 from .session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
 
@@ -45,8 +53,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         FileNotFoundError: data, tokenizer or initial model not found.
         FileExistsError: `output_dir` holds a finished run, or something that is no run.
     """
-    for key in RESERVED_KEYS.keys() & settings.keys():
-        raise ValueError(f"{key} cannot be set: {RESERVED_KEYS[key]}")
+    check_reserved(settings, RESERVED_KEYS)
     model_args, data_args, training_args = HfArgumentParser(ARGUMENT_CLASSES).parse_dict(settings)
     training_args.include_num_input_tokens_seen = "all"
     check_arguments(model_args, data_args, training_args)
@@ -59,12 +66,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     config = build_config(model_args, data_args) if checkpoint is None else None
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
-        documents = load_documents(
-            data_args.data,
-            text_column=data_args.text_column,
-            validation_fraction=data_args.validation_fraction,
-            streaming=data_args.streaming,
-        )
+        documents = read_documents(data_args)
         texts = documents.select_columns("text")
         digest = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
         if checkpoint is None:
