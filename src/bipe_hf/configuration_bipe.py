@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
@@ -207,6 +207,16 @@ def _save_code(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for file, copy in copies.items():
         shutil.copyfile(file, copy)
+
+
+def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """`given` with the base and the share of a head that turns of `config`, unless it names them.
+
+    transformers takes given `rope_parameters` for the whole mapping and fills it with defaults.
+    """
+    own = config.to_dict().get("rope_parameters") or {}
+    kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
+    return kept | given
 
 
 FIELDS_DOC = f"""{BipeConfigMixin.__doc__.partition("Args:")[2]}

@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..configuration_bipe import replaced_rope_parameters
 from ..data import tokenize_documents
-from ..rope_parameters import replaced_rope_parameters
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

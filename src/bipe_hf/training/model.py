@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..configuration_bipe import replaced_rope_parameters
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
-from ..rope_parameters import replaced_rope_parameters
 from ..tokenization_bipe import BipeTokenizer
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
 
