@@ -143,7 +143,10 @@ def keys(results: ComparisonResults) -> set:
     return {(row.entry, row.seed, row.size) for row in results.results}
 
 
-def load(folder: str = "runs/compare/tiny") -> dict:
+OUTPUT = "runs/compare/tiny"
+
+
+def load(folder: str = OUTPUT) -> dict:
     return json.loads(Path(folder, "comparison.json").read_text())
 
 
@@ -192,6 +195,32 @@ def test_finished_comparison_has_nothing_left_to_do(here, trained, monkeypatch):
     assert trained == []
     assert [vars(row) for row in results.results] == before["results"]
     assert results.failures == []
+
+
+def test_every_result_keeps_the_call_that_measured_it(empty, trained):
+    run(CONTENT, only=["RoPE"], command="the first")
+    run(CONTENT, only=["RoPE"], command="nothing to do")
+    results = run(CONTENT, command="the second")
+    assert [call["command"] for call in results.calls] == ["the first", "the second"]
+    assert {(row.entry, row.call) for row in results.results} == {("RoPE", 0), ("BiPE-RoPE", 1), ("BiPE YaRN", 1)}
+    assert all({"torch", "transformers", "device"} <= call["environment"].keys() for call in results.calls)
+    tables = Path(OUTPUT, "comparison.md").read_text()
+    assert "`the first`, " in tables
+    assert "`the second`, " in tables
+
+
+def test_records_of_trainings_come_with_results_in_another_folder(here, trained):
+    run(CONTENT, output="elsewhere")
+    assert trained == []
+    by_key = [{(run["entry"], run["seed"]): run for run in load(folder)["runs"]} for folder in ("elsewhere", OUTPUT)]
+    assert by_key[0] == by_key[1]
+    assert len(by_key[0]) == 4
+
+
+def test_number_spelt_otherwise_is_the_same_setting(here, trained):
+    results = run(changed(CONTENT, settings__learning_rate=0.03))
+    assert trained == []
+    assert len(results.results) == 12
 
 
 def test_entries_seeds_and_lengths_added_later_redo_nothing(here, trained):
@@ -295,7 +324,7 @@ def test_models_of_one_seed_start_from_the_same_weights(empty, family):
         assert [name for name in plain if not torch.equal(plain[name], state[name])] == []
 
 
-def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch):
+def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = CONTENT["settings"] | {"max_operators": 2, "max_segment_length": 64}
     for key in ("data", "vocab_size", "train_length", "max_validation_blocks"):
@@ -314,6 +343,12 @@ def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch):
     for row in load()["results"]:
         assert row["value"] == row["measured"]["accuracy"]
         assert row["measured"]["samples"] == 6
+    capsys.readouterr()
+    Path(OUTPUT, "rope-seed1", "synthetic.json").write_text("[]")
+    assert main(["compare", str(write(content))]) == 2
+    assert "synthetic.json is no record of a training" in error_line(capsys)
+    assert main(["compare", str(write(content | {"reference": "RoPE"}))]) == 2
+    assert "reference: the tables of task arithmetic have no ratio to one" in error_line(capsys)
     assert "Right answers in percent" in Path("runs/compare/tiny/comparison.md").read_text()
     assert Path("runs/compare/tiny/accuracy.png").is_file()
 
@@ -344,6 +379,10 @@ def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch):
         ({"entries__RoPE__inter_encoding": "rotary"}, "entry 'RoPE': inter_encoding must be one of"),
         ({"entries__RoPE__train_length": 64}, "differ in the tokens of a step (256 and 64)"),
         ({"entries__BiPE YaRN__evaluate_with": {"rope_parametres": {}}}, "has no field rope_parametres"),
+        (
+            {"entries__BiPE YaRN__evaluate_with": {"max_segment_length": 99}},
+            "evaluate_with: the weights that are trained do not fit it (model.intra_encoding.weight)",
+        ),
         ({"settings__max_steps": "many"}, "max_steps: invalid int value: 'many'"),
         ({"settings__seed": 3}, "settings: seed is not to be set"),
         ({"settings__output_dir": "x"}, "settings: output_dir is not to be set"),
@@ -374,6 +413,7 @@ def test_bad_file_is_one_line_before_anything_is_written(empty, changes, message
     [
         ("entries:\n  RoPE: {}\n  RoPE: {}\n", "'RoPE' is given twice"),
         ("task: text\ntask: chain\n", "'task' is given twice"),
+        ("? [task, text]\n: 1\n", "a key is no word"),
         ("- text\n", "expected lines of the form"),
         ("task: [", "tiny.yaml"),
     ],
@@ -467,6 +507,22 @@ def test_overwriting_trains_again_what_is_another_and_nothing_else(here, trained
     assert len(results.results) == 12
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("pretrain.yaml", "[", "its pretrain.yaml cannot be read"),
+        ("pretrain.yaml", "text", "its pretrain.yaml cannot be read"),
+        ("training.json", "{", "training.json is not what"),
+        ("training.json", "[]", "training.json is not what"),
+    ],
+)
+def test_damaged_run_is_one_line(here, trained, file, content, message, capsys):
+    Path(OUTPUT, "rope-seed1", file).write_text(content)
+    assert main(["compare", str(write(CONTENT))]) == 2
+    assert message in error_line(capsys)
+    assert trained == []
+
+
 @pytest.mark.parametrize("existing", ["comparison.md", "perplexity.png", "comparison.json"])
 def test_files_of_somebody_else_are_kept(empty, existing, capsys):
     Path("mine").mkdir()
@@ -498,7 +554,7 @@ def row(entry: str, seed: int, size: int, value: float, train_length: int = 16) 
             {"first": 2, "tokens": 2, "nll": value / 4},
         ],
     }
-    return Row(entry, seed, size, value, "", measured)
+    return Row(entry, seed, size, value, "", measured, call=0)
 
 
 @pytest.fixture
@@ -518,7 +574,8 @@ def by_hand(tmp_path, monkeypatch):
     ]
     text = {"source": "a text", "documents": 1, "tokens": 64}
     failures = [{"entry": "BiPE-RoPE", "seed": 2, "reason": "training: no luck"}]
-    results = ComparisonResults("today", "a command", {}, content, text, [], failures, rows)
+    calls = [{"begun": "today", "command": "a command", "environment": {}}]
+    results = ComparisonResults(calls, content, text, [], failures, rows)
     return results, read_comparison(write(content))
 
 
@@ -531,14 +588,14 @@ def table(tables: str, title: str) -> dict[str, list[str]]:
 def test_tables_show_mean_spread_and_ratio(by_hand):
     tables = markdown_tables(*by_hand)
     perplexity = table(tables, "Perplexity:")
-    assert perplexity["entry"] == ["encoding", "16", "32", "64"]
-    assert perplexity["RoPE"] == ["ROPE", "12.00 ± 2.83", "20.00 ± 0.00", "42.00 ± 2.83"]  # 2.83: the root of 8
-    assert perplexity["BiPE-RoPE"] == ["BIPE-ROPE", "12.00", "12.05", "11.00"]
-    assert table(tables, "Bits per byte:")["RoPE"][1] == "1.2000 ± 0.2828"
+    assert perplexity["entry"] == ["encoding", "seeds", "16", "32", "64"]
+    assert perplexity["RoPE"] == ["ROPE", "2", "12.00 ± 2.83", "20.00 ± 0.00", "42.00 ± 2.83"]  # 2.83: the root of 8
+    assert perplexity["BiPE-RoPE"] == ["BIPE-ROPE", "1", "12.00", "12.05", "11.00"]
+    assert table(tables, "Bits per byte:")["RoPE"][2] == "1.2000 ± 0.2828"
     ratios = table(tables, "Perplexity divided by that of RoPE at its train length (16):")
-    assert ratios["RoPE"][1:] == ["1.000", "1.667", "3.500"]
-    assert ratios["BiPE-RoPE"][1:] == ["1.000", "1.004", "0.917"]
-    assert table(tables, "Segments per block:")["RoPE"][1:] == ["4.0", "8.0", "16.0"]
+    assert ratios["RoPE"][2:] == ["1.000", "1.667", "3.500"]
+    assert ratios["BiPE-RoPE"][2:] == ["1.000", "1.004", "0.917"]
+    assert table(tables, "Segments per block:")["RoPE"][2:] == ["4.0", "8.0", "16.0"]
     assert "Tokens scored: 15 at 16, 31 at 32, 63 at 64." in tables
     effective = table(tables, "Effective length")
     assert effective["RoPE"][1:] == ["16", "16"]

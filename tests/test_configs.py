@@ -37,6 +37,7 @@ ENCODING_KEYS = {
     "segmentation",
     "separators",
     "max_segment_length",
+    "intra_initializer_range",
     "alibi_slope_scale",
     "hybrid_max_period",
     "hybrid_slow_pairs",

@@ -63,6 +63,8 @@ def test_defaults_are_those_of_the_paper(family):
         ({"intra_encoding": "rope"}, "intra_encoding must be one of learned, sinusoidal, none, got 'rope'"),
         ({"segmentation": "words"}, "segmentation must be one of separators, fixed, tokens, document, got 'words'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
+        ({"intra_initializer_range": -0.1}, "intra_initializer_range must be None or a standard deviation from 0 on"),
+        ({"intra_initializer_range": float("nan")}, "intra_initializer_range must be None or a standard deviation"),
         ({"alibi_slope_scale": 0.0}, "alibi_slope_scale must lie between 1e-6 and 1e6, got 0.0"),
         ({"alibi_slope_scale": float("inf")}, "alibi_slope_scale must lie between 1e-6 and 1e6, got inf"),
         ({"log_scale_train_length": 1}, "log_scale_train_length must be None or at least 2"),
@@ -161,6 +163,26 @@ def test_a_vocabulary_may_grow(family):
     ids = torch.tensor([[1, 39, 5, 31, 38, 30, 3, 2]])
     assert model.base_model.segment(ids).segment_ids.tolist() == [[0, 0, 0, 1, 1, 1, 1, 2]]
     assert model(ids).logits.shape == (1, 8, 40)
+
+
+@pytest.mark.parametrize("spread", [None, 0, 0.5])
+def test_the_first_values_of_the_intra_table_have_the_spread_asked_for(family, spread, tmp_path):
+    """And nothing else of a model changes with it."""
+    fields = {**TINY, "hidden_size": 64, "max_segment_length": 200, "initializer_range": 0.1}
+    torch.manual_seed(0)
+    plain = family.make_causal_lm(**fields, intra_encoding="none").state_dict()
+    torch.manual_seed(0)
+    model = family.make_causal_lm(**fields, intra_initializer_range=spread)
+    weights = model.state_dict()
+    table = weights[f"{model.base_model_prefix}.intra_encoding.weight"]
+    assert table.std().item() == pytest.approx(0.1 if spread is None else spread, rel=0.03)
+    assert all(torch.equal(weights[name], expected) for name, expected in plain.items())
+    # what was learnt comes back as it is
+    with torch.no_grad():
+        table += 1
+    model.save_pretrained(tmp_path)
+    loaded = family.causal_lm.from_pretrained(tmp_path).state_dict()
+    assert torch.equal(loaded[f"{model.base_model_prefix}.intra_encoding.weight"], table)
 
 
 def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to(family):

@@ -301,6 +301,7 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "segmentation": "separators",
         "separator_token_ids": BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids,
         "max_segment_length": 20,
+        "intra_initializer_range": None,
         "alibi_slope_scale": 8,
         "log_scale_train_length": None,
         "logn_train_length": None,

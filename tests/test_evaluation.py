@@ -242,6 +242,27 @@ def test_neither_batch_size_nor_chunks_of_logits_change_the_score(monkeypatch):
     assert score(model, ids, windows, batch_tokens=10_000) == pytest.approx(alone, rel=1e-6)
 
 
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(("build", "positions"), [(build_bipe, 4), (build_llama, 32)])
+def test_dynamic_scaling_of_a_window_knows_no_other_window(build, positions):
+    """Neither those of its batch nor those before it: each is scored as by a model that has seen nothing yet."""
+    model = build(max_position_embeddings=positions, rope_parameters=DYNAMIC)
+    fresh = copy.deepcopy(model)
+    ids = torch.tensor(stream()[0][0])[:512]
+    losses = []
+    for length in (128, 64, 32):
+        windows = block_windows(512, length)
+        rows = [
+            copy.deepcopy(fresh)(input_ids=row[None], labels=row[None]).loss.item() for row in ids.view(-1, length)
+        ]
+        losses.append(sum(rows) / len(rows))
+        assert score(model, ids, windows, batch_tokens=10_000) == pytest.approx(losses[-1], rel=1e-6)
+        assert score(model, ids, windows, batch_tokens=1) == pytest.approx(losses[-1], rel=1e-6)
+    assert len({round(loss, 3) for loss in losses}) == 3
+
+
 def test_logits_are_made_for_scored_tokens_only_and_few_at_a_time(monkeypatch):
     model = build_llama()
     monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 50 * VOCABULARY)

@@ -1,5 +1,6 @@
 """The configuration fields of BiPE, once, and the configuration class of each family."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -54,6 +55,9 @@ class BipeConfigMixin(PreTrainedConfig):
             Tokens in a segment, for `segmentation="fixed"`.
         max_segment_length (`int`, *optional*, defaults to 1024):
             Rows of the intra table, in tokens. Later positions of a longer segment share the last row.
+        intra_initializer_range (`float`, *optional*):
+            Standard deviation of the first values of the learned intra table; by default `initializer_range`, as the
+            authors have it. With 0 the table starts at zero and adds nothing before it has learnt something.
         alibi_slope_scale (`float`, *optional*, defaults to 96.0):
             Factor on the ALiBi slopes of Press et al. The paper takes 96 over segments; plain ALiBi is 1.0.
         log_scale_train_length (`int`, *optional*):
@@ -82,6 +86,7 @@ class BipeConfigMixin(PreTrainedConfig):
     segmentation: str = "separators"
     separator_token_ids: list[int] | None = None
     max_segment_length: int = 1024
+    intra_initializer_range: float | int | None = None
     alibi_slope_scale: float | int = 96.0
     log_scale_train_length: int | None = None
     logn_train_length: int | None = None
@@ -114,6 +119,11 @@ class BipeConfigMixin(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if self.max_segment_length < 1:
             raise ValueError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
+        if self.intra_initializer_range is not None and not 0 <= self.intra_initializer_range < math.inf:
+            raise ValueError(
+                "intra_initializer_range must be None or a standard deviation from 0 on, got "
+                f"{self.intra_initializer_range}"
+            )
         if not 1e-6 <= self.alibi_slope_scale <= 1e6:
             raise ValueError(f"alibi_slope_scale must lie between 1e-6 and 1e6, got {self.alibi_slope_scale}")
         for name in ("log_scale_train_length", "logn_train_length"):

@@ -46,8 +46,16 @@ class EncodingTable(nn.Embedding):
 class LearnedIntraEncoding(EncodingTable):
     """A trained vector for each intra position (the authors' choice)."""
 
+    initializer_range: float | None = None
+
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config.max_segment_length, config.hidden_size)
+        self.initializer_range = config.intra_initializer_range
+
+    def reset_parameters(self) -> None:
+        """Draws the first values where they are not those of the other weights."""
+        if self.initializer_range is not None:
+            init.normal_(self.weight, std=self.initializer_range)
 
     def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""

@@ -155,6 +155,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: expected lines of the form `key: value`")
         values = {}
         for key, value in root.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"{path}: the key in line {key.start_mark.line + 1} is no word")
             if key.value in values:
                 raise ValueError(f"{path}: key {key.value!r} is given twice, again in line {key.start_mark.line + 1}")
             if not isinstance(value, yaml.ScalarNode):
@@ -186,6 +188,8 @@ class _NestedLoader(_Loader):
     def construct_mapping(self, node, deep=False):
         keys = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no word", problem_mark=key.start_mark)
             if key.value in keys:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
             keys.add(key.value)

@@ -81,12 +81,13 @@ def read_comparison(path: str | Path) -> Comparison:
     path = Path(path)
     content = read_nested_yaml(path)
     try:
-        return _comparison(path.stem, content)
+        return parse_comparison(path.stem, content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _comparison(name: str, content: dict[str, Any]) -> Comparison:
+def parse_comparison(name: str, content: dict[str, Any]) -> Comparison:
+    """The comparison that the content of a file describes. Raises `ValueError` as [`read_comparison`] does."""
     _check_keys("", content, KEYS)
     for key in ("task", "settings", "entries", "measure"):
         if content.get(key) is None:
@@ -97,6 +98,8 @@ def _comparison(name: str, content: dict[str, Any]) -> Comparison:
     if task not in TASKS:
         raise ValueError(f"task: {task!r} is none of {', '.join(TASKS)}")
     kind = TASKS[task]
+    if content.get("reference") is not None and not kind.has_reference:
+        raise ValueError(f"reference: the tables of task {task} have no ratio to one")
     seeds = _seeds("seeds", content.get("seeds", [42]))
     shared = content["settings"]
     for key in OWN_SETTINGS:

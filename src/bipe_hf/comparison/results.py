@@ -1,5 +1,6 @@
 """What a comparison has measured so far: the file that keeps it, and whether it may go on from there."""
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from ..evaluation.results import check_writable, read_results, write_results
 from ..training.run_folder import differing_settings
-from .plan import Comparison
+from .plan import Comparison, Entry, parse_comparison
 
 
 FORMAT = "bipe-hf comparison 1"
@@ -26,7 +27,8 @@ class Row:
     """One entry of one seed measured at one size: a length in tokens, or a number of operators.
 
     `value` is the perplexity, or the accuracy. `measured` is all that was found: the fields of
-    `bipe_hf.evaluation.Result`, or of a row of `bipe_hf.synthetic.measure`.
+    `bipe_hf.evaluation.Result`, or of a row of `bipe_hf.synthetic.measure`. `call` is the index of the call that
+    measured it in [`ComparisonResults.calls`].
     """
 
     entry: str
@@ -35,39 +37,47 @@ class Row:
     value: float
     model_fingerprint: str
     measured: dict[str, Any]
+    call: int
 
 
 @dataclass
 class ComparisonResults:
     """Results with what is needed to repeat them.
 
-    `config` is the file of the comparison as it was read. `text` tells what was measured and learnt from by hashes
-    (empty for generated tasks). `runs` has one entry for each model trained: what its training recorded, without its
-    settings. `failures` has the entries and seeds that gave no result, each with its `reason`.
+    `calls` has `begun`, `command` and `environment` of every call that left a result. `config` is the file of the
+    comparison as it was read. `text` tells what was measured and learnt from by hashes (empty for generated tasks).
+    `runs` has one entry for each model: what its training recorded, without its settings. `failures` has the entries
+    and seeds that gave no result, each with its `reason`.
     """
 
-    created: str
-    command: str
-    environment: dict[str, str]
+    calls: list[dict[str, Any]]
     config: dict[str, Any]
     text: dict[str, Any]
     runs: list[dict[str, Any]]
     failures: list[dict[str, Any]]
     results: list[Row]
 
+    def begin_call(self, command: str, environment: dict[str, str]) -> None:
+        """Notes the call that measures what is added from now on, and drops the last one if it left nothing."""
+        if self.calls and all(row.call < len(self.calls) - 1 for row in self.results):
+            self.calls.pop()
+        begun = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.calls.append({"begun": begun, "command": command, "environment": environment})
+
     def save(self, folder: Path, tables: str) -> None:
         """Writes `comparison.json` and `comparison.md`, each replaced as a whole or not at all."""
         write_results(results_file(folder), FORMAT, self, tables)
 
-    def add(self, row: Row) -> None:
-        """Keeps a row, in place of an earlier one of the same entry, seed and size."""
-        key = (row.entry, row.seed, row.size)
-        self.results = [each for each in self.results if (each.entry, each.seed, each.size) != key] + [row]
+    def add(self, entry: str, seed: int, size: int, value: float, fingerprint: str, measured: Any) -> None:
+        """Keeps a row of what was `measured`, a mapping or a dataclass, in the call that has begun last."""
+        found = measured if isinstance(measured, dict) else asdict(measured)
+        self.results.append(Row(entry, seed, size, value, fingerprint, found, len(self.calls) - 1))
 
-    def add_run(self, run: dict[str, Any]) -> None:
+    def add_run(self, entry: str, seed: int, folder: Path, record: dict[str, Any]) -> None:
         """Keeps what a training recorded, in place of an earlier record of the same entry and seed."""
-        key = (run["entry"], run["seed"])
-        self.runs = [each for each in self.runs if (each["entry"], each["seed"]) != key] + [run]
+        kept = {key: value for key, value in record.items() if key not in ("config", "accuracy")}
+        run = {"entry": entry, "seed": seed, "folder": str(folder)} | kept
+        self.runs = [each for each in self.runs if (each["entry"], each["seed"]) != (entry, seed)] + [run]
 
     def settle(self, entry: str, seed: int, reason: str | None = None) -> None:
         """Says that an entry of a seed has failed for `reason`, or that it has not."""
@@ -108,7 +118,10 @@ def other_place() -> str:
 
 
 def _differences(then: dict[str, Any], comparison: Comparison, rows: Sequence[Row]) -> list[str]:
-    now = comparison.content
+    try:
+        earlier = parse_comparison(comparison.name, then)
+    except ValueError as error:
+        return [f"its config is not what is accepted now ({error})"]
     differences = []
     for row in rows:
         entry = comparison.entries.get(row.entry)
@@ -117,26 +130,20 @@ def _differences(then: dict[str, Any], comparison: Comparison, rows: Sequence[Ro
                 f"it has {row.entry!r}, seed {row.seed}, at {row.size}, which this file does not ask for"
             )
             break
-    if then["task"] != now["task"]:
-        differences.append(f"task (there {then['task']}, now {now['task']})")
-    differences += differing_settings(*(_without(each["measure"], FREE_MEASURE) for each in (then, now)))
+    if earlier.task != comparison.task:
+        return [*differences, f"task (there {earlier.task}, now {comparison.task})"]
+    differences += differing_settings(*(_fixed(asdict(each.measure)) for each in (earlier, comparison)))
     for name in dict.fromkeys(row.entry for row in rows):
-        if name in now["entries"]:
-            found = differing_settings(*(_without(_settings(each, name), {"seeds"}) for each in (then, now)))
+        if name in comparison.entries:
+            found = differing_settings(*(_settings(each.entries[name]) for each in (earlier, comparison)))
             differences += [f"{name!r}: {difference}" for difference in found]
     return differences
 
 
-def _settings(content: dict[str, Any], name: str) -> dict[str, Any]:
-    own = content["entries"][name] or {}
-    model = content["entries"].get(own.get("trained_as")) or {}
-    return {**content["settings"], **model, **own}
+def _settings(entry: Entry) -> dict[str, Any]:
+    own = {"trained_as": entry.trained_as, "evaluate_with": entry.evaluate_with}
+    return entry.settings | {key: value for key, value in own.items() if value}
 
 
-def _without(values: dict[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}
-
-
-def as_row(entry: str, seed: int, size: int, value: float, fingerprint: str, measured: Any) -> Row:
-    """A row of what was `measured`, a mapping or a dataclass."""
-    return Row(entry, seed, size, value, fingerprint, measured if isinstance(measured, dict) else asdict(measured))
+def _fixed(measure: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in measure.items() if key not in FREE_MEASURE}

@@ -1,6 +1,5 @@
 """The comparison itself: what is not trained yet is trained, what is not measured yet is measured."""
 
-import datetime
 import json
 import sys
 import time
@@ -19,7 +18,7 @@ from ..plotting import require_matplotlib
 from ..training.run_folder import differing_settings
 from .figures import draw_figures
 from .plan import Comparison, Entry
-from .results import ComparisonResults, as_row, earlier_results, other_place, results_file
+from .results import ComparisonResults, earlier_results, other_place, results_file
 from .tables import markdown_tables
 from .tasks import TASKS, Task
 
@@ -93,15 +92,15 @@ def compare(
         )
     jobs = _jobs(comparison, task, chosen, results, overwrite, output)
     results = ComparisonResults(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=command,
-        environment=describe_environment(task.device(chosen[0]), "float32"),
+        calls=[] if results is None else results.calls,
         config=comparison.content,
         text=text,
         runs=[] if results is None else results.runs,
         failures=[] if results is None else [each for each in results.failures if _is_asked_for(each, comparison)],
         results=[] if results is None else results.results,
     )
+    if jobs:
+        results.begin_call(command, describe_environment(task.device(chosen[0]), "float32"))
 
     def save() -> None:
         results.save(output, markdown_tables(results, comparison))
@@ -165,9 +164,10 @@ def _training_job(comparison: Comparison, task: Task, entry: Entry, seed: int, o
     settings_file, result_file = folder / task.files.settings, folder / task.files.result
     if not settings_file.is_file():
         raise FileExistsError(f"{folder} is not empty and holds no training run (no {settings_file.name})")
-    stored = yaml.safe_load(settings_file.read_text(encoding="utf-8"))
     try:
-        differences = differing_settings(stored, task.resolved(_run_settings(comparison, model, seed)))
+        differences = differing_settings(
+            _stored_settings(settings_file), task.resolved(_run_settings(comparison, model, seed))
+        )
         if differences:
             raise ValueError(f"it was trained with other settings: {', '.join(differences)}")
         task.check_model(folder)
@@ -177,8 +177,29 @@ def _training_job(comparison: Comparison, task: Task, entry: Entry, seed: int, o
         raise ValueError(f"{folder}: {error} ({other_place()})") from error
     if not result_file.is_file():
         return Job("training", model, seed)
-    has_diverged = json.loads(result_file.read_text(encoding="utf-8"))["eval_loss"] is None
+    has_diverged = _record(result_file)["eval_loss"] is None
     return Job("training", model, seed, overwrite=True) if has_diverged else None
+
+
+def _stored_settings(file: Path) -> dict[str, Any]:
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(f"its {file.name} cannot be read")
+    return stored
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """What a training recorded."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or "eval_loss" not in record:
+        raise ValueError(f"{file} is no record of a training: move {file.parent} away to train again")
+    return record
 
 
 def _run_settings(comparison: Comparison, entry: Entry, seed: int) -> dict[str, Any]:
@@ -205,10 +226,10 @@ def _work(
                 if model in broken:
                     raise RuntimeError(broken[model])
                 if job.kind == "training":
-                    results.add_run(_train(job, comparison, task))
+                    _train(job, comparison, task)
                 else:
                     _measure(job, comparison, task, results, save)
-                    results.settle(job.entry.name, job.seed)
+                results.settle(job.entry.name, job.seed)
             except Exception as error:
                 reason = broken.get(model) or f"{job.kind}: {type(error).__name__}: {first_line(error)}"
                 if job.kind == "training":
@@ -222,23 +243,22 @@ def _work(
             bar.update()
 
 
-def _train(job: Job, comparison: Comparison, task: Task) -> dict[str, Any]:
-    settings = _run_settings(comparison, job.entry, job.seed)
-    record = task.run(settings, job.overwrite)
-    loss = record["eval_loss"]
+def _train(job: Job, comparison: Comparison, task: Task) -> None:
+    loss = task.run(_run_settings(comparison, job.entry, job.seed), job.overwrite)["eval_loss"]
     if not loss < float("inf"):  # nan included
         raise ValueError(f"the training diverged, its validation loss is {loss}")
-    kept = {key: value for key, value in record.items() if key not in ("config", "accuracy")}
-    return {"entry": job.entry.name, "seed": job.seed, "folder": settings["output_dir"]} | kept
 
 
 def _measure(
     job: Job, comparison: Comparison, task: Task, results: ComparisonResults, save: Callable[[], None]
 ) -> None:
-    folder = comparison.model_folder(job.entry, job.seed)
+    entry, seed = job.entry.name, job.seed
+    folder = comparison.model_folder(job.entry, seed)
+    # Read from the folder: the model may have been trained by another call, for other results.
+    results.add_run(comparison.model_of(job.entry).name, seed, folder, _record(folder / task.files.result))
     fingerprint = _fingerprint(job.entry, folder)
-    done = {row.size for row in results.results if (row.entry, row.seed) == (job.entry.name, job.seed)}
+    done = {row.size for row in results.results if (row.entry, row.seed) == (entry, seed)}
     missing = [size for size in comparison.measure.sizes if size not in done]
     for measured in task.results(job.entry, folder, missing):
-        results.add(as_row(job.entry.name, job.seed, measured.size, measured.value, fingerprint, measured.found))
+        results.add(entry, seed, measured.size, measured.value, fingerprint, measured.found)
         save()

@@ -19,7 +19,7 @@ def markdown_tables(results: ComparisonResults, comparison: Comparison) -> str:
     Values are the mean over seeds, with `±` the standard deviation (`n - 1`) where there are two seeds or more.
     """
     rows = Rows(results, comparison)
-    parts = [f"`{results.command}`, {results.created}"]
+    parts = ["\n".join(f"`{call['command']}`, {call['begun']}  " for call in results.calls).rstrip()]
     parts += _text_tables(results, comparison, rows) if comparison.task == "text" else _task_tables(comparison, rows)
     parts.append(_training_table(results, comparison))
     if results.failures:
@@ -147,7 +147,7 @@ def _task_tables(comparison: Comparison, rows: Rows) -> list[str]:
 
 
 def _training_table(results: ComparisonResults, comparison: Comparison) -> str:
-    table = [["entry", "seeds", "parameters", "tokens seen", "validation loss", "seconds"]]
+    table = [["entry", "seeds", "parameters", "tokens seen", "validation loss at the train length", "seconds"]]
     for entry in comparison.entries.values():
         runs = [run for run in results.runs if run["entry"] == entry.name]
         if runs:
@@ -160,12 +160,13 @@ def _training_table(results: ComparisonResults, comparison: Comparison) -> str:
 
 def _by_size(rows: Rows, cell: Callable[[Entry, int], str]) -> str:
     first = [rows.first(entry) for entry in rows.entries]
-    has_encoding = all("encoding" in found for found in first)
-    table = [["entry", *(["encoding"] if has_encoding else ["seeds"]), *map(str, rows.sizes)]]
+    described = ["encoding"] if all("encoding" in found for found in first) else []
+    table = [["entry", *described, "seeds", *map(str, rows.sizes)]]
     for entry, found in zip(rows.entries, first, strict=True):
         seeds = str(max(len(rows.values(entry, size)) for size in rows.sizes))
-        described = found["encoding"] if has_encoding else seeds
-        table.append([entry.name, described, *(cell(entry, size) for size in rows.sizes)])
+        table.append(
+            [entry.name, *(found[key] for key in described), seeds, *(cell(entry, size) for size in rows.sizes)]
+        )
     return markdown(table)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import AutoModelForCausalLM, HfArgumentParser, PreTrainedConfig, TrainingArguments
 
 from .. import synthetic, training
 from ..data import load_documents
@@ -93,6 +93,8 @@ class Task:
     own_entry_keys: ClassVar[set[str]]
     """Settings beyond the model's in which entries may differ."""
     files: ClassVar[RunFiles]
+    has_reference: ClassVar[bool] = False
+    """Whether there is a table of ratios to one entry."""
 
     def __init__(self, comparison: "Comparison"):
         self.comparison = comparison
@@ -177,6 +179,7 @@ class TextTask(Task):
     package = training
     own_entry_keys = {"separators", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"}
     files = PRETRAIN
+    has_reference = True
 
     @classmethod
     def read_measure(cls, content):
@@ -203,7 +206,7 @@ class TextTask(Task):
                 check_training_arguments(model_args, data_args, training_args)
                 config = build_config(model_args, data_args)
                 if entry.evaluate_with:
-                    with_fields(config, entry.evaluate_with)
+                    _check_weights(config, with_fields(config, entry.evaluate_with))
             except ValueError as error:
                 raise ValueError(f"entry {entry.name!r}: {error}") from error
             if data_args.train_length not in self.measure.lengths:
@@ -352,6 +355,19 @@ class GeneratedTask(Task):
                 device=self.device(entry),
             )
             yield Measured(size, row["accuracy"], row)
+
+
+def _check_weights(trained: PreTrainedConfig, measured: PreTrainedConfig) -> None:
+    """Refuses a config that the weights of another do not fit."""
+    shapes = []
+    for config in (trained, measured):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        shapes.append({name: weights.shape for name, weights in model.state_dict().items()})
+    there, here = shapes
+    for name in there.keys() | here.keys():
+        if there.get(name) != here.get(name):
+            raise ValueError(f"evaluate_with: the weights that are trained do not fit it ({name})")
 
 
 TASKS: dict[str, type[Task]] = {"text": TextTask, "arithmetic": GeneratedTask, "chain": GeneratedTask}

@@ -128,16 +128,20 @@ def score_positions(
 
     `ids` is the stream (long, `(tokens,)`, on CPU). `batch_tokens // length` windows, at least one, run at once;
     logits are made for a bounded number of tokens at a time. Log-probabilities are float32, their sum is float64.
-    A `description` shows a progress bar.
+    With dynamic NTK scaling every window runs alone, as the first one that the model sees: the scaling follows the
+    longest row of a batch and of those before it. A `description` shows a progress bar.
     """
     head = model.get_output_embeddings()
     chunk = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    batch = max(1, batch_tokens // windows.length)
+    scales_with_length = _has_dynamic_scaling(model.config)
+    batch = 1 if scales_with_length else max(1, batch_tokens // windows.length)
     offsets = torch.arange(windows.length)
     sums, counts = torch.zeros(windows.length, dtype=torch.double), torch.zeros(windows.length, dtype=torch.long)
     with tqdm(total=len(windows.begins), desc=description, unit="block", disable=description is None) as bar:
         for begins, firsts in zip(windows.begins.split(batch), windows.firsts.split(batch), strict=True):
             blocks = ids[begins[:, None] + offsets].to(model.device)
+            if scales_with_length:
+                model.base_model(input_ids=blocks[:, :1], use_cache=False)  # what is short brings the scaling back
             hidden = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
             scored = offsets[1:] >= firsts[:, None]
             positions = offsets[1:].expand_as(scored)[scored]
@@ -153,6 +157,12 @@ def score_positions(
         losses = PositionLosses(sums, counts)
         bar.set_postfix(nats=f"{losses.nll:.4f}")
     return losses
+
+
+def _has_dynamic_scaling(config: PreTrainedConfig) -> bool:
+    rope = config.to_dict().get("rope_parameters") or {}
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    return any(each.get("rope_type") == "dynamic" for each in (rope, *by_layer_type))
 
 
 @torch.inference_mode()

@@ -89,6 +89,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "rows of the intra-segment table; later tokens of a longer segment share the last row"},
     )
+    intra_initializer_range: float | None = field(
+        default=None,
+        metadata={
+            "help": "standard deviation of the first values of the learned intra table, 0: it starts at zero (default:"
+            " initializer_range, 0.02)"
+        },
+    )
     alibi_slope_scale: float | str | None = field(
         default=None,
         metadata={
