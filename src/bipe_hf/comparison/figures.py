@@ -41,7 +41,7 @@ def draw_perplexity(rows: Rows, title: str) -> "Figure":
     label_lengths(axes, rows.sizes)
     label_values(axes, [row.value for cells in rows.cells.values() for row in cells])
     height = mark_train_lengths(axes, sorted({rows.first(entry)["train_length"] for entry in rows.entries}))
-    axes.set_title(axes.get_title(), pad=8 + height)
+    axes.set_title(axes.get_title(), pad=8 + height, parse_math=False)
     axes.set_xlabel("test length (tokens)")
     axes.set_ylabel("perplexity (per token)")
     return figure
@@ -80,7 +80,7 @@ def draw_loss_by_position(rows: Rows, title: str) -> "Figure":
     height = mark_train_lengths(axes, [each for each in lengths if each < length])
     axes.set_xlabel(f"position in a block of {length} tokens (from here to the next)")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_title(title, pad=8 + height)
+    axes.set_title(title, pad=8 + height, parse_math=False)
     return figure
 
 
@@ -103,7 +103,7 @@ def _draw_lines(rows: Rows, factor: float, title: str) -> "Figure":
         axes.fill_between(sizes, low, high, color=looks[entry.name]["color"], alpha=0.2, linewidth=0)
     order = sorted(ends, key=lambda name: -ends[name])
     add_legend(axes, [Line2D([], [], label=name, **looks[name]) for name in order])
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     return figure
 
 
