@@ -9,11 +9,12 @@ import torch
 from families import FAMILIES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import bipe_hf.evaluation.passkey as passkey_module
 from bipe_hf.commands import main
 from bipe_hf.data import train_tokenizer
+from bipe_hf.evaluation.generation import write_greedily
 from bipe_hf.evaluation.passkey import PasskeyEvaluation, PasskeyResult, answer, first_number, measure_passkey
 from bipe_hf.evaluation.passkey_picture import draw_heat_map
 from bipe_hf.evaluation.passkey_prompts import (
@@ -63,13 +64,14 @@ class Rigged:
     """Stands in for a model: it reads the key and tells it where no more text stands before than behind it."""
 
     device = torch.device("cpu")
+    generation_config = GenerationConfig()
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.prompts = []
 
-    def generate(self, input_ids, attention_mask, max_new_tokens, **options):
-        assert (options["do_sample"], options["num_beams"]) == (False, 1)
+    def generate(self, input_ids, attention_mask, generation_config):
+        assert (generation_config.do_sample, generation_config.num_beams) == (False, 1)
         answers = []
         for ids, mask in zip(input_ids, attention_mask, strict=True):
             text = self.tokenizer.decode(ids[mask.bool()])
@@ -82,7 +84,7 @@ class Rigged:
             knows = len(before) <= len(after)
             answers.append(self.tokenizer.encode(f" {key}." if knows else " 1"))
         width = max(map(len, answers))
-        assert width <= max_new_tokens
+        assert width <= generation_config.max_new_tokens
         ended = [each + [self.tokenizer.eos_token_id] * (width - len(each)) for each in answers]
         return torch.cat([input_ids, torch.tensor(ended)], dim=1)
 
@@ -194,6 +196,37 @@ def test_the_key_is_hidden_in_held_out_text(tmp_path, model, rigged):
         measure_passkey([model], [250, 9999], samples=1, data=data)
 
 
+def test_prompts_of_a_length_are_the_same_whatever_others_are_measured(tmp_path, model, rigged):
+    """So lengths can be added to a file of results, also where the text is the data's own."""
+    data = tmp_path / "words.txt"
+    data.write_text("\n\n".join(" ".join(f"word{at}" for at in range(part, part + 12_000)) for part in (0, 90_000)))
+    given = {"depths": [0.2], "samples": 4, "data": str(data), "output": tmp_path / "results.json"}
+    measure_passkey([model], [250], **given)
+    shorter = PasskeyEvaluation.load(given["output"])
+    prompts = rigged.prompts.copy()
+    longer = measure_passkey([model], [600, 250], **given, resume=True)
+    assert [row.length for row in longer.results] == [250, 600]
+    assert longer.results[0] == shorter.results[0]
+    assert rigged.prompts[:4] == prompts
+    rigged.prompts.clear()
+    measure_passkey([model], [250, 600], **given, overwrite=True)
+    assert rigged.prompts[:4] == prompts
+
+    data.write_text(data.read_text() + " more")
+    with pytest.raises(ValueError, match="other settings"):
+        measure_passkey([model], [250], **given, resume=True)
+
+
+def test_text_without_spaces_is_named(tmp_path, model):
+    data = tmp_path / "words.txt"
+    data.write_text("some words.\n\n" + "nospace" * 100)
+    message = (
+        r"lengths: 250 tokens are too few: .* a word of the data \(up to white space: 'nospacenospace.* take \d{3}"
+    )
+    with pytest.raises(ValueError, match=message):
+        measure_passkey([model], [250], samples=1, data=str(data))
+
+
 def decode_alone(model, ids, count):
     """Greedy decoding without a cache, one forward for each token."""
     ids = list(ids)
@@ -212,6 +245,34 @@ def test_answers_are_those_of_greedy_decoding_without_cache_or_padding(family, t
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in (40, 31, 37)]
     alone = [decode_alone(model, prompt, passkey_module.ANSWER_TOKENS) for prompt in prompts]
     assert answer(model, tokenizer, prompts) == [tokenizer.decode(ids) for ids in alone]
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 1},
+        {"forced_bos_token_id": 7, "forced_eos_token_id": 8},
+        {"min_new_tokens": 16, "bad_words_ids": [[at] for at in range(1, 40)]},
+        {"suppress_tokens": list(range(1, 40))},
+    ],
+    ids=lambda saved: next(iter(saved)),
+)
+def test_only_the_end_of_a_text_is_taken_from_a_saved_generation_config(family, tiny_model, saved, monkeypatch):
+    model = tiny_model(family)
+    torch.manual_seed(1)
+    prompts = [torch.randint(0, 60, (length,)).tolist() for length in (40, 31)]
+    alone = [decode_alone(model, prompt, 12) for prompt in prompts]
+    ends = alone[0][5]
+    config = GenerationConfig(eos_token_id=ends, **saved)
+    monkeypatch.setattr(model, "generation_config", config)
+    expected = [ids[: ids.index(ends) + 1] if ends in ids else ids for ids in alone]
+    written = write_greedily(model, prompts, 12, pad_token_id=0)
+    assert [ids[: len(right)] for ids, right in zip(written, expected, strict=True)] == expected
+    assert all(set(ids[len(right) :]) <= {0} for ids, right in zip(written, expected, strict=True))
+    other = next(token for token in range(60) if token not in alone[0] + alone[1])
+    assert write_greedily(model, prompts, 12, pad_token_id=0, eos_token_id=other) == alone
+    assert model.generation_config is config
 
 
 @pytest.mark.parametrize(
@@ -338,6 +399,31 @@ def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path, monkeypatch):
         measure_passkey([folder], [200])
 
 
+def test_the_heat_map_of_another_model_with_the_same_name_is_not_replaced(tmp_path, rigged):
+    one, other = (save_model(tmp_path / parent / "tiny", seed=seed) for seed, parent in enumerate("ab"))
+    given = {"depths": [0.5], "samples": 1, "output": tmp_path / "results.json"}
+    measure_passkey([one], [200], **given)
+    kept = {file.name: file.read_bytes() for file in tmp_path.glob("results*")}
+    assert "results-tiny.png" in kept
+    with pytest.raises(
+        ValueError, match=rf"models: the heat maps of {one} and {other} would share .*results-tiny\.png"
+    ):
+        measure_passkey([other], [200], **given, resume=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.glob("results*")} == kept
+    measure_passkey([one], [200, 250], **given, resume=True)
+    assert (tmp_path / "results-tiny.png").read_bytes() != kept["results-tiny.png"]
+
+
+def test_a_picture_that_belongs_to_no_result_is_kept_on_resume(tmp_path, model, rigged):
+    given = {"depths": [0.5], "samples": 1, "output": tmp_path / "results.json"}
+    measure_passkey([model], [200], **given)
+    (tmp_path / "results-new.svg").write_text("precious")
+    new = save_model(tmp_path / "new", seed=1)
+    with pytest.raises(FileExistsError, match=r"results-new\.svg exists"):
+        measure_passkey([model, new], [200], **given, resume=True)
+    assert (tmp_path / "results-new.svg").read_text() == "precious"
+
+
 @pytest.mark.parametrize("existing", ["results.json", "results.md", "results-tiny.png", "results-tiny.svg"])
 def test_existing_output_is_kept_without_overwrite(tmp_path, model, rigged, existing):
     (tmp_path / existing).write_text("precious")
@@ -361,9 +447,9 @@ def test_missing_matplotlib_names_the_extra(tmp_path, model, monkeypatch):
         measure_passkey([model], [200], output=tmp_path / "results.json")
 
 
-def build_results(shares):
+def build_results(shares, name="a"):
     return [
-        PasskeyResult("runs/a", "a", "BiPE-RoPE", 128, length, depth, round(10 * share), 10, share, 99.0, 1.0, "")
+        PasskeyResult("runs/a", name, "BiPE-RoPE", 128, length, depth, round(10 * share), 10, share, 99.0, 1.0, "")
         for (length, depth), share in shares.items()
     ]
 
@@ -386,3 +472,10 @@ def test_the_heat_map_has_a_labelled_cell_for_each_place_on_a_scale_to_100_perce
         box = text.get_window_extent(canvas.get_renderer())
         assert figure.bbox.x0 <= box.x0
         assert box.x1 <= figure.bbox.x1
+
+
+def test_dollars_in_the_name_of_a_model_are_shown_as_they_are():
+    r"""As a formula, `$\wrong$` cannot be drawn at all."""
+    figure = draw_heat_map(build_results({(256, 0.0): 1.0}, name=r"$\wrong$"))
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_title().startswith(r"$\wrong$ (BiPE-RoPE)")

@@ -35,6 +35,8 @@ pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 QUESTION = "Which one?"
 OPTIONS = " (A) good\n (B) bad\n (C) the cat\n (D) that hill"
+GOOD = {"id": "a", "input": f"{QUESTION}\n\nthe cat", "output": "cat"}
+OTHER = {**GOOD, "id": "b"}
 
 
 def make_tokenizer() -> BipeTokenizer:
@@ -156,6 +158,25 @@ def test_each_task_is_asked_and_scored_as_published():
     }
 
 
+def test_texts_that_look_like_dates_or_numbers_stay_text(tmp_path):
+    """Where a whole column looks so, the reader of `datasets` takes it for one of dates."""
+    texts = ["2020-01-01", "2020-01-02 10:00:00", "2020-01-03T10:00:00Z"]
+    rows = [{"id": text, "input": text, "output": text} for text in texts]
+    write_rows(tmp_path, "gov_report", validation=[row | {"pid": "7"} for row in rows])
+    assert read_split(str(tmp_path), "gov_report", "validation").to_list() == rows
+
+
+def test_a_changed_file_is_read_again_and_blank_lines_are_no_rows(tmp_path):
+    write_rows(tmp_path, "qasper", train=[GOOD, OTHER])
+    file = tmp_path / "qasper" / "train.jsonl"
+    assert read_split(str(tmp_path), "qasper", "train").to_list() == [GOOD, OTHER]
+    file.write_text(f"{json.dumps(OTHER)}\n\n")
+    assert read_split(str(tmp_path), "qasper", "train").to_list() == [OTHER]
+    file.write_text("{")
+    with pytest.raises(ValueError, match=r"cannot read .*train\.jsonl: line 1 is no JSON"):
+        read_split(str(tmp_path), "qasper", "train")
+
+
 @pytest.fixture
 def repository(data, tmp_path):
     """Files as in `tau/scrolls`: `qasper.zip` with `qasper/train.jsonl` and so on."""
@@ -243,6 +264,43 @@ def test_of_8192_tokens_questions_leave_7991_and_summaries_7184_with_7_of_prompt
         assert prompt[0] == opening_tokenizer.bos_token_id
         assert len(prompt) - 1 == {"qasper": 7991, "gov_report": 7184 + 7}[task]
         assert is_cut
+
+
+def learn(row, tokenizer, max_length, answer_length):
+    """The example that a row becomes in training, and whether something of it was cut."""
+    part = DatasetDict(train=Dataset.from_list([row]), validation=Dataset.from_list([row]))
+    task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), DataArguments(answer_length=answer_length), part)
+    (example,), cut = task.examples(part["train"], "train", tokenizer, max_length)
+    return example, cut
+
+
+def test_an_answer_that_leaves_the_document_no_room_is_cut_where_answers_of_the_model_end(tokenizer):
+    document, answer = "the good cat", "that hill " * 40
+    row = {"input": f"{QUESTION}\n\n{document}", "output": answer.strip()}
+    ids = {name: tokenizer(text)["input_ids"] for name, text in (("document", document), ("answer", row["output"]))}
+    tail = tokenizer(f"\n\nQuestion: {QUESTION}\nAnswer:\n")["input_ids"]
+    whole = len(tail) + len(ids["answer"]) + 1  # and eos
+
+    example, cut = learn(row, tokenizer, whole + 1, 6)
+    assert example["input_ids"] == ids["document"] + tail + ids["answer"][:6]
+    assert example["labels"] == [-100] * (len(ids["document"]) + len(tail)) + ids["answer"][:6]
+    assert cut == 1
+    example, cut = learn(row, tokenizer, whole + 2, 6)
+    assert example["input_ids"] == ids["document"][:2] + tail + ids["answer"] + [tokenizer.eos_token_id]
+    assert cut == 1
+    assert learn(row, tokenizer, whole + len(ids["document"]), 6)[1] == 0
+
+
+def test_names_of_special_tokens_are_plain_text(tokenizer):
+    special = tokenizer.eos_token
+    row = {"input": f"What is {special}?\n\nthe {special} cat", "output": f"a {special}"}
+    example, _ = learn(row, tokenizer, 300, 6)
+    assert example["input_ids"].index(tokenizer.eos_token_id) == len(example["input_ids"]) - 1
+    text = f"the {special} cat\n\nQuestion: What is {special}?\nAnswer:\na {special}"
+    assert tokenizer.decode(example["input_ids"][:-1]) == text
+    (prompt,), _ = encode_prompts([row["input"]], SCROLLS_TASKS["qasper"], tokenizer, 300, [6])
+    assert tokenizer.decode(prompt) == text.removesuffix(f"a {special}")
+    assert tokenizer.eos_token_id not in prompt
 
 
 def test_loss_is_that_of_the_answer_alone(family, tokenizer):
@@ -390,6 +448,13 @@ def test_a_split_without_answers_is_predicted_but_not_scored(start, data, tmp_pa
     assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == ["e0", "e1", "e2"]
 
 
+def test_predictions_alone_need_no_answers_in_the_data(start, tmp_path):
+    write_rows(tmp_path / "rows", "qasper", validation=[{key: GOOD[key] for key in ("id", "input")}])
+    given = options(start("llama"), str(tmp_path / "rows"), tmp_path)
+    assert answer_scrolls(**given, predict_only=True).results == []
+    assert [line["id"] for line in lines(tmp_path / "out.jsonl")] == ["a"]
+
+
 @pytest.mark.parametrize("changes", [{"answer_length": 5}, {"max_length": 79}, {"task": "narrative_qa"}, {"model": 1}])
 def test_predictions_of_other_settings_are_not_added_to(changes, start, data, tmp_path):
     given = options(start("llama"), data, tmp_path)
@@ -416,9 +481,14 @@ def test_predictions_for_other_data_are_not_added_to(start, data, tmp_path):
     with pytest.raises(ValueError, match="data_sha256"):
         answer_scrolls(**given, resume=True)
     write_rows(tmp_path / "own", "qasper", validation=make_rows("qasper", 4))
-    (tmp_path / "out.jsonl").write_text('{"id": "e9", "prediction": "cat"}\n')
-    with pytest.raises(ValueError, match=r"line 1 of .*out\.jsonl is no prediction for this data"):
-        answer_scrolls(**given, resume=True)
+    for wrong in (
+        {"id": "e9", "prediction": "cat"},
+        {"id": "e0", "prediction": None},
+        {"id": [], "prediction": "cat"},
+    ):
+        (tmp_path / "out.jsonl").write_text(json.dumps(wrong) + "\n")
+        with pytest.raises(ValueError, match=r"line 1 of .*out\.jsonl is no prediction for this data"):
+            answer_scrolls(**given, resume=True)
 
 
 # ------------------------------------------------------------------------------------------ whole runs
@@ -460,6 +530,15 @@ def test_a_model_that_was_fine_tuned_for_another_task_is_asked_as_any(start, dat
     assert (answered["max_length"], answered["answer_length"]) == (8192, 200)
 
 
+def test_one_answer_that_is_too_long_does_not_stop_a_training(start, tmp_path, capsys):
+    rows = [*make_rows("qasper", 5)]
+    long = {"id": "long", "input": f"{QUESTION}\n\nthe cat", "output": " ".join(WORDS * 20)}
+    write_rows(tmp_path / "rows", "qasper", train=[*rows, long], validation=rows)
+    steps = {"max_steps": 1, "eval_steps": 1, "save_steps": 1}
+    assert train("qasper", start("llama"), str(tmp_path / "rows"), tmp_path / "run", **steps) == 0
+    assert f"train: 1 of {len(rows) + 1} examples longer than max_length: the end of the" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------ bad input
 
 
@@ -472,7 +551,7 @@ def test_a_model_that_was_fine_tuned_for_another_task_is_asked_as_any(start, dat
         ({"max_length": 12}, "max_length: 12 leaves no room for a document beside the .* of the question 'Which one"),
         ({"answer_length": 0}, "answer_length: 0 given, at least 1 is needed"),
         ({"task": "causal_lm"}, "(answer_length|scrolls_task): causal_lm does not read it, only scrolls"),
-        ({"columns": '{"text": "a"}'}, "columns: 'text' is not read by this task, but input, output"),
+        ({"columns": '{"output": "answer"}'}, "columns: scrolls does not read it, only causal_lm"),
     ],
 )
 def test_bad_settings_of_a_training_are_named(keys, message, start, data, tmp_path, capsys, monkeypatch):
@@ -482,20 +561,21 @@ def test_bad_settings_of_a_training_are_named(keys, message, start, data, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-GOOD = {"id": "a", "input": f"{QUESTION}\n\nthe cat", "output": "cat"}
-OTHER = {**GOOD, "id": "b"}
-
-
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([], "it holds no rows"),
-        ([{"id": "a", "input": GOOD["input"]}], "has no column 'output'|there is no column 'output'"),
+        (
+            [{"id": "a", "input": GOOD["input"]}],
+            r"output: row 0 .*is missing|no answers to score with \(column output\)",
+        ),
+        ([{"question": "a", "answer": "b"}], "line 1 has no 'input', but question, answer"),
+        (["a"], "line 1 has no 'input', but \"a\""),
         ([GOOD, {**OTHER, "input": "the cat"}], "row 1 .*does not begin with a question and a blank line"),
         ([GOOD, {**OTHER, "input": "\n\nthe cat"}], "row 1 .*begins with a blank line in place of a question"),
         ([GOOD, {**OTHER, "input": f"{QUESTION}\n\n "}], "row 1 .*holds no document"),
-        ([GOOD, {**OTHER, "input": None}], "row 1 .*(is missing|None as input)"),
-        ([{**GOOD, "output": 3}], "text is needed"),
+        ([GOOD, {**OTHER, "input": None}], "row 1 .*(is missing|has no input)"),
+        ([GOOD, {**GOOD, "output": 3}], "line 2 has 3 as output, text is needed"),
     ],
 )
 @pytest.mark.parametrize("command", ["finetune", "scrolls"])
@@ -543,11 +623,16 @@ def test_one_id_stands_for_one_input(start, tmp_path):
         answer_scrolls(**options(start("llama"), str(tmp_path / "rows"), tmp_path))
 
 
-def test_predictions_that_belong_to_nothing_are_left_alone(start, data, tmp_path):
-    (tmp_path / "out.jsonl").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"out\.jsonl exists"):
-        answer_scrolls(**options(start("llama"), data, tmp_path, resume=True))
-    assert (tmp_path / "out.jsonl").read_text() == "mine"
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("suffix", ["jsonl", "md"])
+def test_files_that_belong_to_nothing_are_left_alone(start, data, tmp_path, suffix, resume):
+    """`--resume` would not help: it is not named."""
+    (tmp_path / f"out.{suffix}").write_text("mine")
+    with pytest.raises(
+        FileExistsError, match=rf"out\.{suffix} exists without out\.json, .*\(--overwrite replaces it\)$"
+    ):
+        answer_scrolls(**options(start("llama"), data, tmp_path, resume=resume))
+    assert (tmp_path / f"out.{suffix}").read_text() == "mine"
 
 
 @pytest.mark.parametrize(("task", "package"), [("qasper", "torchmetrics"), ("gov_report", "rouge_score")])

@@ -335,6 +335,8 @@ def test_record_tells_what_happened(finished_run, base):
     assert base.items() <= result["config"].items()
     rows = result["accuracy"]
     assert [(row["size"], row["samples"]) for row in rows] == [(1, 6), (4, 6)]
+    card = (finished_run / "README.md").read_text(encoding="utf-8")
+    assert all(f"| {row['size']} | {row['accuracy']:.4f} | {row['steps_correct']:.4f} | 6 |" in card for row in rows)
     assert rows == measure(finished_run, [1, 4], samples=6, batch_size=2)
 
     model = AutoModelForCausalLM.from_pretrained(finished_run)
@@ -444,6 +446,54 @@ def test_bad_settings_are_refused_before_anything_is_written(settings, changes, 
     with pytest.raises(ValueError, match=message):
         train(settings | changes)
     assert not Path(settings["output_dir"]).exists()
+
+
+STOCK = {"model_type": "gpt2", "intermediate_size": None, "max_segment_length": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"test_operators": [1, 4]},
+            r"test_operators: 4 operators take up to 32 positions, a model of type gpt2 .* 25 has none",
+        ),
+        (
+            {"max_position_embeddings": 10},
+            r"max_operators: 3 operators take up to 25 positions, a model of type gpt2 .* 10 has none",
+        ),
+    ],
+)
+def test_sizes_that_the_position_table_does_not_reach_are_refused_before_training(settings, changes, message):
+    """Of a chain with m operators: 3 m + 2 tokens up to `=`, 4 m + 2 behind it."""
+    with pytest.raises(ValueError, match=message):
+        train(settings | STOCK | {"task": "chain"} | changes)
+    assert not Path(settings["output_dir"]).exists()
+
+
+def test_a_position_table_of_ones_own_size_is_measured_up_to_its_end(settings):
+    longer = {"task": "chain", "test_operators": [4], "max_position_embeddings": 32, "max_steps": 1}
+    train(settings | STOCK | longer)
+    assert len(measure(settings["output_dir"], [4], samples=2)) == 1
+    with pytest.raises(
+        ValueError, match="sizes: 5 operators take up to 39 positions, a model of type gpt2 .* 32 has none"
+    ):
+        measure(settings["output_dir"], [5], samples=2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"segmentation": "document", "intra_encoding": "learned"},
+        {"segmentation": "document", "intra_encoding": "sinusoidal"},
+        {"max_segment_length": 2},
+        {"model_type": "llama", "max_segment_length": None},
+    ],
+    ids=lambda fields: next(reversed(fields)),
+)
+def test_models_that_go_on_behind_their_table_are_measured_there(settings, fields):
+    (row,) = train(settings | {"max_steps": 1, "test_operators": [9], "test_samples": 2} | fields)["accuracy"]
+    assert row["size"] == 9
 
 
 def test_the_command_trains_measures_and_says_what_came_out(settings, tmp_path, capsys):

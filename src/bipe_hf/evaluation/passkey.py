@@ -38,8 +38,8 @@ FORMAT = "bipe-hf passkey 1"
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Enough for a space, five digits and what ends the number, each in a token of its own, and a few words before it.
 ANSWER_TOKENS = 16
-# Words of data to take text from, for each token of the longest prompt.
-WORDS_PER_TOKEN = 16
+# Words of data to take text from: whatever the lengths, so that others can be added to a file of results.
+TEXT_WORDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def measure_passkey(
         depths: share of the text that stands before the key, from 0 to 1, distinct.
         samples: prompts at each length and depth, each with a key of its own.
         seed: of keys and text. The same one gives the same prompts to every model with the same tokenizer.
-        data: what `bipe_hf.data.load_documents` reads, to hide the key in the beginning of its validation split (held
-            out as in the models' training); None hides it in the sentences of the paper.
+        data: what `bipe_hf.data.load_documents` reads, to hide the key in the first `TEXT_WORDS` words of its
+            validation split (held out as in the models' training); None hides it in the sentences of the paper.
         text_column: as in `load_documents`.
         batch_tokens: tokens in a batch; it changes speed and memory, not results.
         device, dtype, attn_implementation, overwrite, resume, command: as in `evaluate`.
@@ -153,16 +153,19 @@ def measure_passkey(
     check_dtype(dtype)
     target = check_device(device)
     candidates = open_candidates(models)
+    earlier = None
     if output is not None:
         output = Path(output)
         require_matplotlib("output")
         check_output(output, overwrite, resume)
-        _check_pictures(output, candidates, overwrite or (resume and output.exists()))
+        if resume and output.exists():
+            earlier = PasskeyEvaluation.load(output)
+        _check_pictures(output, candidates, [] if earlier is None else earlier.results, overwrite)
     fraction = None if data is None else held_out_fraction(candidates, data, None)
     filler = CLASSIC_FILLER
     if data is not None:
         held_out = load_documents(data, text_column=text_column, validation_fraction=fraction)["validation"]
-        filler = words_filler((row["text"] for row in held_out), WORDS_PER_TOKEN * max(lengths))
+        filler = words_filler((row["text"] for row in held_out), TEXT_WORDS)
     evaluation = PasskeyEvaluation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
@@ -177,8 +180,7 @@ def measure_passkey(
         },
         results=[],
     )
-    if resume and output is not None and output.exists():
-        earlier = PasskeyEvaluation.load(output)
+    if earlier is not None:
         if earlier.settings != evaluation.settings or earlier.environment["dtype"] != dtype:
             raise ValueError(f"resume: {output} holds results with other settings (--overwrite replaces it)")
         fingerprints = {candidate.given: candidate.fingerprint for candidate in candidates}
@@ -207,7 +209,7 @@ def measure_passkey(
             from .passkey_picture import draw_heat_map
 
             own = [row for row in evaluation.results if row.model == candidate.given]
-            save_figure(draw_heat_map(own), _picture(output, candidate))
+            save_figure(draw_heat_map(own), _picture(output, candidate.name))
     return evaluation
 
 
@@ -238,18 +240,27 @@ def _check_candidate(
             raise ValueError(f"{error} (tokenizer of {candidate.given})") from error
 
 
-def _picture(output: Path, candidate: Candidate) -> Path:
-    """The PNG file of a model's heat map; the SVG file goes beside it."""
-    return output.with_name(f"{output.stem}-{re.sub(r'[^A-Za-z0-9._]+', '-', candidate.name)}.png")
+def _picture(output: Path, name: str) -> Path:
+    """The PNG file of the heat map of the model with this name; the SVG file goes beside it."""
+    return output.with_name(f"{output.stem}-{re.sub(r'[^A-Za-z0-9._]+', '-', name)}.png")
 
 
-def _check_pictures(output: Path, candidates: Sequence[Candidate], may_exist: bool) -> None:
-    files = [file for candidate in candidates for file in pictures(_picture(output, candidate))]
-    if len(set(files)) < len(files):
-        raise ValueError(f"models: the heat maps of some would share a file: {', '.join(map(str, files))}")
-    for file in files:
-        if file.exists() and not may_exist:
-            raise FileExistsError(f"output: {file} exists (--overwrite replaces it)")
+def _check_pictures(
+    output: Path, candidates: Sequence[Candidate], earlier: Sequence[PasskeyResult], overwrite: bool
+) -> None:
+    """Refuses heat maps that would replace anything but that of `earlier` results of the same model."""
+    owners = {_picture(output, row.name): row.model for row in earlier}
+    for candidate in candidates:
+        picture = _picture(output, candidate.name)
+        for file in pictures(picture):
+            if file.exists() and picture not in owners and not overwrite:
+                raise FileExistsError(f"output: {file} exists (--overwrite replaces it)")
+        owner = owners.setdefault(picture, candidate.given)
+        if owner != candidate.given:
+            raise ValueError(
+                f"models: the heat maps of {owner} and {candidate.given} would share the file {picture} (measure them"
+                " into two outputs)"
+            )
 
 
 def _measure(

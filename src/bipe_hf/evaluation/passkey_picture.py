@@ -47,5 +47,6 @@ def draw_heat_map(results: Sequence[PasskeyResult]) -> "Figure":
     bar.set_label(f"keys found, of {results[0].samples}")
     first = results[0]
     trained = "" if first.train_length is None else f", train length {first.train_length}"
-    axes.set_title(f"{first.name} ({first.encoding}){trained}", fontsize=11)
+    title = f"{first.name} ({first.encoding}){trained}"
+    axes.set_title(title, fontsize=11, parse_math=False)  # a $ in the name of a model is no formula
     return figure

@@ -20,7 +20,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -97,8 +96,8 @@ def make_prompt(
 
     @cache
     def tokens(pieces: int) -> list[int]:
-        text = islice(cycle(filler.pieces), start, start + pieces)
-        return encode(tokenizer, write_prompt(list(text), key, depth))
+        text = [filler.pieces[at % len(filler.pieces)] for at in range(start, start + pieces)]
+        return encode(tokenizer, write_prompt(text, key, depth))
 
     too_many = 2
     while len(tokens(too_many)) <= length:
@@ -117,9 +116,10 @@ def check_length(
             piece = filler.pieces[start]
             shortest = len(encode(tokenizer, write_prompt([piece], key, depth)))
             if shortest > length:
+                word = f"a word of the data (up to white space: {piece[:40]!r})"
                 raise ValueError(
-                    f"lengths: {length} tokens are too few: task, key and question with a piece of text take"
-                    f" {shortest}"
+                    f"lengths: {length} tokens are too few: task, key and question with"
+                    f" {word if filler.starts_anywhere else 'a sentence'} take {shortest}"
                 )
     if filler.starts_anywhere and len(filler.pieces) < length:
         available = len(encode(tokenizer, "".join(filler.pieces)))

@@ -137,16 +137,27 @@ def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
     }
 
 
-def check_output(output: Path, overwrite: bool, resume: bool) -> None:
-    """Raise `ValueError` or `FileExistsError` unless results may be written to this file."""
+def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[str] = (".md",)) -> None:
+    """Raise `ValueError` or `FileExistsError` unless results may be written to this file.
+
+    Args:
+        output: `.json` file.
+        overwrite: it may be there, and is replaced.
+        resume: it may be there, and is completed.
+        beside: suffixes of the files that belong to it. Without it, files of their names are somebody else's.
+    """
     if output.suffix != ".json":
         raise ValueError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
     if overwrite and resume:
         raise ValueError("overwrite and resume exclude each other")
-    # The tables belong to the results: without the results, a file of their name is somebody else's.
-    for file in (output, output.with_suffix(".md")):
-        if file.exists() and not overwrite and not (resume and output.exists()):
-            raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
+    if output.exists() and not overwrite and not resume:
+        raise FileExistsError(f"output: {output} exists (--overwrite replaces it, --resume completes it)")
+    for file in map(output.with_suffix, beside):
+        if file.exists() and not overwrite and not output.exists():
+            raise FileExistsError(
+                f"output: {file} exists without {output.name}, so it is not known what it belongs to (--overwrite"
+                " replaces it)"
+            )
     check_writable(output.parent)
 
 

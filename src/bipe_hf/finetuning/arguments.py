@@ -87,8 +87,7 @@ class DataArguments:
         metadata={
             "help": 'columns of the data by what the task calls them, where that differs: {"text": "review"}.'
             " Read are text (causal_lm), prompt and completion (instructions), text and label (classification), tokens"
-            " and tags (token_classification), question, context and answers (question_answering),"
-            " input and output (scrolls)"
+            " and tags (token_classification), question, context and answers (question_answering)"
         },
     )
     validation_fraction: float = field(

@@ -18,7 +18,7 @@ class Classification(Task):
 
     head = AutoModelForSequenceClassification
     columns = ("text", "label")
-    keys = frozenset({"class_weights"})
+    keys = frozenset({"columns", "class_weights"})
     requires = ("sklearn",)
     best_metric = "f1"
     cut = "longer than max_length: the end of the text was cut"

@@ -32,7 +32,7 @@ class QuestionAnswering(Task):
 
     head = AutoModelForQuestionAnswering
     columns = ("question", "context", "answers")
-    keys = frozenset({"stride"})
+    keys = frozenset({"columns", "stride"})
     requires = ("torchmetrics",)
     best_metric = "f1"
 

@@ -4,26 +4,30 @@ from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from ..scrolls.data import read_split
-from ..scrolls.prompts import encode_prompts
+from ..scrolls.prompts import LEAST_ROOM, closing_ids, encode_prompts, plain_ids
 from ..scrolls.tasks import find_task
 from .arguments import DataArguments, TaskArguments
 from .causal_lm import CausalLM, closed
-from .task import check_rows, check_texts, row_error
+from .task import check_rows, row_error
 
 
 class Scrolls(CausalLM):
     """`input` (question, blank line and document, or a document to summarise) and `output`, as in SCROLLS.
 
     Document, question and answer are joined in this order and closed with eos. Of an example longer than `max_length`
-    the document loses its end: question and answer are always whole. `answer_length` tokens are kept for the answer,
-    or as many as a longer one has, so that the document is cut where it is cut when the model answers.
+    the document loses its end: the question is always whole, and so is the answer, unless it would leave the document
+    no room at all: then it is cut at `answer_length`. `answer_length` tokens are kept for the answer, or as many as a
+    longer one has, so that the document is cut where it is cut when the model answers.
 
     Each reference of an example is an example to train on.
     """
 
     columns = ("input", "output")
     keys = frozenset({"scrolls_task", "answer_length"})
-    cut = "longer than max_length: the end of the document was cut"
+    cut = (
+        "longer than max_length: the end of the document was cut, or that of an answer which left no room for any"
+        " document"
+    )
 
     @classmethod
     def read(cls, task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
@@ -36,7 +40,6 @@ class Scrolls(CausalLM):
         self.scrolls_task = find_task("scrolls_task", task_args.scrolls_task)
         self.answer_length = data_args.answer_length or self.scrolls_task.answer_length
         for column in self.columns:
-            check_texts(rows, column)
             check_rows(rows, column, lambda text: text is not None, "is missing")
         for split, part in rows.items():
             for index, text in enumerate(part["input"]):
@@ -46,12 +49,19 @@ class Scrolls(CausalLM):
                     raise row_error("input", part, split, index, str(error)) from error
 
     def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-        answers = [closed(ids, tokenizer) for ids in tokenizer(batch["output"], add_special_tokens=False)["input_ids"]]
+        answers = [closed(ids, tokenizer) for ids in plain_ids(batch["output"], tokenizer)]
+        is_answer_cut = []
+        for index, text in enumerate(batch["input"]):
+            closing = closing_ids(self.scrolls_task.split_input(text)[0], tokenizer)
+            room = max_length - len(closing) - LEAST_ROOM
+            is_answer_cut.append(len(answers[index]) > max(room, self.answer_length))
+            if is_answer_cut[-1]:
+                answers[index] = answers[index][: self.answer_length]
         lengths = [max(self.answer_length, len(answer)) for answer in answers]
-        prompts, is_cut = encode_prompts(batch["input"], self.scrolls_task, tokenizer, max_length, lengths)
+        prompts, is_document_cut = encode_prompts(batch["input"], self.scrolls_task, tokenizer, max_length, lengths)
         pairs = list(zip(prompts, answers, strict=True))
         return {
             "input_ids": [prompt + answer for prompt, answer in pairs],
             "labels": [[-100] * len(prompt) + answer for prompt, answer in pairs],
-            "is_cut": is_cut,
+            "is_cut": [any(cuts) for cuts in zip(is_document_cut, is_answer_cut, strict=True)],
         }

@@ -33,7 +33,7 @@ class Task:
     head: ClassVar[type]
     """Auto class of the model."""
     columns: ClassVar[tuple[str, ...]]
-    keys: ClassVar[frozenset[str]] = frozenset()
+    keys: ClassVar[frozenset[str]] = frozenset({"columns"})
     """Keys that only some tasks read."""
     is_token_wise: ClassVar[bool] = False
     """Every token has a label: examples can be joined without padding."""

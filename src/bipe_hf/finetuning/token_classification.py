@@ -29,7 +29,7 @@ class TokenClassification(Task):
 
     head = AutoModelForTokenClassification
     columns = ("tokens", "tags")
-    keys = frozenset({"class_weights", "labelled_tokens"})
+    keys = frozenset({"columns", "class_weights", "labelled_tokens"})
     is_token_wise = True
     requires = ("sklearn", "seqeval")
     best_metric = "f1"

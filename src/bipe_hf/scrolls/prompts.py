@@ -8,19 +8,29 @@ from transformers import PreTrainedTokenizerBase
 from .tasks import ScrollsTask
 
 
+LEAST_ROOM = 2
+"""Tokens that bos and document need at least."""
+
+
 def closing_ids(question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of what stands between document and answer.
 
     It ends with a line break: the answer begins a line, and a segment of its own where line breaks end segments.
     """
     text = f"\n\nQuestion: {question}\nAnswer:\n" if question else "\n\nSummary:\n"
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    return plain_ids(text, tokenizer)
+
+
+def plain_ids(text: str | Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list:
+    """Token ids of a text, or of each of several. Names of special tokens in it are read as the text that they are."""
+    # verbose=False: no word on the length of documents, which are cut later.
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def room_for_document(closing: list[int], question: str, max_length: int, answer_length: int) -> int:
     """Tokens that are left to bos and document. Raises `ValueError` where that is no text at all."""
     room = max_length - len(closing) - answer_length
-    if room < 2:
+    if room < LEAST_ROOM:
         asked = f" of the question {textwrap.shorten(question, 80)!r}" if question else ""
         raise ValueError(
             f"max_length: {max_length} leaves no room for a document beside the {len(closing)} tokens{asked} and the"
@@ -58,8 +68,8 @@ def encode_prompts(
     parts = [task.split_input(text) for text in inputs]
     # Many questions in a row ask about one document, which may have hundreds of thousands of tokens.
     documents = list(dict.fromkeys(document for _, document in parts))
-    encoded = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]  # no word on their length
-    document_ids = {document: ids[: max_length + 1] for document, ids in zip(documents, encoded, strict=True)}
+    encoded = zip(documents, plain_ids(documents, tokenizer), strict=True)
+    document_ids = {document: ids[: max_length + 1] for document, ids in encoded}
     first = tokenizer("a")["input_ids"][:1]
     bos = first if first == [tokenizer.bos_token_id] else []
     prompts, is_cut = [], []

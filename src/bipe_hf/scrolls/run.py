@@ -142,11 +142,9 @@ def answer_scrolls(
     check_dtype(dtype)
     target = check_device(device)
     output = Path(output)
-    check_output(output, overwrite, resume)
+    check_output(output, overwrite, resume, beside=(".md", ".jsonl"))
     file = output.with_suffix(".jsonl")
     is_resumed = resume and output.exists()
-    if file.exists() and not overwrite and not is_resumed:
-        raise FileExistsError(f"output: {file} exists (--overwrite replaces it, --resume completes it)")
 
     candidate = open_candidate(str(model), name=Path(model).resolve().name)
     trained = _finetuned_with(candidate.folder, task)
@@ -263,15 +261,12 @@ def _read_examples(
     Several rows with one `id` are one example with several answers, as in the evaluator of SCROLLS.
     """
     where = f"data: {settings['data']}, {settings['split']} split of {settings['task']}"
-    for column in ("id", "input", "output"):
-        if column not in rows.column_names:
-            raise ValueError(f"{where}: there is no column {column!r}, but {', '.join(rows.column_names)}")
     examples: dict[str, _Example] = {}
     digest = hashlib.sha256()
-    for index, row in enumerate(rows.select_columns(["id", "input", "output"])):
-        for column, value in row.items():
-            if not isinstance(value, str) and (column != "output" or value is not None):
-                raise ValueError(f"{where}: row {index} has {value!r} as {column}, text is needed")
+    for index, row in enumerate(rows):
+        for column in ("id", "input"):
+            if row[column] is None:
+                raise ValueError(f"{where}: row {index} has no {column}")
         digest.update(json.dumps([row["id"], row["input"]]).encode())
         example = examples.get(row["id"])
         if example is None:
@@ -309,9 +304,10 @@ def _read_predictions(file: Path, examples: dict[str, _Example]) -> dict[str, st
         try:
             fields = json.loads(line)
             key, prediction = fields["id"], fields["prediction"]
+            is_good = key in examples and key not in predictions and isinstance(prediction, str)
         except (ValueError, KeyError, TypeError):
-            key = None
-        if key not in examples or key in predictions:
+            is_good = False
+        if not is_good:
             raise ValueError(
                 f"resume: line {number} of {file} is no prediction for this data, or a second one (--overwrite"
                 " replaces it)"

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation.generation import write_greedily
 from ..evaluation.inputs import check_device, load_model, open_candidate
+from ..evaluation.results import is_bipe
 from ..training.arguments import check_counts
 from ..training.run_folder import RunFiles
 from .arguments import check_sizes
@@ -61,7 +62,8 @@ def measure(
         (share of the steps of all right answers that the model wrote, each in its place) and `samples`.
 
     Raises:
-        ValueError: sizes that do not rise from 1 on, a count below 1, a model or settings that cannot be read.
+        ValueError: sizes that do not rise from 1 on or need more positions than the model has, a count below 1, a
+            model or settings that cannot be read.
         FileNotFoundError: the folder is no run of `bipe-hf synthetic`, or has no model.
     """
     check_sizes("sizes", sizes)
@@ -69,6 +71,7 @@ def measure(
     target = check_device(device)
     task = _task_of(Path(folder))
     candidate = open_candidate(str(folder), name="")
+    check_positions("sizes", sizes[-1], task, candidate.config)
     model = load_model(candidate, target, dtype="auto", attention=None)
     rows = []
     for size in sizes:
@@ -86,6 +89,26 @@ def measure(
             }
         )
     return rows
+
+
+def check_positions(name: str, size: int, task: type[Task], config: PreTrainedConfig) -> None:
+    """Refuses a number of operators whose examples are longer than the position table of a model.
+
+    Models of this package encode all positions behind their table as its last one. Of the others some have a table, as
+    GPT-2, and some compute any position. As no config tells which, the model is tried.
+    """
+    longest = task.longest(size)
+    if is_bipe(config) or longest <= config.max_position_embeddings:
+        return
+    model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.zeros(1, longest, dtype=torch.long))  # on the CPU, which says what is out of range
+    except IndexError as error:
+        raise ValueError(
+            f"{name}: {size} operators take up to {longest} positions, a model of type {config.model_type} with"
+            f" max_position_embeddings {config.max_position_embeddings} has none for them (train with {longest})"
+        ) from error
 
 
 def score(written: list[str], task: type[Task], example: Example, end: str) -> Score:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     DataCollatorForTokenClassification,
     HfArgumentParser,
@@ -20,7 +21,7 @@ from ..training.model import ends_segments_at_separators, load_model
 from ..training.run_folder import begin_run, find_checkpoint
 from ..training.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
 from ..training.session import train as train_to_the_end
-from .accuracy import FILES, measure
+from .accuracy import FILES, check_positions, measure
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, check_arguments
 from .examples import Examples, TokenizedExamples
 from .task import Task
@@ -67,7 +68,9 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
     if checkpoint is None:
         config, tokenizer = _prepare(task, task_args.max_operators, model_args)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    check_positions("max_operators", task_args.max_operators, task, config)
+    check_positions("test_operators", task_args.test_operators[-1], task, config)
     set_seed(training_args.seed)
     model = build_model(model_args, config) if checkpoint is None else load_model(checkpoint, model_args)
     per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
