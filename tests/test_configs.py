@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import families
@@ -188,6 +189,15 @@ def test_a_trained_model_goes_on_with_yarn_over_segments(family, tmp_path, monke
     for number in range(4):
         (tmp_path / "texts" / f"{number}.txt").write_text(text)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample.txt").write_text(text)
+    (count,) = re.findall("bipe-hf (segments .*)", (CONFIGS / YARN).read_text())
+    assert main(shlex.split(count)) == 0
+    (block,) = json.loads(Path("runs/segments/segments.json").read_text())["statistics"]["blocks"]
+    ids = tokenizer(text)["input_ids"][: block["blocks"] * 1024]
+    ends = sum(each in tokenizer.separator_token_ids for each in ids)
+    assert block["length"] == 1024
+    assert block["segments_mean"] == pytest.approx(ends / block["blocks"], abs=1)  # a block may begin in a segment
+
     here = {"data": "texts", "streaming": "false", "train_length": "64", "max_steps": "2", "use_cpu": "true"}
     here |= {"gradient_accumulation_steps": "1", "bf16": "false", "report_to": "none"}
     flags = [word for key, value in here.items() for word in (f"--{key}", value)]

@@ -38,6 +38,18 @@ FINETUNING = {
     "versions": {"bipe-hf": "0.1.0"},
 }
 
+SYNTHETIC = {
+    "task": "chain",
+    "max_operators": 3,
+    "examples_seen": 6000,
+    "parameters": 1234,
+    "accuracy": [
+        {"size": 2, "accuracy": 0.875, "steps_correct": 0.9375, "samples": 80},
+        {"size": 12, "accuracy": 0.0, "steps_correct": 0.25, "samples": 80},
+    ],
+    "versions": {"bipe-hf": "0.1.0"},
+}
+
 
 @pytest.fixture(scope="module")
 def plain_tokenizer():
@@ -154,6 +166,18 @@ def test_a_fine_tuning_gives_task_and_metrics(save):
     assert {each.metric_type: each.metric_value for each in data.eval_results} == {"accuracy": 0.75, "f1": 0.625}
 
 
+def test_a_generated_task_gives_its_accuracy_by_size(save):
+    folder = save()
+    (folder / "synthetic.json").write_text(json.dumps(SYNTHETIC))
+    card = card_of(folder)
+    facts = facts_of(card)
+    assert facts["trained on"] == "the generated task chain, 6,000 examples of 1 to 3 operators"
+    assert facts["parameters"] == "1,234"
+    assert "| 2 | 0.8750 | 0.9375 | 80 |\n| 12 | 0.0000 | 0.2500 | 80 |\n" in card
+    results = {each.metric_name: each.metric_value for each in ModelCard(card).data.eval_results}
+    assert results == {"accuracy, 2 operators": 0.875, "accuracy, 12 operators": 0.0}
+
+
 def test_an_evaluation_gives_a_table_a_figure_and_valid_metadata(save):
     folder = save()
     evaluation("runs/mine").save(folder / "evaluation.json")
@@ -180,7 +204,7 @@ def test_an_evaluation_gives_a_table_a_figure_and_valid_metadata(save):
         "null",
     ],
 )
-@pytest.mark.parametrize("name", ["training", "finetuning", "evaluation"])
+@pytest.mark.parametrize("name", ["training", "finetuning", "synthetic", "evaluation"])
 def test_records_of_other_programs_are_left_out(name, content, save):
     folder = save()
     (folder / f"{name}.json").write_text(content)

@@ -133,6 +133,15 @@ def test_models_without_a_train_length_mark_none():
     assert all(line.get_marker() != "None" for line in figure.axes[0].get_lines())
 
 
+def test_dollars_in_names_are_shown_as_they_are():
+    r"""As a formula, `$\wrong$` cannot be drawn at all."""
+    name = r"$\wrong$"
+    figure = draw(build_results({name: PERPLEXITIES["rope"]}), f"data of {name}")
+    texts = [text for text, _ in shown_texts(figure)]
+    assert f"{name} ({name.upper()})" in texts
+    assert f"data of {name}, protocol blocks" in texts
+
+
 def test_protocols_are_told_apart_by_their_dashes():
     results = build_results()
     results += build_results(protocol="sliding", stride=128) + build_results(protocol="sliding", stride=256)

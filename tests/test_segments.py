@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -175,6 +176,22 @@ def test_a_plain_tokenizer_ends_segments_at_sentences_unless_told_otherwise(byte
     assert open_segmenter(byte_level).description == "separators sentences"
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_checkpoint_is_refused_without_a_question(tmp_path, byte_level, file, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "yes")
+    (tmp_path / "own").mkdir()
+    shutil.copy(Path(byte_level, "tokenizer.json"), tmp_path / "own")
+    settings = {"model_type": "own", "auto_map": {"AutoConfig": "code.OwnConfig"}}
+    if file == "tokenizer_config.json":
+        settings = {"auto_map": {"AutoTokenizer": [None, "code.OwnTokenizer"]}}
+    (tmp_path / "own" / file).write_text(json.dumps(settings))
+    (tmp_path / "own" / "code.py").write_text("raise SystemExit")
+    with pytest.raises(ValueError, match=r"tokenizer: .*own cannot be loaded .*contains custom code"):
+        open_segmenter(str(tmp_path / "own"))
+    assert not asked
+
+
 @pytest.mark.parametrize("text", [HOSTILE, "\n\nnewlines first", "ends in space  ", "\U0001f600", "a\r\nb\rc"])
 def test_the_page_holds_the_text_exactly(byte_level, text):
     page = page_of(text, byte_level)
@@ -300,6 +317,13 @@ def test_the_histogram_shows_the_share_of_each_length():
     assert bars == pytest.approx({1: 0.5, 2: 0.3, 3: 0.0, 4: 0.2})
     marks = {text.get_text() for text in axes.get_legend().get_texts()}
     assert marks == {"median 1.5", "mean 1.9", "95th percentile 4", "max_segment_length 3"}
+
+
+def test_dollars_in_the_name_of_a_file_are_shown_as_they_are():
+    r"""As a formula, `$\wrong$` cannot be drawn at all."""
+    figure = draw_histogram(np.array([1, 2, 2, 3]), 3, r"$\wrong$: 4 segments")
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_title() == r"$\wrong$: 4 segments"
 
 
 def test_the_longest_segments_share_one_bar():

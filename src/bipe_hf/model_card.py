@@ -14,10 +14,10 @@ from .vocabulary import token_texts
 
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
-TRAINING_FILES = ("training.json", "finetuning.json")
+TRAINING_FILES = ("training.json", "finetuning.json", "synthetic.json")
 EVALUATION_FILE, FIGURE_FILE = "evaluation.json", "evaluation.png"
 RECORD_FILES = (*TRAINING_FILES, EVALUATION_FILE, FIGURE_FILE)
-"""What `bipe-hf` writes of a training, a fine-tuning and an evaluation."""
+"""What `bipe-hf` writes of a training, on a text, for a task or on a generated one, and of an evaluation."""
 EVALUATION_FORMAT = "bipe-hf evaluation 1"
 IDS_ALONE = "separator tokens, with the ids"
 """What a card says where it has found no tokenizer."""
@@ -26,6 +26,7 @@ IDS_ALONE = "separator tokens, with the ids"
 _RECORD_FIELDS = {
     "training": {"versions", "train_length", "data", "tokens_seen", "parameters", "eval_loss"},
     "finetuning": {"versions", "task", "data", "examples", "parameters", "metrics"},
+    "synthetic": {"versions", "task", "max_operators", "examples_seen", "parameters", "accuracy"},
     "evaluation": {"format", "data", "results"},
 }
 _SHOWN_SEPARATORS = 40
@@ -63,8 +64,7 @@ def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[s
     Args:
         folder: with `config.json`, and the files of a tokenizer where there is one.
         name: of the repository, for the title and the usage example; by default the folder's.
-        with_records: tell of `training.json`, `finetuning.json`, `evaluation.json` and `evaluation.png` too, which
-            must speak of the weights that are there.
+        with_records: tell of the files in `RECORD_FILES` too, which must speak of the weights that are there.
     """
     config = _read_config(folder)
     if config is None:
@@ -99,7 +99,7 @@ def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[s
 
 
 def read_record(file: Path) -> dict[str, Any] | None:
-    """What `bipe-hf` wrote into `training.json`, `finetuning.json` or `evaluation.json`.
+    """What `bipe-hf` wrote into one of the `RECORD_FILES`, the figure excepted.
 
     None without the file, where another program wrote it, or where it tells of several models, or of this one with
     other config fields.
@@ -153,7 +153,7 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
         facts["rotary pairs"] = f"up to {config.hybrid_max_period:g} tokens a turn by token, slower ones {turning}"
         if has_segments:
             facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
-    training, finetuning = records["training"], records["finetuning"]
+    training, finetuning, synthetic = records["training"], records["finetuning"], records["synthetic"]
     if training is not None:
         facts["train length"] = f"{training['train_length']:,} tokens"
         facts["trained on"] = f"`{training['data']}`, {training['tokens_seen']:,} tokens"
@@ -162,6 +162,10 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
         facts["fine-tuned for"] = finetuning["task"].replace("_", " ")
         facts["fine-tuned on"] = f"`{finetuning['data']}`, {finetuning['examples']['train']:,} examples"
         facts["parameters"] = f"{finetuning['parameters']:,}"
+    if synthetic is not None:
+        examples = f"{synthetic['examples_seen']:,} examples of 1 to {synthetic['max_operators']} operators"
+        facts["trained on"] = f"the generated task {synthetic['task']}, {examples}"
+        facts["parameters"] = f"{synthetic['parameters']:,}"
     return "\n".join(f"- {key}: {value}" for key, value in facts.items())
 
 
@@ -213,11 +217,19 @@ found by the model itself; the `segment_ids` of the tokenizer say the same."""
 
 
 def _evaluation(records: dict[str, dict[str, Any] | None], figure: str | None) -> str | None:
-    evaluation, finetuning = records["evaluation"], records["finetuning"]
+    evaluation, finetuning, synthetic = records["evaluation"], records["finetuning"], records["synthetic"]
     parts = []
     if finetuning is not None:
         rows = [f"| {name} | {value:.4f} |" for name, value in finetuning["metrics"].items() if value is not None]
         parts.append("\n".join(["| held-out examples of the fine-tuning | |", "| --- | ---: |", *rows]))
+    if synthetic is not None and synthetic["accuracy"]:
+        parts.append(f"Answers to new questions of the task {synthetic['task']}:")
+        rows = [
+            f"| {row['size']} | {row['accuracy']:.4f} | {row['steps_correct']:.4f} | {row['samples']} |"
+            for row in synthetic["accuracy"]
+        ]
+        heading = "| operators | right answers | right steps | questions |"
+        parts.append("\n".join([heading, "| ---: | ---: | ---: | ---: |", *rows]))
     if evaluation is not None:
         data = evaluation["data"]
         parts.append(f"Measured on the {data['split']} split of `{data['source']}`:")
@@ -240,11 +252,17 @@ def _protocol(row: dict[str, Any]) -> str:
 def _results(records: dict[str, dict[str, Any] | None], task: str) -> list[EvalResult]:
     """What was measured, as the metadata of the Hub has it; of a run that diverged, nothing."""
     evaluation, finetuning, training = (records[name] for name in ("evaluation", "finetuning", "training"))
+    synthetic = records["synthetic"]
     measured = []
     if evaluation is not None:
         for row in evaluation["results"]:
             name = f"perplexity, {_protocol(row)}, {row['length']} tokens"
             measured.append((evaluation["data"], "perplexity", name, row["perplexity"]))
+    if synthetic is not None:
+        data = {"source": synthetic["task"], "split": "test"}
+        measured += [
+            (data, "accuracy", f"accuracy, {row['size']} operators", row["accuracy"]) for row in synthetic["accuracy"]
+        ]
     if finetuning is not None:
         data = {"source": finetuning["data"], "split": "validation"}
         measured += [(data, name, name.replace("_", " "), finetuning["metrics"].get(name)) for name in _METRICS]

@@ -134,7 +134,7 @@ def draw(results: Sequence[Result], title: str, *, bits_per_byte: bool = False) 
     height = mark_train_lengths(axes, sorted({result.train_length for result in results} - {None}))
     axes.set_xlabel("test length (tokens)")
     axes.set_ylabel("bits per byte" if bits_per_byte else "perplexity (per token)")
-    axes.set_title(title, pad=8 + height)
+    axes.set_title(title, pad=8 + height, parse_math=False)
     return figure
 
 
@@ -160,7 +160,9 @@ def new_figure(labels: Iterable[str]) -> tuple["Figure", "Axes"]:
 
 def add_legend(axes: "Axes", handles: list["Line2D"]) -> None:
     """A legend at the right of the axes."""
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in the name of a model is no formula
 
 
 def mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:

@@ -69,7 +69,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     if not path.is_file():
         return None
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # instead of a question on the terminal
     except Exception as error:  # the tokenizers library raises nothing more special, and transformers whatever it hits
         raise ValueError(f"the tokenizer in {folder} cannot be loaded: {error!r}") from error
 

@@ -62,5 +62,5 @@ def draw_histogram(tokens_per_segment: np.ndarray, max_segment_length: int, titl
     axes.set_xlabel("tokens in a segment" + (f", {width} to a bar" if width > 1 else ""))
     axes.set_ylabel("share of segments")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)  # a $ in the name of a file is no formula
     return figure

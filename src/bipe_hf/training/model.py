@@ -151,7 +151,7 @@ def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
 def load_part(auto_class: type, key: str, source: str) -> Any:
     """`auto_class.from_pretrained(source)`, whose errors name the key that `source` was given for."""
     try:
-        return auto_class.from_pretrained(source)
+        return auto_class.from_pretrained(source, trust_remote_code=False)  # instead of a question on the terminal
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
         raise ValueError(f"{key}: {source} cannot be loaded ({reason})") from error
