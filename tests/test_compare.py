@@ -1,6 +1,7 @@
 """`bipe-hf compare`: what is trained and measured, what is kept, what is refused, and what the tables say."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -492,8 +493,35 @@ def test_other_text_is_refused_for_results_and_for_models(here, trained, capsys)
     assert trained == []
 
 
-def test_results_of_models_that_are_gone_are_refused(here, trained, capsys):
-    shutil.rmtree("runs/compare/tiny/rope-seed1")
+def test_entry_is_added_to_results_that_came_without_models(here, trained):
+    before = load()["results"]
+    for folder in Path(OUTPUT).glob("*-seed*"):
+        shutil.rmtree(folder)
+    results = run(changed(CONTENT, entries__NoPE={"inter_encoding": "none", "seeds": [1]}))
+    assert trained == ["nope-seed1"]
+    assert [vars(row) for row in results.results[:12]] == before
+    assert {row.entry for row in results.results[12:]} == {"NoPE"}
+    assert {run["entry"] for run in results.runs} == {"RoPE", "BiPE-RoPE", "NoPE"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measure__lengths": [16, 32, 64]},
+        {"entries__RoPE linear": {"trained_as": "RoPE", "evaluate_with": {"max_position_embeddings": 9}}},
+    ],
+)
+def test_nothing_more_is_measured_of_a_model_that_is_gone(here, trained, changes, capsys):
+    shutil.rmtree(f"{OUTPUT}/rope-seed1")
+    before = files(here / "runs")
+    assert main(["compare", str(write(changed(CONTENT, **changes)))]) == 2
+    assert "rope-seed1, which runs/compare/tiny/comparison.json has results of, is gone" in error_line(capsys)
+    assert files(here / "runs") == before
+    assert trained == []
+
+
+def test_results_of_a_model_that_was_trained_again_are_refused(here, trained, capsys):
+    os.utime(f"{OUTPUT}/rope-seed1/model.safetensors", (0, 0))
     assert main(["compare", str(write(CONTENT))]) == 2
     assert "has results of 'RoPE', seed 1, that are not of the model in" in error_line(capsys)
     assert trained == []

@@ -125,17 +125,31 @@ def _jobs(
     overwrite: bool,
     output: Path,
 ) -> list[Job]:
-    """What is left to do, seed by seed. Raises `ValueError` for models that are not of this comparison."""
+    """What is left to do, seed by seed. Raises `ValueError` for models that are not of this comparison.
+
+    Results whose model is gone stay, so that an entry can be added to results that came without models, as those of a
+    repository; but nothing more can be measured of such a model, as one trained again is another one.
+    """
     trainings, measurings = [], []
     seeds = list(dict.fromkeys(seed for entry in comparison.entries.values() for seed in entry.seeds))
     rows = [] if results is None else results.results
+    folders = {comparison.model_folder(comparison.entries[row.entry], row.seed) for row in rows}
+    gone = {folder for folder in folders if not folder.exists()}
     for seed in seeds:
         for entry in comparison.entries.values():
             if seed not in entry.seeds:
                 continue
             folder = comparison.model_folder(entry, seed)
-            job = _training_job(comparison, task, entry, seed, overwrite)
             measured = [row for row in rows if (row.entry, row.seed) == (entry.name, seed)]
+            is_measured = {row.size for row in measured} == set(comparison.measure.sizes)
+            if folder in gone:
+                if entry in chosen and not is_measured:
+                    raise ValueError(
+                        f"{entry.name!r}, seed {seed}, cannot be measured: the model in {folder}, which"
+                        f" {results_file(output)} has results of, is gone ({other_place()})"
+                    )
+                continue
+            job = _training_job(comparison, task, entry, seed, overwrite)
             if measured and (job is not None or _fingerprint(entry, folder) != measured[0].model_fingerprint):
                 raise ValueError(
                     f"{results_file(output)} has results of {entry.name!r}, seed {seed}, that are not of the model in"
@@ -145,7 +159,7 @@ def _jobs(
                 continue
             if job is not None and job not in trainings:
                 trainings.append(job)
-            if {row.size for row in measured} != set(comparison.measure.sizes):
+            if not is_measured:
                 measurings.append(Job("measuring", entry, seed))
     # Each model is measured as soon as it is there.
     jobs = []
