@@ -57,7 +57,7 @@ class BipeConfigMixin(PreTrainedConfig):
             Rows of the intra table, in tokens. Later positions of a longer segment share the last row.
         intra_initializer_range (`float`, *optional*):
             Standard deviation of the first values of the learned intra table; by default `initializer_range`, as the
-            authors have it. With 0 the table starts at zero and adds nothing before it has learnt something.
+            authors have it. With 0 the table starts at zero.
         alibi_slope_scale (`float`, *optional*, defaults to 96.0):
             Factor on the ALiBi slopes of Press et al. The paper takes 96 over segments; plain ALiBi is 1.0.
         log_scale_train_length (`int`, *optional*):
@@ -70,7 +70,7 @@ class BipeConfigMixin(PreTrainedConfig):
             with the token index. Half of the train length keeps those that have seen two whole turns.
         hybrid_slow_pairs (`str`, *optional*, defaults to `"none"`):
             What the other pairs turn with: `"segments"`, or `"none"` where they do not turn.
-        hybrid_alibi_scale (`float`, *optional*, defaults to 8.0):
+        hybrid_alibi_scale (`float`, *optional*, defaults to 4.0):
             Factor on the slopes of the ALiBi over segments of a hybrid; 0 leaves it out. With as many as a segment has
             tokens in the mean, the bias falls about as fast as that of plain ALiBi.
         bipe_hf_version (`str`, *optional*):
@@ -94,7 +94,7 @@ class BipeConfigMixin(PreTrainedConfig):
     fixed_segment_length: int | None = None
     hybrid_max_period: float | int | None = None
     hybrid_slow_pairs: str = "none"
-    hybrid_alibi_scale: float | int = 8.0
+    hybrid_alibi_scale: float | int = 4.0
     bipe_hf_version: str | None = None
 
     def __post_init__(self, **kwargs):
