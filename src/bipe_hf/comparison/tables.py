@@ -147,7 +147,8 @@ def _task_tables(comparison: Comparison, rows: Rows) -> list[str]:
 
 
 def _training_table(results: ComparisonResults, comparison: Comparison) -> str:
-    table = [["entry", "seeds", "parameters", "tokens seen", "validation loss at the train length", "seconds"]]
+    loss = "validation loss at the train length" if comparison.task == "text" else "validation loss"
+    table = [["entry", "seeds", "parameters", "tokens seen", loss, "seconds"]]
     for entry in comparison.entries.values():
         runs = [run for run in results.runs if run["entry"] == entry.name]
         if runs:
