@@ -1,6 +1,5 @@
 """The comparison itself: what is not trained yet is trained, what is not measured yet is measured."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -9,13 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import yaml
 from tqdm.auto import tqdm
 
 from ..evaluation.inputs import first_line, open_candidate
 from ..evaluation.results import describe_environment
+from ..model_card import read_record
 from ..plotting import require_matplotlib
-from ..training.run_folder import differing_settings
+from ..training.run_folder import differing_settings, read_stored_settings
 from .figures import draw_figures
 from .plan import Comparison, Entry
 from .results import ComparisonResults, earlier_results, other_place, results_file
@@ -179,9 +178,10 @@ def _training_job(comparison: Comparison, task: Task, entry: Entry, seed: int, o
     if not settings_file.is_file():
         raise FileExistsError(f"{folder} is not empty and holds no training run (no {settings_file.name})")
     try:
-        differences = differing_settings(
-            _stored_settings(settings_file), task.resolved(_run_settings(comparison, model, seed))
-        )
+        stored = read_stored_settings(settings_file)
+        if stored is None:
+            raise ValueError(f"its {settings_file.name} cannot be read")
+        differences = differing_settings(stored, task.resolved(_run_settings(comparison, model, seed)))
         if differences:
             raise ValueError(f"it was trained with other settings: {', '.join(differences)}")
         task.check_model(folder)
@@ -195,23 +195,10 @@ def _training_job(comparison: Comparison, task: Task, entry: Entry, seed: int, o
     return Job("training", model, seed, overwrite=True) if has_diverged else None
 
 
-def _stored_settings(file: Path) -> dict[str, Any]:
-    try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        stored = None
-    if not isinstance(stored, dict):
-        raise ValueError(f"its {file.name} cannot be read")
-    return stored
-
-
 def _record(file: Path) -> dict[str, Any]:
     """What a training recorded."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or "eval_loss" not in record:
+    record = read_record(file)
+    if record is None or "eval_loss" not in record:
         raise ValueError(f"{file} is no record of a training: move {file.parent} away to train again")
     return record
 
@@ -244,7 +231,7 @@ def _work(
                 else:
                     _measure(job, comparison, task, results, save)
                 results.settle(job.entry.name, job.seed)
-            except Exception as error:
+            except Exception as error:  # whatever it is: one entry must not lose the others
                 reason = broken.get(model) or f"{job.kind}: {type(error).__name__}: {first_line(error)}"
                 if job.kind == "training":
                     broken[model] = reason

@@ -49,14 +49,12 @@ class Scrolls(CausalLM):
                     raise row_error("input", part, split, index, str(error)) from error
 
     def encode(self, batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-        answers = [closed(ids, tokenizer) for ids in plain_ids(batch["output"], tokenizer)]
-        is_answer_cut = []
-        for index, text in enumerate(batch["input"]):
-            closing = closing_ids(self.scrolls_task.split_input(text)[0], tokenizer)
-            room = max_length - len(closing) - LEAST_ROOM
-            is_answer_cut.append(len(answers[index]) > max(room, self.answer_length))
-            if is_answer_cut[-1]:
-                answers[index] = answers[index][: self.answer_length]
+        whole = [closed(ids, tokenizer) for ids in plain_ids(batch["output"], tokenizer)]
+        answers = [
+            self._fitting(answer, text, tokenizer, max_length)
+            for answer, text in zip(whole, batch["input"], strict=True)
+        ]
+        is_answer_cut = [len(answer) < len(all_of_it) for answer, all_of_it in zip(answers, whole, strict=True)]
         lengths = [max(self.answer_length, len(answer)) for answer in answers]
         prompts, is_document_cut = encode_prompts(batch["input"], self.scrolls_task, tokenizer, max_length, lengths)
         pairs = list(zip(prompts, answers, strict=True))
@@ -65,3 +63,11 @@ class Scrolls(CausalLM):
             "labels": [[-100] * len(prompt) + answer for prompt, answer in pairs],
             "is_cut": [any(cuts) for cuts in zip(is_document_cut, is_answer_cut, strict=True)],
         }
+
+    def _fitting(self, answer: list[int], text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[int]:
+        """The answer, cut at `answer_length` where all of it would leave the document no room."""
+        if len(answer) <= self.answer_length:
+            return answer
+        question, _ = self.scrolls_task.split_input(text)
+        room = max_length - len(closing_ids(question, tokenizer)) - LEAST_ROOM
+        return answer if len(answer) <= room else answer[: self.answer_length]

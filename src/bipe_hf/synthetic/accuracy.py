@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,7 +13,7 @@ from ..evaluation.generation import write_greedily
 from ..evaluation.inputs import check_device, load_model, open_candidate
 from ..evaluation.results import is_bipe
 from ..training.arguments import check_counts
-from ..training.run_folder import RunFiles
+from ..training.run_folder import RunFiles, read_stored_settings
 from .arguments import check_sizes
 from .examples import Examples, answer_text, prompt
 from .task import Example, Task
@@ -147,8 +146,7 @@ def _task_of(folder: Path) -> type[Task]:
     file = folder / FILES.settings
     if not file.is_file():
         raise FileNotFoundError(f"model {folder}: `bipe-hf synthetic` has written no {FILES.settings} in this folder")
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return find_task(settings["task"])
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what `bipe-hf synthetic` writes") from error
+    settings = read_stored_settings(file)
+    if settings is None or "task" not in settings:
+        raise ValueError(f"{file} is not what `bipe-hf synthetic` writes")
+    return find_task(settings["task"])

@@ -194,11 +194,8 @@ def _check_inputs(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _compare(file: Path, settings: dict[str, Any]) -> None:
-    try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        stored = None
-    if not isinstance(stored, dict):
+    stored = read_stored_settings(file)
+    if stored is None:
         raise ValueError(f"{file} cannot be read: give --overwrite to train again from the start")
     differences = differing_settings(stored, settings)
     if differences:
@@ -206,6 +203,15 @@ def _compare(file: Path, settings: dict[str, Any]) -> None:
             f"{file.parent} holds an interrupted run with other settings: {', '.join(differences)}; give the same"
             " settings to resume it, another output_dir, or --overwrite to train again from the start"
         )
+
+
+def read_stored_settings(file: Path) -> dict[str, Any] | None:
+    """The settings that a run was begun with; None where the file is damaged."""
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def differing_settings(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
