@@ -43,6 +43,7 @@ ENCODING_KEYS = {
     "hybrid_max_period",
     "hybrid_slow_pairs",
     "hybrid_alibi_scale",
+    "hybrid_alibi_power",
     "output_dir",
 }
 
@@ -52,7 +53,7 @@ YARN = f"{CONTINUE}with_yarn.yaml"
 FINETUNE = "finetune_"  # what the names of configurations of `bipe-hf finetune` start with
 SYNTHETIC = "synthetic_"  # and of `bipe-hf synthetic`, which `test_synthetic.py` runs
 COMPARE = "compare_"  # and of `bipe-hf compare`
-COMPARISONS = ("ablations", "arithmetic", "books", "chain", "extension", "math", "python")
+COMPARISONS = ("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "math", "python")
 
 
 def every(pattern: str, *without: str):
@@ -308,7 +309,10 @@ def test_every_key_of_a_comparison_is_commented_and_its_numbers_are_true(path):
         "extension",
         "python",
         # What these have beyond the others, `test_compare.py` tests.
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ablations", "arithmetic", "chain", "math")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("12_layers", "ablations", "arithmetic", "chain", "math")
+        ),
     ],
 )
 def test_a_comparison_runs_with_its_configuration(name, tmp_path, monkeypatch, capsys, own_datasets_cache):
@@ -323,6 +327,7 @@ def test_a_comparison_runs_with_its_configuration(name, tmp_path, monkeypatch, c
     shape = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     content["settings"] |= shape | {"num_key_value_heads": 2, "max_steps": 1, "per_device_train_batch_size": 8}
     content["settings"] |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    content["settings"]["use_cpu"] = True
     if "data" in content["settings"]:
         content["settings"] |= {"data": "texts", "validation_fraction": 0.4, "vocab_size": 280, "train_length": 64}
         content["settings"] |= {"max_validation_blocks": 2}

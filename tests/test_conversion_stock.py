@@ -309,6 +309,7 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "hybrid_max_period": None,
         "hybrid_slow_pairs": "none",
         "hybrid_alibi_scale": 4.0,
+        "hybrid_alibi_power": 1.0,
         "bipe_hf_version": bipe_hf.__version__,
     }
     about_the_file = {"architectures": [FAMILIES[family].causal_lm.__name__], "model_type": f"bipe_{family}"}

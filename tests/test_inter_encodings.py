@@ -29,6 +29,7 @@ ENCODINGS = {
         "hybrid_max_period": 20.0,
         "hybrid_slow_pairs": "segments",
         "hybrid_alibi_scale": 0.5,
+        "hybrid_alibi_power": 0.5,
     },
     "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
     "kerple": {"inter_encoding": "kerple"},
@@ -100,8 +101,10 @@ def naive_bias(model, head, distance):
     config = model.config
     inter = model.base_model.inter_encoding
     if config.inter_encoding in ("alibi", "hybrid"):
-        scale = config.alibi_slope_scale if config.inter_encoding == "alibi" else config.hybrid_alibi_scale
-        return -scale * alibi_slopes(config.num_attention_heads)[head] * distance
+        slope = alibi_slopes(config.num_attention_heads)[head]
+        if config.inter_encoding == "alibi":
+            return -config.alibi_slope_scale * slope * distance
+        return -config.hybrid_alibi_scale * slope**config.hybrid_alibi_power * distance
     if config.inter_encoding == "kerple":
         r1, r2 = math.exp(inter.log_r1[head].item()), math.exp(inter.log_r2[head].item())
         return -r1 * math.log(1 + r2 * distance)
@@ -393,6 +396,14 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         (
             {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_scale": -1.0},
             "hybrid_alibi_scale must be 0 or lie",
+        ),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_power": 1.5},
+            "hybrid_alibi_power must lie between 0 and 1, got 1.5",
+        ),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_power": float("nan")},
+            "hybrid_alibi_power must lie between 0 and 1, got nan",
         ),
         (
             {

@@ -45,16 +45,18 @@ class AlibiBias(nn.Module):
     Args:
         num_heads: number of attention heads.
         head_dim: dimension of a head without the columns.
-        slope_scale: factor on the slopes of Press et al. ([`alibi_slopes`]).
+        slope_scale: factor on the slopes.
         scale_name: the field of the configuration that `slope_scale` comes from, for messages.
+        slope_power: what the slopes of Press et al. ([`alibi_slopes`]) are raised to before: below 1, those of the
+            heads lie closer together, with 0 they are all 1.
     """
 
-    def __init__(self, num_heads: int, head_dim: int, slope_scale: float, scale_name: str):
+    def __init__(self, num_heads: int, head_dim: int, slope_scale: float, scale_name: str, slope_power: float = 1.0):
         super().__init__()
         self.head_dim = head_dim
         self.scale_name = scale_name
         self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
-        self.slopes = [slope_scale * slope for slope in alibi_slopes(num_heads)]
+        self.slopes = [slope_scale * slope**slope_power for slope in alibi_slopes(num_heads)]
         # Integers, because a cast of the model to 16 bits casts every float buffer.
         mantissas, exponents = self.slope_integers()
         self.slope_mantissas = nn.Buffer(mantissas, persistent=False)

@@ -73,6 +73,9 @@ class BipeConfigMixin(PreTrainedConfig):
         hybrid_alibi_scale (`float`, *optional*, defaults to 4.0):
             Factor on the slopes of the ALiBi over segments of a hybrid; 0 leaves it out. With as many as a segment has
             tokens in the mean, the bias falls about as fast as that of plain ALiBi.
+        hybrid_alibi_power (`float`, *optional*, defaults to 1.0):
+            What the slopes of Press et al. are raised to before that factor, from 0 to 1: below 1 those of the heads
+            lie closer together, with 0 every head has the slope `hybrid_alibi_scale`.
         bipe_hf_version (`str`, *optional*):
             Version of this package that saved the configuration; set by `save_pretrained`.
 
@@ -95,6 +98,7 @@ class BipeConfigMixin(PreTrainedConfig):
     hybrid_max_period: float | int | None = None
     hybrid_slow_pairs: str = "none"
     hybrid_alibi_scale: float | int = 4.0
+    hybrid_alibi_power: float | int = 1.0
     bipe_hf_version: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -154,6 +158,8 @@ class BipeConfigMixin(PreTrainedConfig):
             raise ValueError(
                 f"hybrid_alibi_scale must be 0 or lie between 1e-6 and 1e6, got {self.hybrid_alibi_scale}"
             )
+        if not 0 <= self.hybrid_alibi_power <= 1:
+            raise ValueError(f"hybrid_alibi_power must lie between 0 and 1, got {self.hybrid_alibi_power}")
         if self.rope_parameters["rope_type"] != "default":
             raise ValueError(
                 "rope_parameters of inter_encoding 'hybrid' must have rope_type 'default': its fast pairs need no "

@@ -153,6 +153,7 @@ def _facts(folder: Path, config: BipeConfigMixin, records: dict[str, dict[str, A
         facts["rotary pairs"] = f"up to {config.hybrid_max_period:g} tokens a turn by token, slower ones {turning}"
         if has_segments:
             facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
+            facts["power of the ALiBi slopes"] = f"{config.hybrid_alibi_power:g}"
     training, finetuning, synthetic = records["training"], records["finetuning"], records["synthetic"]
     if training is not None:
         facts["train length"] = f"{training['train_length']:,} tokens"

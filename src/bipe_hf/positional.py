@@ -223,8 +223,13 @@ class HybridInterEncoding(InterEncoding):
         self.slow_pairs_turn = config.hybrid_slow_pairs == "segments"
         self.alibi = None
         if config.hybrid_alibi_scale > 0:
-            scale = config.hybrid_alibi_scale
-            self.alibi = AlibiBias(config.num_attention_heads, head_dim, scale, "hybrid_alibi_scale")
+            self.alibi = AlibiBias(
+                config.num_attention_heads,
+                head_dim,
+                config.hybrid_alibi_scale,
+                "hybrid_alibi_scale",
+                slope_power=config.hybrid_alibi_power,
+            )
         # A buffer of its own, because a cast of the model to 16 bits rounds the frequencies.
         self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False)
 

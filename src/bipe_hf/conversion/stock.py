@@ -306,7 +306,8 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
     if config.inter_encoding == "hybrid":
         report.notes.append(
             f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained, do"
-            f" not turn any more; ALiBi over segments, slopes times {config.hybrid_alibi_scale:g}"
+            f" not turn any more; ALiBi over segments, slopes to the power of {config.hybrid_alibi_power:g} times"
+            f" {config.hybrid_alibi_scale:g}"
         )
     elif config.inter_encoding == "xpos":
         report.notes.append("rotary angles and the decay of xPos follow the segment index; the weights know neither")

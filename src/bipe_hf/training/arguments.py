@@ -119,6 +119,10 @@ class ModelArguments:
     hybrid_alibi_scale: float | None = field(
         default=None, metadata={"help": "hybrid: factor on the ALiBi slopes over segments, 0 for no ALiBi"}
     )
+    hybrid_alibi_power: float | None = field(
+        default=None,
+        metadata={"help": "hybrid: the slopes are raised to this, from 0 (all heads alike) to 1 (as in ALiBi)"},
+    )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
     )
