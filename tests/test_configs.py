@@ -53,7 +53,7 @@ YARN = f"{CONTINUE}with_yarn.yaml"
 FINETUNE = "finetune_"  # what the names of configurations of `bipe-hf finetune` start with
 SYNTHETIC = "synthetic_"  # and of `bipe-hf synthetic`, which `test_synthetic.py` runs
 COMPARE = "compare_"  # and of `bipe-hf compare`
-COMPARISONS = ("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "math", "python")
+COMPARISONS = ("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "math", "math_longer", "python")
 
 
 def every(pattern: str, *without: str):
