@@ -114,6 +114,17 @@ def test_the_card_names_the_encoding(fields, label, tmp_path):
     assert ("factor on the ALiBi slopes" in facts) == ("ALiBi" in label)
 
 
+def test_the_card_says_what_turns_in_a_hybrid_and_how_steep_its_bias_is(tmp_path):
+    fields = {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_scale": 2, "hybrid_alibi_power": 0.5}
+    BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], intra_encoding="none", **SHAPE, **fields).save_pretrained(
+        tmp_path
+    )
+    facts = facts_of(card_of(tmp_path))
+    assert facts["positional encoding"] == "hybrid over segments"
+    assert facts["rotary pairs"] == "up to 64 tokens a turn by token, slower ones not at all"
+    assert (facts["factor on the ALiBi slopes"], facts["power of the ALiBi slopes"]) == ("2", "0.5")
+
+
 def test_separators_are_readable_once_the_tokenizer_is_saved_too(save):
     folder = save(segmentation=["|", "`", "<", "\n"])
     segments = facts_of((folder / "README.md").read_text(encoding="utf-8"))["segments"]
