@@ -26,6 +26,11 @@ def test_slopes_follow_press_et_al():
     assert alibi_slopes(1) == [2.0**-8]
 
 
+def test_a_power_below_one_brings_slopes_closer_together():
+    for power, slopes in ((1.0, [1.0, 0.25, 0.0625, 0.015625]), (0.5, [2.0, 1.0, 0.5, 0.25]), (0.0, [4.0] * 4)):
+        assert AlibiBias(4, 32, 4.0, "hybrid_alibi_scale", slope_power=power).slopes == slopes
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     segments=st.lists(st.integers(0, 2**22 - 1), min_size=2, max_size=6),

@@ -311,7 +311,7 @@ def test_every_key_of_a_comparison_is_commented_and_its_numbers_are_true(path):
         # What these have beyond the others, `test_compare.py` tests.
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("12_layers", "ablations", "arithmetic", "chain", "math")
+            for name in ("12_layers", "ablations", "arithmetic", "chain", "math", "math_longer")
         ),
     ],
 )

@@ -345,6 +345,17 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
         ({"rope_parameters": DYNAMIC}, {}, "max_position_embeddings (2048) where it reads it, count segments"),
         ({}, {"inter_encoding": "alibi"}, "alibi drops the rotary encoding that the weights were trained with; ALiBi"),
         ({}, {"inter_encoding": "none"}, "none drops the rotary encoding"),
+        (
+            {},
+            {
+                "inter_encoding": "hybrid",
+                "hybrid_max_period": 64,
+                "hybrid_alibi_scale": 2.0,
+                "hybrid_alibi_power": 0.5,
+            },
+            "rotary pairs of more than 64 tokens, with which the weights were trained, do not turn any more; ALiBi"
+            " over segments, slopes to the power of 0.5 times 2",
+        ),
         ({}, {"intra_encoding": "sinusoidal"}, "the sinusoidal intra encoding adds"),
         ({}, {"separators": list(range(2, 20))}, "and 6 more"),
     ],
@@ -574,6 +585,8 @@ def test_weights_that_do_not_fit_are_refused_by_name(checkpoint, output, changes
         ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
         ({"inter_encoding": "hybrid"}, "needs hybrid_max_period"),
         ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid reads it"),
+        ({"hybrid_alibi_scale": 2}, "hybrid_alibi_scale: 2 given, but only inter_encoding hybrid reads it"),
+        ({"hybrid_alibi_power": 0.5}, "hybrid_alibi_power: 0.5 given, but only inter_encoding hybrid reads it"),
         ({"segmentation": "fixed"}, "segmentation must be one of separators, tokens, document, got 'fixed'"),
         ({"intra_encoding": "magic"}, "intra_encoding must be one of learned, sinusoidal, none, got 'magic'"),
         ({"segmentation": "magic"}, "segmentation must be one of separators, tokens, document, got 'magic'"),

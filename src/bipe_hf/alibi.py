@@ -47,8 +47,8 @@ class AlibiBias(nn.Module):
         head_dim: dimension of a head without the columns.
         slope_scale: factor on the slopes.
         scale_name: the field of the configuration that `slope_scale` comes from, for messages.
-        slope_power: what the slopes of Press et al. ([`alibi_slopes`]) are raised to before: below 1, those of the
-            heads lie closer together, with 0 they are all 1.
+        slope_power: exponent put on the slopes of Press et al. ([`alibi_slopes`]) before `slope_scale`: below 1 those
+            of the heads lie closer together, with 0 they are all 1.
     """
 
     def __init__(self, num_heads: int, head_dim: int, slope_scale: float, scale_name: str, slope_power: float = 1.0):

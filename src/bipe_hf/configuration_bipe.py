@@ -72,10 +72,10 @@ class BipeConfigMixin(PreTrainedConfig):
             What the other pairs turn with: `"segments"`, or `"none"` where they do not turn.
         hybrid_alibi_scale (`float`, *optional*, defaults to 4.0):
             Factor on the slopes of the ALiBi over segments of a hybrid; 0 leaves it out. With as many as a segment has
-            tokens in the mean, the bias falls about as fast as that of plain ALiBi.
+            tokens in the mean, and power 1, the bias falls about as fast as that of plain ALiBi.
         hybrid_alibi_power (`float`, *optional*, defaults to 1.0):
-            What the slopes of Press et al. are raised to before that factor, from 0 to 1: below 1 those of the heads
-            lie closer together, with 0 every head has the slope `hybrid_alibi_scale`.
+            Exponent put on the slopes of Press et al. before that factor, from 0 to 1: below 1 those of the heads lie
+            closer together, with 0 every head has the slope `hybrid_alibi_scale`.
         bipe_hf_version (`str`, *optional*):
             Version of this package that saved the configuration; set by `save_pretrained`.
 

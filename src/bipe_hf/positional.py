@@ -208,8 +208,8 @@ class AlibiInterEncoding(InterEncoding):
 
 
 class HybridInterEncoding(InterEncoding):
-    """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with a gentle ALiBi
-    over segments.
+    """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with ALiBi over
+    segments, whose slopes `hybrid_alibi_power` can bring closer together.
 
     After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
     position. A pair is fast if one turn of it takes at most `hybrid_max_period` tokens: those pairs have seen whole

@@ -16,6 +16,8 @@ STOCK_FLAGS = (
     "max_segment_length",
     "alibi_slope_scale",
     "hybrid_max_period",
+    "hybrid_alibi_scale",
+    "hybrid_alibi_power",
     "intra_init",
 )
 
@@ -79,6 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         type=float,
         help="hybrid: rotary pairs of at most this period go on turning with the token index",
+    )
+    stock.add_argument(
+        "--hybrid-alibi-scale", metavar="FACTOR", type=float, help="hybrid: factor on the ALiBi slopes (default: 4)"
+    )
+    stock.add_argument(
+        "--hybrid-alibi-power",
+        metavar="POWER",
+        type=float,
+        help="hybrid: the slopes are raised to this before, from 0 to 1 (default: 1)",
     )
     stock.add_argument(
         "--intra-init",

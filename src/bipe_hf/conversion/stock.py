@@ -70,6 +70,8 @@ def convert_stock_checkpoint(
     max_segment_length: int | None = None,
     alibi_slope_scale: float | None = None,
     hybrid_max_period: float | None = None,
+    hybrid_alibi_scale: float | None = None,
+    hybrid_alibi_power: float | None = None,
     intra_init: str | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
@@ -89,7 +91,8 @@ def convert_stock_checkpoint(
         inter_encoding, intra_encoding, segmentation (`str`):
             As in [`BipeLlamaConfig`], but for those that need weights which no stock model has (`STOCK_ENCODINGS`) and
             `"fixed"`.
-        max_segment_length (`int`, *optional*), alibi_slope_scale, hybrid_max_period (`float`, *optional*):
+        max_segment_length (`int`, *optional*), alibi_slope_scale, hybrid_max_period, hybrid_alibi_scale,
+        hybrid_alibi_power (`float`, *optional*):
             As in [`BipeLlamaConfig`], whose defaults hold.
         intra_init (`str`, *optional*, defaults to `"zeros"`):
             What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
@@ -113,6 +116,8 @@ def convert_stock_checkpoint(
         "max_segment_length": max_segment_length,
         "alibi_slope_scale": alibi_slope_scale,
         "hybrid_max_period": hybrid_max_period,
+        "hybrid_alibi_scale": hybrid_alibi_scale,
+        "hybrid_alibi_power": hybrid_alibi_power,
         # Holds the place of those that the tokenizer has.
         "separator_token_ids": [0] if segmentation == "separators" else None,
     }
@@ -156,6 +161,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
         ("max_segment_length", "intra_encoding", ("learned", "sinusoidal")),
         ("alibi_slope_scale", "inter_encoding", ("alibi",)),
         ("hybrid_max_period", "inter_encoding", ("hybrid",)),
+        ("hybrid_alibi_scale", "inter_encoding", ("hybrid",)),
+        ("hybrid_alibi_power", "inter_encoding", ("hybrid",)),
         ("intra_init", "intra_encoding", ("learned",)),
     ):
         if settings[name] is not None and settings[reader] not in values:
