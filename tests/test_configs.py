@@ -327,7 +327,7 @@ def test_a_comparison_runs_with_its_configuration(name, tmp_path, monkeypatch, c
     shape = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     content["settings"] |= shape | {"num_key_value_heads": 2, "max_steps": 1, "per_device_train_batch_size": 8}
     content["settings"] |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    content["settings"]["use_cpu"] = True
+    content["settings"] |= {"use_cpu": True}  # also where a configuration is for a GPU
     if "data" in content["settings"]:
         content["settings"] |= {"data": "texts", "validation_fraction": 0.4, "vocab_size": 280, "train_length": 64}
         content["settings"] |= {"max_validation_blocks": 2}

@@ -672,3 +672,6 @@ def test_a_folder_that_is_no_such_model_is_refused(tmp_path, chain_run):
     (tmp_path / "synthetic.yaml").write_text("max_steps: 3\n")
     with pytest.raises(ValueError, match=r"synthetic.yaml is not what `bipe-hf synthetic` writes"):
         measure(tmp_path, [1])
+    (tmp_path / "synthetic.yaml").write_text("task: [chain]\n")
+    with pytest.raises(ValueError, match=r"task: \['chain'\] given, one of arithmetic, chain is needed"):
+        measure(tmp_path, [1])

@@ -11,7 +11,7 @@ TASKS = {"arithmetic": Arithmetic, "chain": Chain}
 
 def find_task(name: str | None) -> type[Task]:
     """The task of that name; raises `ValueError` where there is none."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         hint = did_you_mean(name, TASKS) if isinstance(name, str) else ""
         raise ValueError(f"task: {name!r} given, one of {', '.join(TASKS)} is needed{hint}")
     return TASKS[name]
