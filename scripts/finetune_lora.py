@@ -1,4 +1,4 @@
-r"""Fine-tunes a BiPE model with LoRA on packed documents: TRL's `SFTTrainer`, PEFT and `bipe_hf.peft`.
+r"""Fine-tunes a BiPE model with LoRA on packed documents: TRL's `SFTTrainer`, PEFT and `bipe_hf.integrations.peft`.
 
     printf '{"prompt": "After %s comes", "completion": " %s."}\n' one two two three three four > runs/pairs.jsonl
 
@@ -28,8 +28,8 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer, TrlParser
 
-from bipe_hf.data import load_rows
-from bipe_hf.peft import Intra, lora_config
+from bipe_hf.integrations.peft import Intra, lora_config
+from bipe_hf.lab.data import load_rows
 
 
 FORMS = ({"text"}, {"prompt", "completion"}, {"messages"})

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 from transformers import StaticCache
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts"))
 
 import benchmark
 from benchmarking import measurements

@@ -42,5 +42,5 @@ def test_importing_the_package_loads_little_more_than_the_stock_models():
     ]
     added = {name for name in loaded[1] - loaded[0] if not name.startswith(("transformers.", "huggingface_hub."))}
     files = {f"bipe_hf.{file.stem}" for file in Path(bipe_hf.__file__).parent.glob("*.py")} - {"bipe_hf.__init__"}
-    users = {"bipe_hf.plotting", "bipe_hf.peft", "bipe_hf.pushing"}
+    users = {"bipe_hf.lab.evaluation.plot", "bipe_hf.integrations.peft", "bipe_hf.hub.pushing"}
     assert added == {"bipe_hf", *files} - users

@@ -4,19 +4,18 @@ import json
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 import transformers.dynamic_module_utils as dynamic_modules
 from lm_eval.__main__ import cli_evaluate
+from paths import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, main
-from bipe_hf.data import train_tokenizer
+from bipe_hf.lab.data import train_tokenizer
 
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from bipe_hf import BipeLlamaConfig
-from bipe_hf.alibi import alibi_slopes
+from bipe_hf.model.alibi_bipe import alibi_slopes
 
 
 class AuthorsLlama(nn.Module):

@@ -13,23 +13,23 @@ from transformers import (
     AutoTokenizer,
 )
 
-from .configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
-from .modeling_bipe_gpt_neox import (
+from .model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from .model.modeling_bipe_gpt_neox import (
     BipeGPTNeoXForCausalLM,
     BipeGPTNeoXForQuestionAnswering,
     BipeGPTNeoXForSequenceClassification,
     BipeGPTNeoXForTokenClassification,
     BipeGPTNeoXModel,
 )
-from .modeling_bipe_llama import (
+from .model.modeling_bipe_llama import (
     BipeLlamaForCausalLM,
     BipeLlamaForQuestionAnswering,
     BipeLlamaForSequenceClassification,
     BipeLlamaForTokenClassification,
     BipeLlamaModel,
 )
-from .tokenization_bipe import BipeTokenizer
-from .version import __version__ as __version__
+from .model.tokenization_bipe import BipeTokenizer
+from .model.version_bipe import __version__ as __version__
 
 
 __all__ = [

@@ -1,9 +1,13 @@
 """The command line: `bipe-hf <command> --help` explains each command."""
 
 import argparse
+import errno
 import importlib
 import importlib.metadata
+import os
 import sys
+
+from ..model.errors_bipe import InputError
 
 
 # One module of this package each. A module has NAME, HELP (one line), add_arguments(parser) and run(arguments).
@@ -23,6 +27,11 @@ COMMANDS = (
 )
 
 
+# What the machine refuses: no fault of the program, whoever met it.
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+DEBUG = "BIPE_HF_DEBUG"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
@@ -30,17 +39,22 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `bipe-hf`; `None` takes them from the process.
 
     Returns:
-        Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr; 130 after Ctrl-C.
-        `argparse` itself leaves with `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no
-        comment on the input is a defect of the program and keeps its traceback.
+        Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr (with `--debug`, or the
+        environment variable `BIPE_HF_DEBUG`, its traceback); 130 after Ctrl-C. `argparse` itself leaves with
+        `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no comment on the input is a defect
+        of the program and keeps its traceback.
     """
+    debug = bool(os.environ.get(DEBUG))
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
+        debug |= arguments.debug
         return arguments.run(arguments) or 0
     except KeyboardInterrupt as interrupt:
         print(f"bipe-hf: interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
+        if debug or not (isinstance(error, InputError) or error.errno in REFUSALS):
+            raise
         print(f"bipe-hf: error: {_one_line(error)}", file=sys.stderr)
         return 2
 
@@ -54,6 +68,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bipe-hf {importlib.metadata.version('bipe-hf')}")
+    parser.add_argument("--debug", action="store_true", help=f"show the traceback of every error (or set {DEBUG})")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         command = importlib.import_module(f"{__name__}.{name}")
@@ -72,7 +87,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _one_line(error: ValueError | OSError) -> str:
+def _one_line(error: InputError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints the tables, and returns the exit status."""
-    from ..comparison import compare, markdown_tables, read_comparison
+    from ..lab.comparison import compare, markdown_tables, read_comparison
 
     comparison = read_comparison(arguments.config)
     output = comparison.folder if arguments.output is None else Path(arguments.output)

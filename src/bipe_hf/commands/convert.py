@@ -2,7 +2,8 @@
 
 import argparse
 
-from ..configuration_bipe import INTRA_ENCODINGS
+from ..model.configuration_bipe import INTRA_ENCODINGS
+from ..model.errors_bipe import InputError
 
 
 NAME = "convert"
@@ -24,7 +25,7 @@ STOCK_FLAGS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..conversion.stock import STOCK_ENCODINGS, STOCK_SEGMENTATIONS
+    from ..lab.conversion.stock import STOCK_ENCODINGS, STOCK_SEGMENTATIONS
 
     parser.add_argument(
         "checkpoint",
@@ -100,12 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts and prints what became of every weight."""
-    from ..conversion import convert_checkpoint, convert_stock_checkpoint
+    from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
 
     given = {name: vars(arguments)[name] for name in STOCK_FLAGS if vars(arguments)[name] is not None}
     if arguments.source == "authors":
         for name in given:
-            raise ValueError(f"--{name.replace('_', '-')} needs --from stock: the authors' checkpoint decides it")
+            raise InputError(f"--{name.replace('_', '-')} needs --from stock: the authors' checkpoint decides it")
         report = convert_checkpoint(
             arguments.checkpoint,
             arguments.output,
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         if arguments.separator_token_ids is not None:
             if "separators" in given:
-                raise ValueError("--separators and --separator-token-ids both say what ends a segment: give one")
+                raise InputError("--separators and --separator-token-ids both say what ends a segment: give one")
             given["separators"] = arguments.separator_token_ids
         report = convert_stock_checkpoint(
             arguments.checkpoint, arguments.output, overwrite=arguments.overwrite, **given

@@ -6,6 +6,7 @@ import shlex
 import sys
 from typing import Any
 
+from ..model.errors_bipe import InputError
 from . import measuring
 
 
@@ -101,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     useless = [f"--{name.replace('_', '-')}" for name in other if name in given]
     if useless:
-        raise ValueError(f"{', '.join(useless)}: only {measured} takes this")
+        raise InputError(f"{', '.join(useless)}: only {measured} takes this")
     options = {name: given[name] for name in own if name in given}
     options |= {name: given[name] for name in ("output", "overwrite", "resume", "device", "dtype")}
     options |= {
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.tasks is not None:
         names = _names(arguments.tasks)
 
-        from ..evaluation import evaluate_tasks, task_table
+        from ..lab.evaluation import evaluate_tasks, task_table
 
         evaluation = evaluate_tasks(arguments.models, names, **options)
         table = task_table(evaluation.results)
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
         if "config_fields" in options:
             options["config_fields"] = _mapping("--config-fields", options["config_fields"])
 
-        from ..evaluation import evaluate, text_table
+        from ..lab.evaluation import evaluate, text_table
 
         evaluation = evaluate(arguments.models, lengths, **options)
         table = text_table(evaluation.results)
@@ -137,7 +138,7 @@ def _mapping(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: {text!r} is not valid JSON ({error})") from error
+        raise InputError(f"{name}: {text!r} is not valid JSON ({error})") from error
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"{name}: {text!r} is no mapping of fields to values in JSON")
+        raise InputError(f"{name}: {text!r} is no mapping of fields to values in JSON")
     return value

@@ -24,20 +24,20 @@ an interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..finetuning import DataArguments, TaskArguments
+    from ..lab.finetuning import DataArguments, TaskArguments
 
     settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "data": DataArguments})
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
-    from ..finetuning import finetune
+    from ..lab.finetuning import finetune
 
     settings.run_resumable(finetune, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
 
 
 def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
     """The settings of a fine-tuning run: see [`settings.read_settings`]."""
-    from ..finetuning import ARGUMENT_CLASSES, RESERVED_KEYS
+    from ..lab.finetuning import ARGUMENT_CLASSES, RESERVED_KEYS
 
     return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..model.errors_bipe import InputError
+
 
 NAME = "generate"
 HELP = "continue a text with a trained model, printed as it is written"
@@ -33,23 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Checks the request, loads the model and streams the text to standard output."""
     if arguments.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens {arguments.max_new_tokens}: at least 1 is needed")
+        raise InputError(f"--max-new-tokens {arguments.max_new_tokens}: at least 1 is needed")
     if arguments.temperature is not None and not arguments.temperature > 0:
-        raise ValueError(
+        raise InputError(
             f"--temperature {arguments.temperature}: must be above 0 (leave it out for the likeliest text)"
         )
     if arguments.top_p is not None and arguments.temperature is None:
-        raise ValueError("--top-p only limits random draws: give --temperature too")
+        raise InputError("--top-p only limits random draws: give --temperature too")
     if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
-        raise ValueError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
+        raise InputError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     if not prompt:
-        raise ValueError("the prompt is empty: give at least one character to continue")
+        raise InputError("the prompt is empty: give at least one character to continue")
 
     import torch
     from transformers import TextStreamer, set_seed
 
-    from ..evaluation.inputs import check_device, load_model, open_candidate
+    from ..lab.common.checkpoints import load_model, open_candidate
+    from ..lab.common.devices import check_device
 
     device = check_device(arguments.device)
     candidate = open_candidate(arguments.model, name="")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from ..model.errors_bipe import InputError
+
 
 def add_output_arguments(parser: argparse.ArgumentParser, output: str, help_text: str, resume_help: str) -> None:
     """Adds `--output`, `--overwrite` and `--resume`.
@@ -35,4 +37,4 @@ def integers(name: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"{name}: {text!r} is not a comma-separated list of whole numbers") from error
+        raise InputError(f"{name}: {text!r} is not a comma-separated list of whole numbers") from error

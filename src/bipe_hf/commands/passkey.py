@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 
+from ..model.errors_bipe import InputError
 from . import measuring
 
 
@@ -61,12 +62,12 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         options["depths"] = [float(part) for part in arguments.depths.split(",")]
     except ValueError as error:
-        raise ValueError(f"--depths: {arguments.depths!r} is not a comma-separated list of numbers") from error
+        raise InputError(f"--depths: {arguments.depths!r} is not a comma-separated list of numbers") from error
     if arguments.data is None and "text_column" in options:
-        raise ValueError("--text-column: only --data takes this")
+        raise InputError("--text-column: only --data takes this")
     del options["run"]
 
-    from ..evaluation.passkey import measure_passkey, passkey_table
+    from ..lab.tasks.passkey.run import measure_passkey, passkey_table
 
     evaluation = measure_passkey(**options, command=shlex.join(["bipe-hf", *sys.argv[1:]]))
     print(f"\n{passkey_table(evaluation.results)}\n\nwritten to {arguments.output}")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draws, and says where the pictures are."""
-    from ..plotting import plot
+    from ..lab.evaluation.plot import plot
 
     written, note = plot(
         arguments.results,

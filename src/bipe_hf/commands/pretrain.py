@@ -22,7 +22,7 @@ checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..training import DataArguments, ModelArguments
+    from ..lab.training import DataArguments, ModelArguments
 
     keys = {"model": ModelArguments, "data": DataArguments}
     settings.add_settings_arguments(parser, NAME, DESCRIPTION, keys)
@@ -30,13 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
-    from ..training import pretrain
+    from ..lab.training import pretrain
 
     settings.run_resumable(pretrain, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
 
 
 def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
     """The settings of a pretraining run: see [`settings.read_settings`]."""
-    from ..training import ARGUMENT_CLASSES, RESERVED_KEYS
+    from ..lab.training import ARGUMENT_CLASSES, RESERVED_KEYS
 
     return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

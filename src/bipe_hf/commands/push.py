@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pushes and prints where the model is and of which files it consists."""
-    from ..pushing import push
+    from ..hub.pushing import push
 
     pushed = push(
         arguments.model,

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes predictions, scores them and prints the table."""
-    from ..scrolls import answer_scrolls, scrolls_table
+    from ..lab.tasks.scrolls import answer_scrolls, scrolls_table
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     try:

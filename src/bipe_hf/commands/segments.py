@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     lengths = measuring.integers("--lengths", arguments.lengths)
 
-    from ..segment_report import report_segments, segment_table
-    from ..training.arguments import parsed_json
+    from ..lab.common.messages import parsed_json
+    from ..lab.reports import report_segments, segment_table
 
     report = report_segments(
         arguments.text,

@@ -23,21 +23,21 @@ interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..synthetic import TaskArguments
-    from ..training import ModelArguments
+    from ..lab.tasks.synthetic import TaskArguments
+    from ..lab.training import ModelArguments
 
     settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "model": ModelArguments})
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings, trains and measures."""
-    from ..synthetic import train
+    from ..lab.tasks.synthetic import train
 
     settings.run_resumable(train, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
 
 
 def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
     """The settings of a run on a generated task: see [`settings.read_settings`]."""
-    from ..synthetic import ARGUMENT_CLASSES, RESERVED_KEYS
+    from ..lab.tasks.synthetic import ARGUMENT_CLASSES, RESERVED_KEYS
 
     return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

@@ -1,0 +1,79 @@
+"""BiPE models in PEFT: importing this module makes PEFT know them.
+
+PEFT looks up the modules that a method adapts by `model_type`, in one table for each method. Importing this module
+enters `bipe_llama` as PEFT has `llama` and `bipe_gpt_neox` as it has `gpt_neox`, so that a configuration needs no
+`target_modules`. `import bipe_hf` alone does not: it would have to import PEFT. Without the entry PEFT says
+`Please specify target_modules`.
+
+Methods that learn a prompt do not know segments: prefix tuning gives the model a cache without segment history, prompt
+and p-tuning give it embeddings instead of tokens. It refuses both with a `ValueError`, but takes embeddings where
+`segmentation` is `"tokens"` or `"document"`, which read no separators.
+"""
+
+from typing import Any, Literal, get_args
+
+from peft import LoraConfig
+from peft.utils import constants
+
+from ..model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from ..model.errors_bipe import InputError
+
+
+Intra = Literal["frozen", "trained"]
+
+INTRA_MODULE = "intra_encoding"
+"""What every family calls the module of the intra table."""
+
+
+def _register() -> None:
+    """Enters both model types in every table of modules that PEFT has, as their parents stand there."""
+    tables = [
+        table
+        for name, table in vars(constants).items()
+        if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("_MODULES_MAPPING")
+    ]
+    for config_class in (BipeLlamaConfig, BipeGPTNeoXConfig):
+        for table in tables:
+            parent = config_class.model_type.removeprefix("bipe_")
+            if parent in table:
+                table[config_class.model_type] = table[parent]
+
+
+_register()
+
+
+def lora_config(config: BipeLlamaConfig | BipeGPTNeoXConfig, intra: Intra, **kwargs: Any) -> LoraConfig:
+    """A `LoraConfig` that says what happens to the intra table, which LoRA itself would leave frozen.
+
+    Args:
+        config ([`BipeLlamaConfig`] or [`BipeGPTNeoXConfig`]):
+            Configuration of the model to adapt.
+        intra (`str`):
+            `"frozen"` keeps the intra encoding as it is. `"trained"` trains the whole learned table and saves it with
+            the adapter: what a model fresh from a stock checkpoint needs, whose table is zeros.
+        kwargs (*optional*):
+            Arguments of [`~peft.LoraConfig`]. `target_modules` defaults to those of the stock model: `q_proj` and
+            `v_proj`, or `query_key_value`. Modules in `modules_to_save` are trained beside the intra table.
+
+    Returns:
+        [`~peft.LoraConfig`]
+
+    Raises:
+        ValueError: if the configuration is not that of a BiPE model; if `intra` is neither value; if it is
+            `"trained"` and the model has no learned table; if `target_modules` or `modules_to_save` name the table.
+    """
+    if not isinstance(config, (BipeLlamaConfig, BipeGPTNeoXConfig)):
+        raise InputError(f"config must be a BipeLlamaConfig or BipeGPTNeoXConfig, got {type(config).__name__}")
+    if intra not in get_args(Intra):
+        raise InputError(f"intra must be one of {', '.join(get_args(Intra))}, got {intra!r}")
+    if intra == "trained" and config.intra_encoding != "learned":
+        raise InputError(
+            f"intra='trained' needs a model with intra_encoding='learned', this one has {config.intra_encoding!r}, "
+            "which has nothing to train. Pass intra='frozen'."
+        )
+    for name in ("target_modules", "modules_to_save"):
+        if INTRA_MODULE in (kwargs.get(name) or ()):
+            raise InputError(f"{name} must not name {INTRA_MODULE}: pass intra='trained' to train the intra table")
+    if intra == "trained":
+        kwargs["modules_to_save"] = [*(kwargs.get("modules_to_save") or ()), INTRA_MODULE]
+    return LoraConfig(**kwargs)

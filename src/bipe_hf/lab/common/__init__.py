@@ -1,0 +1,1 @@
+"""The ground floor of the lab: what its parts share."""

@@ -1,0 +1,91 @@
+"""Files of results: written as a whole or not at all, read with a check of who wrote them."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
+
+
+def write_results(path: Path, file_format: str, content: Any, tables: str) -> None:
+    """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all."""
+    text = json.dumps({"format": file_format, **asdict(content)}, indent=2, allow_nan=False)
+    for file, written in ((path, f"{text}\n"), (path.with_suffix(".md"), tables)):
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(written, encoding="utf-8")
+        os.replace(partial, file)
+
+
+def read_results(path: str | Path, file_format: str, kind: type, row: type, command: str = "evaluate") -> Any:
+    """The `kind` of dataclass that `write_results` wrote, each entry of its `results` a `row`.
+
+    Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputNotFoundError(f"there is no results file {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != file_format:
+        raise InputError(
+            f'{path} was not written by `bipe-hf {command}`, or not for this: its "format" is not "{file_format}"'
+        )
+    try:
+        del content["format"]
+        content["results"] = [row(**fields) for fields in content["results"]]
+        return kind(**content)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path} does not hold what `bipe-hf {command}` writes ({error})") from error
+
+
+def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
+    """Versions and machine, as an evaluation records them."""
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "bipe-hf")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": dtype,
+    }
+
+
+def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[str] = (".md",)) -> None:
+    """Raise `ValueError` or `FileExistsError` unless results may be written to this file.
+
+    Args:
+        output: `.json` file.
+        overwrite: it may be there, and is replaced.
+        resume: it may be there, and is completed.
+        beside: suffixes of the files that belong to it. Without it, files of their names are somebody else's.
+    """
+    if output.suffix != ".json":
+        raise InputError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
+    if overwrite and resume:
+        raise InputError("overwrite and resume exclude each other")
+    if output.exists() and not overwrite and not resume:
+        raise InputExistsError(f"output: {output} exists (--overwrite replaces it, --resume completes it)")
+    for file in map(output.with_suffix, beside):
+        if file.exists() and not overwrite and not output.exists():
+            raise InputExistsError(
+                f"output: {file} exists without {output.name}, so it is not known what it belongs to (--overwrite"
+                " replaces it)"
+            )
+    check_writable(output.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"output: nothing can be written in {folder} ({error.strerror})") from error

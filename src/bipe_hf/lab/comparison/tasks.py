@@ -1,0 +1,394 @@
+"""What entries are trained and measured on: a text, or a generated task."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, HfArgumentParser, PreTrainedConfig, TrainingArguments
+
+from ...model.errors_bipe import InputError
+from .. import training
+from ..common.checkpoints import open_candidate, with_fields
+from ..common.devices import check_device
+from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
+from ..data import load_documents
+from ..evaluation.run import check_arguments as check_measurement
+from ..evaluation.run import measure_model
+from ..evaluation.scoring import STRIDE
+from ..evaluation.text import read_text, tokenizer_key
+from ..tasks import synthetic
+from ..tasks.synthetic.accuracy import FILES
+from ..tasks.synthetic.arguments import check_arguments as check_task_arguments
+from ..tasks.synthetic.arguments import check_sizes
+from ..training.arguments import check_arguments as check_training_arguments
+from ..training.arguments import check_counts
+from ..training.model import build_config, fit_tokenizer, load_tokenizer, read_documents
+
+
+if TYPE_CHECKING:
+    from .plan import Comparison, Entry
+
+# Fields of the model that are no positional encoding: all entries share them.
+_SHARED_MODEL_FIELDS = {
+    "model_type",
+    "initial_model",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+}
+
+
+class Measured(NamedTuple):
+    """One result: the size, what tables and figures show of it, and all that was found."""
+
+    size: int
+    value: float
+    found: Any
+
+
+@dataclass(frozen=True)
+class TextMeasurement:
+    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on."""
+
+    lengths: list[int]
+    protocol: str = "blocks"
+    stride: int = STRIDE
+    data: str | None = None
+    split: str = "validation"
+    text_column: str = "text"
+    validation_fraction: float = 0.05
+    max_tokens: int | None = None
+    batch_tokens: int = 8192
+
+    @property
+    def sizes(self) -> list[int]:
+        """What there is a column of."""
+        return self.lengths
+
+
+@dataclass(frozen=True)
+class GeneratedMeasurement:
+    """Keys of `measure` of a generated task: numbers of operators, and what `lab.tasks.synthetic.measure` takes."""
+
+    sizes: list[int]
+    samples: int = 500
+    seed: int = 0
+    batch_size: int = 100
+
+
+Measurement = TextMeasurement | GeneratedMeasurement
+
+
+class Task:
+    """What [`compare`] needs of a task. One object serves one comparison."""
+
+    measurement: ClassVar[type]
+    package: ClassVar[Any]
+    """That trains: it has `ARGUMENT_CLASSES` and `RESERVED_KEYS`."""
+    own_entry_keys: ClassVar[set[str]]
+    """Settings beyond the model's in which entries may differ."""
+    files: ClassVar[RunFiles]
+    has_reference: ClassVar[bool] = False
+    """Whether there is a table of ratios to one entry."""
+
+    def __init__(self, comparison: "Comparison"):
+        self.comparison = comparison
+        self.measure = comparison.measure
+
+    @classmethod
+    def argument_classes(cls) -> tuple[type, ...]:
+        """Data classes whose fields are the settings."""
+        return cls.package.ARGUMENT_CLASSES
+
+    @classmethod
+    def reserved_keys(cls) -> dict[str, str]:
+        """Settings that are nobody's to set."""
+        return cls.package.RESERVED_KEYS
+
+    @classmethod
+    def all_keys(cls) -> set[str]:
+        """All settings."""
+        return {field.name for arguments in cls.argument_classes() for field in dataclasses.fields(arguments)}
+
+    @classmethod
+    def entry_keys(cls) -> set[str]:
+        """Settings in which entries may differ."""
+        of_model = {field.name for field in dataclasses.fields(training.ModelArguments)}
+        return (of_model - _SHARED_MODEL_FIELDS) | cls.own_entry_keys
+
+    @classmethod
+    def fixed_settings(cls, task: str) -> dict[str, Any]:
+        """Settings that follow from the task."""
+        return {}
+
+    @classmethod
+    def read_measure(cls, content: dict[str, Any]) -> Measurement:
+        """The mapping `measure`, checked as far as can be done without data."""
+        fields = {field.name: field for field in dataclasses.fields(cls.measurement)}
+        for key, value in content.items():
+            if key not in fields:
+                raise InputError(f"measure: unknown key {key!r}{training.did_you_mean(str(key), fields)}")
+            if not _has_type(value, fields[key].type):
+                raise InputError(f"measure, {key}: {value!r} given, {_TYPE_NAMES[fields[key].type]} is accepted")
+        for name, field in fields.items():
+            if field.default is dataclasses.MISSING and name not in content:
+                raise InputError(f"measure: {name} is missing")
+        return cls.measurement(**content)
+
+    def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a run as its folder keeps them."""
+        parsed = HfArgumentParser(self.argument_classes()).parse_dict(settings)
+        for arguments in parsed:
+            if not isinstance(arguments, TrainingArguments):
+                settings = settings | dataclasses.asdict(arguments)
+        return settings
+
+    def device(self, entry: "Entry") -> torch.device:
+        """Where an entry is measured: where it was trained."""
+        return check_device("cpu" if entry.settings.get("use_cpu") else None)
+
+    def check(self) -> None:
+        """Refuses what cannot be trained or measured, as far as can be said without data."""
+        raise NotImplementedError
+
+    def prepare(self) -> dict[str, Any]:
+        """Reads the data and says by hashes what it is."""
+        raise NotImplementedError
+
+    def check_model(self, folder: Path) -> None:
+        """Refuses a trained model that does not belong to the data."""
+
+    def run(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+        """Trains into `output_dir`, or goes on there, and returns the record."""
+        raise NotImplementedError
+
+    def results(self, entry: "Entry", folder: Path, sizes: list[int]) -> Iterator[Measured]:
+        """Measures the model in `folder`, one result after the other."""
+        raise NotImplementedError
+
+
+class TextTask(Task):
+    """Language modelling: `bipe-hf pretrain`, and perplexity by length."""
+
+    measurement = TextMeasurement
+    package = training
+    own_entry_keys = {"separators", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"}
+    files = PRETRAIN
+    has_reference = True
+
+    @classmethod
+    def read_measure(cls, content):
+        measure = super().read_measure(content)
+        check_measurement(
+            measure.lengths,
+            measure.split,
+            [measure.protocol],
+            measure.stride,
+            measure.max_tokens,
+            measure.batch_tokens,
+        )
+        if measure.data is None:
+            for key in ("text_column", "validation_fraction"):
+                if key in content:
+                    raise InputError(f"measure, {key}: without data in measure, that of settings holds")
+        return measure
+
+    def check(self):
+        tokens = {}
+        for entry in self.comparison.entries.values():
+            try:
+                model_args, data_args, training_args = self._arguments(entry)
+                check_training_arguments(model_args, data_args, training_args)
+                config = build_config(model_args, data_args)
+                if entry.evaluate_with:
+                    _check_weights(config, with_fields(config, entry.evaluate_with))
+            except ValueError as error:
+                raise InputError(f"entry {entry.name!r}: {error}") from error
+            if data_args.train_length not in self.measure.lengths:
+                raise InputError(
+                    f"measure, lengths: {data_args.train_length} is missing, the train length of {entry.name!r}"
+                )
+            blocks = training_args.train_batch_size * training_args.gradient_accumulation_steps
+            tokens[entry.name] = blocks * data_args.train_length
+        first = next(iter(tokens))
+        for name, count in tokens.items():
+            if count != tokens[first]:
+                raise InputError(
+                    f"entries {first!r} and {name!r} differ in the tokens of a step ({tokens[first]} and {count}): set"
+                    " per_device_train_batch_size where train_length is set"
+                )
+
+    def prepare(self):
+        measure = self.measure
+        entry = next(iter(self.comparison.entries.values()))
+        model_args, data_args, _ = self._arguments(entry)
+        documents = read_documents(data_args)
+        texts = documents.select_columns("text")
+        self.data_sha256 = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
+        self.tokenizer = load_tokenizer(model_args, data_args, documents)
+        if measure.data is not None:
+            documents = load_documents(
+                measure.data, text_column=measure.text_column, validation_fraction=measure.validation_fraction
+            )
+        source = f"{measure.split} split of {measure.data or data_args.data}"
+        try:
+            self.text = read_text(
+                documents[measure.split], self.tokenizer, math.lcm(*measure.lengths), measure.max_tokens
+            )
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from error
+        for entry in self.comparison.entries.values():
+            self._check_segments(entry)
+        return {
+            "source": source,
+            "documents": self.text.documents,
+            "tokens": len(self.text.ids),
+            "text_sha256": self.text.sha256,
+            "tokenizer_sha256": hashlib.sha256(tokenizer_key(self.tokenizer).encode()).hexdigest(),
+            "training_text_sha256": self.data_sha256,
+        }
+
+    def _arguments(self, entry: "Entry") -> tuple[Any, ...]:
+        # Nothing is written here: the folder only has to be some.
+        return HfArgumentParser(self.argument_classes()).parse_dict(entry.settings | {"output_dir": "."})
+
+    def _check_segments(self, entry: "Entry") -> None:
+        """Refuses lengths that the mean segment of the text does not fit in."""
+        model_args, data_args, _ = self._arguments(entry)
+        config = build_config(model_args, data_args)
+        try:
+            fit_tokenizer(config, self.tokenizer, model_args, data_args)
+        except ValueError as error:
+            raise InputError(f"entry {entry.name!r}: {error}") from error
+        segmentation = config.to_dict().get("segmentation")
+        if segmentation == "separators":
+            ends = torch.isin(self.text.ids[:-1], torch.tensor(config.separator_token_ids))
+            tokens = len(self.text.ids) / (1 + int(ends.sum()))
+        elif segmentation == "fixed":
+            tokens = config.fixed_segment_length
+        else:
+            return
+        if min(self.measure.lengths) < tokens:
+            raise InputError(
+                f"measure, lengths: {min(self.measure.lengths)} tokens hold less than one segment of {entry.name!r},"
+                f" which has {tokens:.1f} in the mean of the text"
+            )
+
+    def check_model(self, folder):
+        stored = folder / DATA_FILE
+        if self.data_sha256 is not None and stored.is_file() and stored.read_text().strip() != self.data_sha256:
+            raise InputError("it was trained on other text")
+        if (folder / self.files.result).is_file():
+            found = open_candidate(str(folder), "").tokenizer
+            if tokenizer_key(found) != tokenizer_key(self.tokenizer):
+                raise InputError("it has another tokenizer")
+
+    def run(self, settings, overwrite):
+        return training.pretrain(settings, overwrite=overwrite)
+
+    def results(self, entry, folder, sizes):
+        candidate = open_candidate(str(folder), entry.name, entry.evaluate_with)
+        stride = self.measure.stride if self.measure.protocol == "sliding" else None
+        measured = measure_model(
+            candidate,
+            self.text,
+            [(self.measure.protocol, stride, length) for length in sizes],
+            device=self.device(entry),
+            attn_implementation=entry.settings.get("attn_implementation"),
+            batch_tokens=self.measure.batch_tokens,
+        )
+        for result in measured:
+            yield Measured(result.length, result.perplexity, result)
+
+
+class GeneratedTask(Task):
+    """A generated task: `bipe-hf synthetic`, and accuracy by the number of operators."""
+
+    measurement = GeneratedMeasurement
+    package = synthetic
+    own_entry_keys = set()
+    files = FILES
+
+    @classmethod
+    def fixed_settings(cls, task):
+        # Training measures the least that it can: compare measures by itself.
+        return {"task": task, "test_operators": [1], "test_samples": 1}
+
+    @classmethod
+    def read_measure(cls, content):
+        measure = super().read_measure(content)
+        check_sizes("measure, sizes", measure.sizes)
+        check_counts(vars(measure), ["samples", "batch_size"])
+        return measure
+
+    def check(self):
+        for entry in self.comparison.entries.values():
+            if entry.evaluate_with:
+                raise InputError(f"entry {entry.name!r}: evaluate_with is for the task text only")
+            arguments = HfArgumentParser(self.argument_classes()).parse_dict(entry.settings | {"output_dir": "."})
+            try:
+                check_task_arguments(*arguments)
+                data_args = training.DataArguments(train_length=64)  # of no account for what is checked
+                build_config(arguments[1], data_args)
+            except ValueError as error:
+                raise InputError(f"entry {entry.name!r}: {error}") from error
+
+    def prepare(self):
+        return {}
+
+    def run(self, settings, overwrite):
+        return synthetic.train(settings, overwrite=overwrite)
+
+    def results(self, entry, folder, sizes):
+        for size in sizes:
+            (row,) = synthetic.measure(
+                folder,
+                [size],
+                samples=self.measure.samples,
+                seed=self.measure.seed,
+                batch_size=self.measure.batch_size,
+                device=self.device(entry),
+            )
+            yield Measured(size, row["accuracy"], row)
+
+
+def _check_weights(trained: PreTrainedConfig, measured: PreTrainedConfig) -> None:
+    """Refuses a config that the weights of another do not fit."""
+    shapes = []
+    for config in (trained, measured):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        shapes.append({name: weights.shape for name, weights in model.state_dict().items()})
+    there, here = shapes
+    for name in there.keys() | here.keys():
+        if there.get(name) != here.get(name):
+            raise InputError(f"evaluate_with: the weights that are trained do not fit it ({name})")
+
+
+TASKS: dict[str, type[Task]] = {"text": TextTask, "arithmetic": GeneratedTask, "chain": GeneratedTask}
+
+_TYPE_NAMES = {
+    list[int]: "a list of whole numbers such as [128, 256]",
+    int: "a whole number",
+    int | None: "a whole number",
+    str: "text",
+    str | None: "text",
+    float: "a number",
+}
+
+
+def _has_type(value: Any, expected: Any) -> bool:
+    if expected == list[int]:
+        return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
+    if expected is float:
+        return type(value) in (int, float)
+    return isinstance(value, expected) and not isinstance(value, bool)

@@ -1,0 +1,334 @@
+"""A BiPE model from a stock Llama or GPT-NeoX (Pythia) checkpoint, to continue its pretraining.
+
+The parameters of a BiPE model have the names of its parent's, so all weights are taken over. New is the table of the
+learned intra encoding: zeros by default, which change no hidden state, so that training starts from the weights as
+they are.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
+from ...model.errors_bipe import InputError, InputNotFoundError
+from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
+from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
+from ...model.tokenization_bipe import BipeTokenizer
+from ..common.files import read_json
+from .report import ConversionReport, check_output, make_config, save
+from .weights import (
+    build_model,
+    check_vocabulary,
+    check_weights,
+    common_dtype,
+    expected_weights,
+    read_tokenizer,
+    read_weights,
+    unknown_key,
+)
+
+
+# Their `model_type`: our classes
+FAMILIES = {
+    "llama": (BipeLlamaConfig, BipeLlamaForCausalLM),
+    "gpt_neox": (BipeGPTNeoXConfig, BipeGPTNeoXForCausalLM),
+}
+INTRA_INITS = ("zeros", "normal")
+
+# What a config.json says about the file, the library or the class, not about the model; and what we decide
+NOT_CARRIED = {
+    *("_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype", "transformers_version"),
+    *BipeConfigMixin.__annotations__,
+}
+# In a file the head of a GPT-NeoX is called as it always was; from_pretrained renames it. Our class: file to model
+RENAMED = {BipeGPTNeoXForCausalLM: {"embed_out.weight": "lm_head.weight"}, BipeLlamaForCausalLM: {}}
+# In files of older versions; today these buffers are not saved.
+COMPUTED = re.compile(r".+\.rotary_emb\.inv_freq|gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)")
+# Safetensors are tried first: a repository may hold the same weights as pickles too.
+HUB_FILES = ("*.json", "*.jinja", "model*.safetensors")
+HUB_PICKLES = ("pytorch_model*.bin",)
+SEPARATORS_SHOWN = 12
+
+
+# Those that add no weights that would have to be learnt first.
+STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
+STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
+
+
+def convert_stock_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    separators: str | Sequence[int | str] | None = None,
+    inter_encoding: str = "rope",
+    intra_encoding: str = "learned",
+    segmentation: str = "separators",
+    max_segment_length: int | None = None,
+    alibi_slope_scale: float | None = None,
+    hybrid_max_period: float | None = None,
+    hybrid_alibi_scale: float | None = None,
+    hybrid_alibi_power: float | None = None,
+    intra_init: str | None = None,
+    overwrite: bool = False,
+) -> ConversionReport:
+    """Turns a stock Llama or GPT-NeoX checkpoint into a folder with a BiPE model, ready for continued pretraining.
+
+    All weights are taken over bit for bit. With `intra_encoding="learned"` there is a new table of shape
+    `(max_segment_length, hidden_size)`. With `segmentation="tokens"`, `intra_encoding="none"` and
+    `inter_encoding="rope"` the model computes exactly what the stock one does.
+
+    Args:
+        checkpoint: folder, or name on the Hub, of a checkpoint whose `model_type` is `llama` or `gpt_neox`: weights in
+            one file or sharded, as `.safetensors` or `.bin`. A pickle is read as weights only and can run no code.
+        output: folder to write; must be empty or new unless `overwrite`.
+        separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
+            Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them.
+            Must be token ids where the checkpoint has no `tokenizer.json`.
+        inter_encoding, intra_encoding, segmentation (`str`):
+            As in [`BipeLlamaConfig`], but for those that need weights which no stock model has (`STOCK_ENCODINGS`) and
+            `"fixed"`.
+        max_segment_length (`int`, *optional*), alibi_slope_scale, hybrid_max_period, hybrid_alibi_scale,
+        hybrid_alibi_power (`float`, *optional*):
+            As in [`BipeLlamaConfig`], whose defaults hold.
+        intra_init (`str`, *optional*, defaults to `"zeros"`):
+            What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
+            the `initializer_range` of the checkpoint, the same in every run.
+        overwrite: write into a folder that is not empty.
+
+    Returns:
+        [`ConversionReport`]
+
+    Raises:
+        FileNotFoundError: if the checkpoint, its configuration or its weights are not there.
+        FileExistsError: if `output` is not empty and `overwrite` is not given.
+        ValueError: if the checkpoint is of another type, if a file cannot be read, if a key is unknown, missing, of
+            the wrong shape or quantized, if no separators can be found, if an argument is not accepted or nothing
+            would read it, or if `output` is the checkpoint.
+    """
+    settings = {
+        "inter_encoding": inter_encoding,
+        "intra_encoding": intra_encoding,
+        "segmentation": segmentation,
+        "max_segment_length": max_segment_length,
+        "alibi_slope_scale": alibi_slope_scale,
+        "hybrid_max_period": hybrid_max_period,
+        "hybrid_alibi_scale": hybrid_alibi_scale,
+        "hybrid_alibi_power": hybrid_alibi_power,
+        # Holds the place of those that the tokenizer has.
+        "separator_token_ids": [0] if segmentation == "separators" else None,
+    }
+    _check_settings(settings | {"separators": separators, "intra_init": intra_init})
+    name, output = Path(checkpoint), Path(output)
+    check_output(output, name, overwrite)
+    folder = _checkpoint_folder(checkpoint)
+
+    source = read_json(folder / "config.json")
+    config_class, model_class = _family(source, name)
+    fields = {key: value for key, value in source.items() if key not in NOT_CARRIED}
+    no_padding = isinstance(fields.get("pad_token_id"), int) and fields["pad_token_id"] < 0
+    if no_padding:
+        del fields["pad_token_id"]
+    config = make_config(config_class, fields | {key: value for key, value in settings.items() if value is not None})
+    encoding = f"{inter_encoding} over {segmentation}, intra encoding {intra_encoding}"
+    report = ConversionReport(name, output, encoding, parameters=0)
+    if no_padding:
+        report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
+    tokenizer = _tokenizer(folder, "sentences" if separators is None else separators, config, report)
+    generation_config = _generation_config(folder, source, config)
+
+    weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
+    _note_positions(config, report)
+    report.notes.append(f"weights kept in {str(common_dtype(weights)).removeprefix('torch.')}")
+    model = build_model(model_class, config, weights)
+    model.generation_config = generation_config
+    report.parameters = model.num_parameters()
+    save(model, tokenizer, output)
+    return report
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Refuses what a stock checkpoint has no weights for and what nothing would read; the configuration checks the
+    rest."""
+    for name, accepted in (("inter_encoding", STOCK_ENCODINGS), ("segmentation", STOCK_SEGMENTATIONS)):
+        if settings[name] not in accepted:
+            raise InputError(f"{name} must be one of {', '.join(accepted)}, got {settings[name]!r}")
+    for name, reader, values in (
+        ("separators", "segmentation", ("separators",)),
+        ("max_segment_length", "intra_encoding", ("learned", "sinusoidal")),
+        ("alibi_slope_scale", "inter_encoding", ("alibi",)),
+        ("hybrid_max_period", "inter_encoding", ("hybrid",)),
+        ("hybrid_alibi_scale", "inter_encoding", ("hybrid",)),
+        ("hybrid_alibi_power", "inter_encoding", ("hybrid",)),
+        ("intra_init", "intra_encoding", ("learned",)),
+    ):
+        if settings[name] is not None and settings[reader] not in values:
+            raise InputError(f"{name}: {settings[name]!r} given, but only {reader} {' or '.join(values)} reads it")
+    if settings["intra_init"] not in (None, *INTRA_INITS):
+        raise InputError(f"intra_init must be one of {', '.join(INTRA_INITS)}, got {settings['intra_init']!r}")
+
+
+def _checkpoint_folder(checkpoint: str | Path) -> Path:
+    """The folder itself, or that into which its files are downloaded from the Hub."""
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    try:
+        folder = Path(snapshot_download(str(checkpoint), allow_patterns=HUB_FILES))
+        if not any(folder.glob("model*.safetensors")):
+            snapshot_download(str(checkpoint), allow_patterns=HUB_PICKLES)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise InputNotFoundError(
+            f"checkpoint {checkpoint} is no folder here and cannot be downloaded ({reason})"
+        ) from error
+    return folder
+
+
+def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
+    """Our classes for the checkpoint with this `config.json`; raises `ValueError` if it is no stock checkpoint."""
+    model_type = source.get("model_type")
+    if model_type in [config_class.model_type for config_class, _ in FAMILIES.values()]:
+        raise InputError(f"{checkpoint} already is a BiPE model (model_type {model_type!r} in config.json)")
+    if model_type not in list(FAMILIES):  # equality: JSON may hold what has no hash
+        raise InputError(f"model_type in config.json must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+    if "rpe_type" in source:
+        raise InputError(
+            f"{checkpoint} is a checkpoint of the BiPE authors (rpe_type in config.json): `--from authors` imports it"
+        )
+    if source.get("quantization_config") is not None:
+        raise InputError(
+            f"{checkpoint} is quantized (quantization_config in config.json); convert the weights that it was made of"
+        )
+    return FAMILIES[model_type]
+
+
+def _tokenizer(
+    folder: Path, separators: str | Sequence[int | str], config: PreTrainedConfig, report: ConversionReport
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer to save with the model; where segments end at separators, sets these in `config`."""
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config)
+    if config.segmentation == "separators":
+        tokenizer = _separate(tokenizer, separators, config, report)
+    elif isinstance(tokenizer, BipeTokenizer):  # its segment ids would override the model's own segmentation
+        tokenizer = tokenizer.without_segments()
+    report.notes.append(
+        "no tokenizer.json in the checkpoint: save a tokenizer into the output folder"
+        if tokenizer is None
+        else f"tokenizer saved as {type(tokenizer).__name__}"
+    )
+    return tokenizer
+
+
+def _separate(
+    tokenizer: PreTrainedTokenizerBase | None,
+    separators: str | Sequence[int | str],
+    config: PreTrainedConfig,
+    report: ConversionReport,
+) -> PreTrainedTokenizerBase | None:
+    """Sets the separators in `config`, and returns the tokenizer with segments, where there is one."""
+    texts = {}
+    if tokenizer is not None:
+        try:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+        except ValueError as error:
+            raise InputError(f"separators: {error}") from error
+        config.separator_token_ids = tokenizer.separator_token_ids
+        texts = {token_id: f" {tokenizer.decode([token_id])!r}" for token_id in config.separator_token_ids}
+    elif isinstance(separators, str) or any(isinstance(item, str) for item in separators):
+        raise InputError(
+            f"separators: there is no tokenizer.json in {report.source} to find {separators!r} in; give token ids"
+            " (--separator-token-ids)"
+        )
+    else:
+        config.separator_token_ids = sorted(set(separators))
+    config.validate_bipe_fields()
+    ids = config.separator_token_ids
+    if not ids:
+        raise InputError(
+            f"separators: {separators!r} names no token; give others, or segmentation='document' if a whole text shall"
+            " be one segment"
+        )
+    shown = [f"{token_id}{texts.get(token_id, '')}" for token_id in ids[:SEPARATORS_SHOWN]]
+    rest = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
+    report.notes.append(f"tokens that end a segment: {', '.join(shown)}{rest}")
+    return tokenizer
+
+
+def _generation_config(folder: Path, source: dict, config: PreTrainedConfig) -> GenerationConfig:
+    """That of the checkpoint; before there was a file for it, its fields stood in `config.json`."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return GenerationConfig.from_model_config(source | config.to_dict())
+    read_json(path)  # for the message where it is none
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"{path} is no generation config: {error}") from error
+
+
+def _weights(
+    folder: Path,
+    checkpoint: Path,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    intra_init: str,
+    report: ConversionReport,
+) -> dict[str, torch.Tensor]:
+    """The weights of the checkpoint under their names in a file, and a new intra table."""
+    expected = expected_weights(model_class, config)
+    table_name = f"{model_class.base_model_prefix}.intra_encoding.weight"
+    table = expected.pop(table_name, None)
+    renamed, taken = RENAMED[model_class], {}
+    for key, value in read_weights(folder).items():
+        target = renamed.get(key, key)
+        if target in taken:
+            raise InputError(f"{key!r} comes twice: {target} was already taken from another key of {checkpoint}")
+        if target in expected:
+            taken[target] = value
+            report.used[key] = target
+        elif COMPUTED.fullmatch(key):
+            report.used[key] = "left out: a buffer that is computed"
+        else:
+            raise unknown_key(key, value)
+    check_weights(taken, expected, config, checkpoint)
+    if table is not None:
+        values = torch.zeros(table.shape)
+        if intra_init == "normal":
+            values = config.initializer_range * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
+        taken[table_name] = values.to(common_dtype(taken))
+        report.created[table_name] = f"{intra_init} (new), {len(table)} rows"
+    in_a_file = {target: key for key, target in renamed.items()}
+    return {in_a_file.get(name, name): value for name, value in taken.items()}
+
+
+def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
+    """Notes how positions differ from those that the weights were trained with."""
+    if config.intra_encoding == "sinusoidal":
+        report.notes.append("the sinusoidal intra encoding adds to the word embeddings what they were trained without")
+    if config.inter_encoding == "hybrid":
+        report.notes.append(
+            f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained, do"
+            f" not turn any more; ALiBi over segments, slopes to the power of {config.hybrid_alibi_power:g} times"
+            f" {config.hybrid_alibi_scale:g}"
+        )
+    elif config.inter_encoding == "xpos":
+        report.notes.append("rotary angles and the decay of xPos follow the segment index; the weights know neither")
+    elif config.inter_encoding != "rope":
+        report.notes.append(
+            f"inter_encoding {config.inter_encoding} drops the rotary encoding that the weights were trained with"
+            + (f"; ALiBi slopes times {config.alibi_slope_scale}" if config.inter_encoding == "alibi" else "")
+        )
+    elif config.segmentation != "tokens":
+        report.notes.append("rotary angles follow the segment index; the weights were trained with the token index")
+        rope_type = config.rope_parameters["rope_type"]
+        if rope_type != "default":
+            report.notes.append(
+                f"rope scaling of type {rope_type} acts on segments: its lengths, and max_position_embeddings"
+                f" ({config.max_position_embeddings}) where it reads it, count segments"
+            )

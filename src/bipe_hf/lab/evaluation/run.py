@@ -1,0 +1,220 @@
+"""The whole run: arguments checked, then every model measured and every result written as it comes."""
+
+import datetime
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ...model.errors_bipe import InputError
+from ..common.checkpoints import Candidate, encoding_label, load_model, open_candidates
+from ..common.devices import check_device, check_dtype
+from ..common.results import check_output, describe_environment
+from ..data import DEFAULT_CORPUS, load_documents
+from .results import PROTOCOLS, Evaluation, Result
+from .scoring import STRIDE, Windows, check_output_layer, make_windows, score_positions, segments_per_block
+from .text import Text, held_out_fraction, read_texts
+
+
+SPLITS = ("train", "validation")
+
+
+def check_arguments(
+    lengths: Sequence[int],
+    split: str,
+    protocols: Sequence[str],
+    stride: int,
+    max_tokens: int | None,
+    batch_tokens: int,
+) -> None:
+    """Refuses what no text and no model could be measured with."""
+    if split not in SPLITS:
+        raise InputError(f"split: {split!r} is none of {', '.join(SPLITS)}")
+    for name, number in (("stride", stride), ("batch_tokens", batch_tokens)):
+        if number < 1:
+            raise InputError(f"{name}: {number} is not a positive number of tokens")
+    if not lengths or not protocols:
+        raise InputError("give at least one length and one protocol")
+    for name, given in (("lengths", lengths), ("protocols", protocols)):
+        if len(set(given)) < len(given):
+            raise InputError(f"{name}: the same one is given twice in {', '.join(map(str, given))}")
+    for length in lengths:
+        if length < 2:
+            raise InputError(f"lengths: {length} is too short, a block needs at least 2 tokens to predict one")
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise InputError(f"protocols: {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        for length in lengths:
+            make_windows(protocol, length, length, stride)
+    multiple = math.lcm(*lengths)
+    if max_tokens is not None and max_tokens < multiple:
+        raise InputError(
+            f"max_tokens: {max_tokens} tokens hold no block of {multiple} "
+            "(the longest length, or the least common multiple where not all lengths divide it)"
+        )
+
+
+def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
+    earlier = Evaluation.load(output)
+    if earlier.data != evaluation.data or earlier.environment["dtype"] != evaluation.environment["dtype"]:
+        raise InputError(f"resume: {output} holds results on other data or in another dtype (--overwrite replaces it)")
+    return earlier.results
+
+
+def _measure(
+    candidate: Candidate,
+    model: PreTrainedModel,
+    text: Text,
+    protocol: str,
+    windows: Windows,
+    stride: int | None,
+    batch_tokens: int,
+) -> Result:
+    description = f"{candidate.name} {protocol} {windows.length}"
+    start = time.perf_counter()
+    losses = score_positions(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
+    seconds = time.perf_counter() - start
+    nll = losses.nll
+    if not nll < math.log(sys.float_info.max):  # nan included
+        raise InputError(f"{description}: the mean loss is {nll}; a dtype with more range may help (float32)")
+    return Result(
+        model=candidate.given,
+        name=candidate.name,
+        encoding=encoding_label(candidate.config),
+        train_length=None if candidate.training is None else candidate.training.train_length,
+        protocol=protocol,
+        length=windows.length,
+        stride=stride,
+        tokens_scored=windows.tokens_scored,
+        blocks=len(windows.begins),
+        segments_per_block=segments_per_block(candidate.config, text.ids, windows),
+        nll=nll,
+        perplexity=math.exp(nll),
+        bits_per_byte=nll / math.log(2) / text.bytes_per_token,
+        seconds=seconds,
+        text_documents=text.documents,
+        text_tokens=len(text.ids),
+        text_sha256=text.sha256,
+        bytes_per_token=text.bytes_per_token,
+        model_fingerprint=candidate.fingerprint,
+        config_fields=candidate.config_fields,
+        loss_by_position=losses.bins(),
+    )
+
+
+def measure_model(
+    candidate: Candidate,
+    text: Text,
+    wanted: Sequence[tuple[str, int | None, int]],
+    *,
+    device: torch.device,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    batch_tokens: int = 8192,
+) -> Iterator[Result]:
+    """One result after the other, for each protocol, stride (None but for `sliding`) and length in `wanted`."""
+    model = load_model(candidate, device, dtype, attn_implementation)
+    check_output_layer(model, text.ids)
+    for protocol, stride, length in wanted:
+        windows = make_windows(protocol, len(text.ids), length, STRIDE if stride is None else stride)
+        yield _measure(candidate, model, text, protocol, windows, stride, batch_tokens)
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    lengths: Sequence[int],
+    *,
+    data: str = DEFAULT_CORPUS,
+    split: str = "validation",
+    text_column: str = "text",
+    validation_fraction: float | None = None,
+    streaming: bool = False,
+    protocols: Sequence[str] = ("blocks",),
+    stride: int = STRIDE,
+    max_tokens: int | None = None,
+    batch_tokens: int = 8192,
+    device: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    config_fields: dict[str, Any] | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "bipe_hf.lab.evaluation.evaluate",
+) -> Evaluation:
+    """Measure every model by every protocol at every length, each with the tokenizer in its folder.
+
+    Args:
+        models: folders written by `save_pretrained`, with model and tokenizer.
+        lengths: tokens per window, distinct; for `sliding` and `tail` greater than `stride` and 256.
+        data, split, text_column, streaming: what `bipe_hf.lab.data.load_documents` reads.
+        validation_fraction: share of the documents that it holds out where the data has no splits; None takes that of
+            the models' training (`training.json`), so that no text that they saw is scored.
+        protocols: names from `PROTOCOLS`.
+        stride: tokens by which the window of `sliding` moves.
+        max_tokens: score at most so many tokens of the text, its beginning; None for all of it.
+        batch_tokens: tokens in a batch; it changes speed and memory, not results.
+        device: a torch device; None takes the accelerator where there is one.
+        dtype: one of `DTYPES`; `auto` is the dtype in which the model was saved.
+        attn_implementation: as in `from_pretrained`.
+        config_fields: fields of the models' configs that are set otherwise than they were saved, such as
+            `{"rope_parameters": {"rope_type": "yarn", ...}}`.
+        output: JSON file, rewritten after each result, with tables beside it (`.md`); None writes nothing.
+        overwrite: replace `output`. resume: keep the results in `output` and measure only what it lacks.
+        command: recorded in the results.
+
+    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
+    """
+    check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
+    check_dtype(dtype)
+    target = check_device(device)
+    candidates = open_candidates(models, config_fields)
+    reading = {
+        "text_column": text_column,
+        "validation_fraction": held_out_fraction(candidates, data, validation_fraction),
+    }
+    evaluation = Evaluation(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=command,
+        environment=describe_environment(target, dtype),
+        data={"source": data, "split": split, **reading, "max_tokens": max_tokens},
+        results=[],
+    )
+    if output is not None:
+        output = Path(output)
+        check_output(output, overwrite, resume)
+        if resume and output.exists():
+            evaluation.results = _earlier_results(output, evaluation)
+    documents = load_documents(data, streaming=streaming, **reading)[split]
+    texts = read_texts(documents, candidates, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
+
+    for candidate, text in zip(candidates, texts, strict=True):
+        finished = {(row.measurement, row.model_fingerprint, row.text_sha256) for row in evaluation.results}
+        wanted = [
+            (protocol, stride if protocol == "sliding" else None, at) for protocol in protocols for at in lengths
+        ]
+        missing = [
+            row for row in wanted if ((candidate.subject, *row), candidate.fingerprint, text.sha256) not in finished
+        ]
+        if not missing:
+            continue
+        measured = measure_model(
+            candidate,
+            text,
+            missing,
+            device=target,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            batch_tokens=batch_tokens,
+        )
+        for result in measured:
+            kept = [earlier for earlier in evaluation.results if earlier.measurement != result.measurement]
+            evaluation.results = [*kept, result]
+            if output is not None:
+                evaluation.save(output)
+    return evaluation

@@ -1,0 +1,179 @@
+"""Which tokens each protocol scores, and the scoring."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...model.errors_bipe import InputError
+from ..common.checkpoints import is_bipe
+
+
+STRIDE = 256
+TAIL = 256
+# The output layer runs on so many tokens at a time that it gives about this many logits (32 MiB in float32).
+LOGITS_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `length` tokens of a stream.
+
+    `begins` (long, `(windows,)`): index in the stream of each window's first token. `firsts` (long, `(windows,)`):
+    index in the window of the first token that is scored, at least 1 since nothing predicts the first token; all after
+    it are scored as well.
+    """
+
+    length: int
+    begins: Tensor
+    firsts: Tensor
+
+    @property
+    def tokens_scored(self) -> int:
+        return int((self.length - self.firsts).sum())
+
+
+def block_windows(tokens: int, length: int) -> Windows:
+    """Non-overlapping windows of a stream of `tokens`, all scored but the first token of each."""
+    begins = torch.arange(0, tokens - length + 1, length)
+    return Windows(length, begins, torch.ones_like(begins))
+
+
+def tail_windows(tokens: int, length: int, tail: int = TAIL) -> Windows:
+    """Non-overlapping windows of which the last `tail` tokens are scored; `length` must exceed `tail`."""
+    if length <= tail:
+        raise InputError(f"protocol tail scores the last {tail} tokens of a block: length {length} must be greater")
+    begins = torch.arange(0, tokens - length + 1, length)
+    return Windows(length, begins, torch.full_like(begins, length - tail))
+
+
+def sliding_windows(tokens: int, length: int, stride: int = STRIDE) -> Windows:
+    """Windows `stride` apart that score every token after the first exactly once; `length` must exceed `stride`."""
+    if length <= stride:
+        raise InputError(f"protocol sliding moves its window by {stride} tokens: length {length} must be greater")
+    ends = torch.arange(length, tokens + stride, stride).clamp(max=tokens)
+    new_tokens = ends.diff(prepend=torch.tensor([1]))  # nothing predicts the stream's first token
+    return Windows(length, ends - length, length - new_tokens)
+
+
+def make_windows(protocol: str, tokens: int, length: int, stride: int = STRIDE) -> Windows:
+    """The windows of a protocol over a stream of `tokens`. Raises `ValueError` where `length` is too short for it."""
+    if protocol == "sliding":
+        return sliding_windows(tokens, length, stride)
+    return {"blocks": block_windows, "tail": tail_windows}[protocol](tokens, length)
+
+
+def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) -> float | None:
+    """Mean number of distinct segments in a window, as a model with this config divides it; None for stock models."""
+    if not is_bipe(config):
+        return None
+    if config.segmentation == "tokens":
+        return float(windows.length)
+    if config.segmentation == "document":
+        return 1.0
+    if config.segmentation == "fixed":
+        return float(math.ceil(windows.length / config.fixed_segment_length))
+    is_separator = torch.isin(ids, torch.tensor(config.separator_token_ids, dtype=ids.dtype))
+    before = F.pad(is_separator.long().cumsum(0), (1, 0))  # separators strictly before each token
+    # A separator ends a segment only where a token follows it in the window.
+    inside = before[windows.begins + windows.length - 1] - before[windows.begins]
+    return 1.0 + inside.double().mean().item()
+
+
+@dataclass(frozen=True)
+class PositionLosses:
+    """Negative log-likelihoods in nats of the tokens scored, by their index in a window.
+
+    `sums` (float64, `(length,)`) adds them up over the windows, `counts` (long, `(length,)`) counts the tokens.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def nll(self) -> float:
+        """The mean over all tokens."""
+        return self.sums.sum().item() / int(self.counts.sum())
+
+    def bins(self) -> list[dict[str, int | float]]:
+        """The mean `nll` and the number of `tokens` at the positions `first` to `2 * first - 1`, where there are any.
+
+        `first` is 1, 2, 4, ...: nothing predicts the token at position 0.
+        """
+        bins, first = [], 1
+        while first < len(self.counts):
+            tokens = int(self.counts[first : 2 * first].sum())
+            if tokens:
+                nll = self.sums[first : 2 * first].sum().item() / tokens
+                bins.append({"first": first, "tokens": tokens, "nll": nll})
+            first *= 2
+        return bins
+
+
+def score(
+    model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
+) -> float:
+    """Mean negative log-likelihood in nats of the tokens that the windows score; see [`score_positions`]."""
+    return score_positions(model, ids, windows, batch_tokens=batch_tokens, description=description).nll
+
+
+@torch.inference_mode()
+def score_positions(
+    model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
+) -> PositionLosses:
+    """Negative log-likelihood of the tokens that the windows score, by their position.
+
+    `ids` is the stream (long, `(tokens,)`, on CPU). `batch_tokens // length` windows, at least one, run at once;
+    logits are made for a bounded number of tokens at a time. Log-probabilities are float32, their sum is float64.
+    With dynamic NTK scaling every window runs alone, as the first one that the model sees: the scaling follows the
+    longest row of a batch and of those before it. A `description` shows a progress bar.
+    """
+    head = model.get_output_embeddings()
+    chunk = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    scales_with_length = _has_dynamic_scaling(model.config)
+    batch = 1 if scales_with_length else max(1, batch_tokens // windows.length)
+    offsets = torch.arange(windows.length)
+    sums, counts = torch.zeros(windows.length, dtype=torch.double), torch.zeros(windows.length, dtype=torch.long)
+    with tqdm(total=len(windows.begins), desc=description, unit="block", disable=description is None) as bar:
+        for begins, firsts in zip(windows.begins.split(batch), windows.firsts.split(batch), strict=True):
+            blocks = ids[begins[:, None] + offsets].to(model.device)
+            if scales_with_length:
+                model.base_model(input_ids=blocks[:, :1], use_cache=False)  # what is short brings the scaling back
+            hidden = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
+            scored = offsets[1:] >= firsts[:, None]
+            positions = offsets[1:].expand_as(scored)[scored]
+            scored = scored.to(model.device)
+            states, targets = hidden[:, :-1][scored], blocks[:, 1:][scored]
+            losses = [
+                F.cross_entropy(head(some_states).float(), some_targets, reduction="none")
+                for some_states, some_targets in zip(states.split(chunk), targets.split(chunk), strict=True)
+            ]
+            sums.index_add_(0, positions, torch.cat(losses).cpu().double())
+            counts += positions.bincount(minlength=windows.length)
+            bar.update(len(begins))
+        losses = PositionLosses(sums, counts)
+        bar.set_postfix(nats=f"{losses.nll:.4f}")
+    return losses
+
+
+def _has_dynamic_scaling(config: PreTrainedConfig) -> bool:
+    rope = config.to_dict().get("rope_parameters") or {}
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    return any(each.get("rope_type") == "dynamic" for each in (rope, *by_layer_type))
+
+
+@torch.inference_mode()
+def check_output_layer(model: PreTrainedModel, ids: Tensor) -> None:
+    """Raise `ValueError` for a model that does to its logits what `score` does not do (soft capping, scaling)."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{model.name_or_path}: this model has no output layer over a vocabulary")
+    ids = ids[None, :16].to(model.device)
+    own = model(input_ids=ids, use_cache=False).logits
+    ours = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if (own - ours).abs().max() > 1e-3 * own.abs().max():
+        raise InputError(f"{model.name_or_path}: this model changes the logits of its output layer; not supported")

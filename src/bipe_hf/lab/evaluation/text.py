@@ -1,0 +1,100 @@
+"""The text that is scored, as each model's own tokenizer divides it."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ...model.errors_bipe import InputError
+from ..common.checkpoints import Candidate
+from ..data import tokenize_documents
+
+
+@dataclass(frozen=True)
+class Text:
+    """The stream of token ids (long, `(tokens,)`) and what `Result` says of it."""
+
+    ids: Tensor
+    documents: int
+    bytes_per_token: float
+    sha256: str
+
+
+def held_out_fraction(candidates: Sequence[Candidate], data: str, given: float | None) -> float:
+    """The `validation_fraction` that holds out what training held out, unless another one is given.
+
+    Raises `ValueError` where the models were trained on this data with different fractions and none is given: some
+    have seen what others have not.
+    """
+    used = {
+        candidate.given: candidate.training.validation_fraction
+        for candidate in candidates
+        if candidate.training is not None and Path(candidate.training.data).resolve() == Path(data).resolve()
+    }
+    if given is None:
+        if len(set(used.values())) > 1:
+            raise InputError(f"validation_fraction: the models were trained with different ones ({used}): give one")
+        return next(iter(used.values()), 0.05)
+    for model, fraction in used.items():
+        if fraction != given:
+            warnings.warn(
+                f"{model} was trained with validation_fraction {fraction}: it may know this text", stacklevel=3
+            )
+    return given
+
+
+def read_text(
+    documents: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, multiple: int, max_tokens: int | None
+) -> Text:
+    """The stream of token ids; its length is a multiple of `multiple`."""
+    limit = math.inf if max_tokens is None else max_tokens // multiple * multiple
+    ids, ends, num_bytes = [], [0], [0]
+    for document in tokenize_documents(documents, tokenizer):
+        ids.append(torch.tensor(document["input_ids"], dtype=torch.long))
+        ends.append(ends[-1] + len(document["input_ids"]))
+        num_bytes.append(num_bytes[-1] + document["num_bytes"])
+        if ends[-1] >= limit:
+            break
+    tokens = min(limit, ends[-1] // multiple * multiple)
+    if tokens == 0:
+        raise InputError(
+            f"the text has {ends[-1]} tokens, too few for one block of {multiple} "
+            "(the longest length, or the least common multiple where not all lengths divide it)"
+        )
+    reached = next(at for at, end in enumerate(ends) if end >= tokens)
+    stream = torch.cat(ids)[:tokens]
+    sha256 = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
+    return Text(stream, reached, num_bytes[reached] / ends[reached], sha256)
+
+
+def read_texts(
+    documents: Dataset | IterableDataset,
+    candidates: Sequence[Candidate],
+    multiple: int,
+    max_tokens: int | None,
+    source: str,
+) -> list[Text]:
+    """Each candidate's text; the documents are tokenized once for all candidates with the same tokenizer."""
+    texts = {}
+    for candidate in candidates:
+        key = tokenizer_key(candidate.tokenizer)
+        if key not in texts:
+            try:
+                texts[key] = read_text(documents, candidate.tokenizer, multiple, max_tokens)
+            except ValueError as error:
+                raise InputError(f"{source}, tokenizer of {candidate.given}: {error}") from error
+    return [texts[tokenizer_key(candidate.tokenizer)] for candidate in candidates]
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Equal for tokenizers that give the same ids; of a slow one, equal only to itself."""
+    if not tokenizer.is_fast:
+        return str(id(tokenizer))
+    return tokenizer.backend_tokenizer.to_str() + str(tokenizer.eos_token)

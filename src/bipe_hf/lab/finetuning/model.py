@@ -1,0 +1,111 @@
+"""The model to start from, its tokenizer, and a head for the task."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ...model.configuration_bipe import HEADS
+from ...model.errors_bipe import InputError
+from ...model.tokenization_bipe import BipeTokenizer
+from ..training.model import load_part
+from .task import Task
+
+
+def load_config(source: str | Path, task: Task) -> PreTrainedConfig:
+    """The config of the model in `source` with the labels of the task."""
+    config = load_part(AutoConfig, "initial_model", str(source))
+    if task.labels is not None:
+        config.id2label = dict(enumerate(task.labels.names))
+        config.label2id = {name: index for index, name in config.id2label.items()}
+        config.problem_type = "single_label_classification"
+    return config
+
+
+def load_tokenizer(
+    source: str | Path, config: PreTrainedConfig, task: Task, say: Callable[[str], None]
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model: a `BipeTokenizer` with the separators of the config where segments end at
+    separators, else a plain one. Its padding token, or else eos, becomes that of the config, where classifiers look.
+    Where there are labels, it cuts long texts at their end, whoever uses the trained model.
+
+    Raises:
+        ValueError: nothing to pad with, or more tokens than the model has.
+    """
+    tokenizer = load_part(AutoTokenizer, "initial_model", str(source))
+    if "segmentation" in config.to_dict() and config.segmentation == "separators":
+        if not isinstance(tokenizer, BipeTokenizer) or tokenizer.separator_token_ids != config.separator_token_ids:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
+    elif isinstance(tokenizer, BipeTokenizer):
+        tokenizer = tokenizer.without_segments()
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"initial_model: the tokenizer of {source} has neither a pad nor an eos token")
+        say(f"the tokenizer of {source} has no padding token: {tokenizer.eos_token!r} pads")
+        tokenizer.pad_token = tokenizer.eos_token
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"initial_model: the tokenizer of {source} has {len(tokenizer)} tokens, but the model only"
+            f" {config.vocab_size}"
+        )
+    config.pad_token_id = tokenizer.pad_token_id
+    if task.labels is not None:
+        tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def load_model(
+    source: str | Path, config: PreTrainedConfig, task: Task, attn_implementation: str
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in `source` with the head of the task, in float32, and the weights of the head that are new.
+
+    Raises:
+        ValueError: the model has the head of another task; its weights are damaged, or missing or of another size
+            anywhere but in a new head; or the head that is there has other labels than the data.
+    """
+    arguments: dict[str, Any] = {"config": config, "attn_implementation": attn_implementation, "dtype": torch.float32}
+    there = load_part(AutoConfig, "initial_model", str(source))
+    own = task.head.__name__.removeprefix("AutoModel")
+    for architecture in there.architectures or []:
+        # Heads of several tasks have the same names for their weights: one would pass for the other.
+        if architecture.endswith(HEADS) and not architecture.endswith((own, "ForCausalLM")):
+            raise InputError(
+                f"initial_model: {source} is a {architecture}, the task needs a language model or one with the head"
+                f" {own}"
+            )
+    try:
+        model, report = task.head.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    except SafetensorError as error:
+        raise InputError(f"the weights in {source} are damaged: {error}") from error
+    new = sorted(report["missing_keys"])
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+
+    def elsewhere(names: list[str]) -> list[str]:
+        is_head_kept = task.head is AutoModelForCausalLM
+        return [name for name in names if is_head_kept or name.startswith(f"{model.base_model_prefix}.")]
+
+    if elsewhere(new):
+        raise InputError(f"initial_model: {source} has no weights for {', '.join(elsewhere(new))}")
+    if elsewhere(mismatched):
+        raise InputError(
+            f"initial_model: {source} has weights of other sizes than its config: {', '.join(elsewhere(mismatched))}"
+        )
+    has_other_labels = task.labels is not None and not new and there.id2label != config.id2label
+    if mismatched or has_other_labels:
+        raise InputError(
+            f"initial_model: the classifier in {source} knows the labels {list(there.id2label.values())}, the data has"
+            f" {list(config.id2label.values())}"
+        )
+    return model, new

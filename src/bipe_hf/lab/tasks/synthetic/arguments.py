@@ -1,0 +1,87 @@
+"""The keys of `bipe-hf synthetic` beyond those of the model and of `transformers.TrainingArguments`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from transformers import TrainingArguments
+
+from ....model.errors_bipe import InputError
+from ...common.messages import parsed_json
+from ...training.arguments import MEASURED, ModelArguments, check_counts, check_model, check_training
+from .tasks import find_task
+
+
+# Keys that are not the user's to set, and why.
+RESERVED_KEYS = {
+    "do_eval": "synthetic always measures at the end",
+    "do_predict": "synthetic only trains and measures",
+    "do_train": "synthetic always trains",
+    "hub_token": "settings are written to the run folder; log in with `hf auth login`",
+    "include_num_input_tokens_seen": "synthetic always counts the tokens",
+    "initial_model": "the vocabulary is the task's own: training starts from random weights",
+    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
+    "resume_from_checkpoint": "synthetic resumes from the last checkpoint in output_dir by itself",
+    "save_only_model": "a run could not be resumed",
+}
+
+
+@dataclass
+class TaskArguments:
+    """What is learnt, and on what it is measured."""
+
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "arithmetic (expressions modulo 11, one operation a step) or chain (additions and subtractions"
+            " modulo 11, one running total a step)"
+        },
+    )
+    max_operators: int | None = field(
+        default=None,
+        metadata={"help": "operators in a training example at most: each number from 1 on is as frequent"},
+    )
+    test_operators: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "numbers of operators to measure the accuracy at, rising: [1,2,4]; also ones above max_operators"
+            " (default: 1 to max_operators)"
+        },
+    )
+    test_samples: int = field(
+        default=500, metadata={"help": "examples measured at each number of operators (default: 500)"}
+    )
+
+    def __post_init__(self) -> None:
+        self.test_operators = parsed_json(self.test_operators)
+
+
+ARGUMENT_CLASSES = (TaskArguments, ModelArguments, TrainingArguments)
+
+
+def check_arguments(task_args: TaskArguments, model_args: ModelArguments, training_args: TrainingArguments) -> None:
+    """Refuses settings that make no sense or contradict each other, before any work; fills in `test_operators`."""
+    find_task(task_args.task)
+    if task_args.max_operators is None:
+        raise InputError("give max_operators")
+    check_counts(vars(task_args), ["max_operators", "test_samples"])
+    if task_args.test_operators is None:
+        task_args.test_operators = list(range(1, task_args.max_operators + 1))
+    check_sizes("test_operators", task_args.test_operators)
+    check_model(model_args)
+    if model_args.alibi_slope_scale == MEASURED:
+        raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
+    check_training(training_args)
+    if training_args.max_steps < 1:
+        raise InputError("give max_steps: examples are made without end")
+
+
+def check_sizes(name: str, sizes: Sequence[int]) -> None:
+    """Refuses what is no list of rising numbers of operators."""
+    if not isinstance(sizes, list | tuple) or not sizes or not all(type(size) is int for size in sizes):
+        raise InputError(f"{name}: {sizes!r} is no list of numbers of operators such as [1,2,4]")
+    if sizes[0] < 1:
+        raise InputError(f"{name}: {sizes[0]} given, an example has at least 1 operator")
+    for size, following in pairwise(sizes):
+        if following <= size:
+            raise InputError(f"{name}: {following} comes after {size}, give each number once, rising")

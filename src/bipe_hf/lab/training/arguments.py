@@ -1,0 +1,281 @@
+"""The keys of `bipe-hf pretrain` beyond those of `transformers.TrainingArguments`."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import CONFIG_MAPPING, TrainingArguments
+
+from ...model.errors_bipe import InputError
+from ..common.messages import did_you_mean, parsed_json
+from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
+from ..data.index_extension import check_extension
+
+
+DEFAULT_MODEL_TYPE = "bipe_llama"
+MEASURED = "measured"
+
+# Keys that extend the indices of training blocks, and what does it.
+INDEX_EXTENSIONS = {"index_stretch": StretchedIndices, "index_skip": SkippedIndices}
+
+# Fields of TrainingArguments that are not the user's to set, and why.
+RESERVED_KEYS = {
+    "do_eval": "pretrain always measures the validation loss at the end",
+    "do_predict": "pretrain only trains and measures the validation loss",
+    "do_train": "pretrain always trains",
+    "hub_token": "settings are written to the run folder; log in with `hf auth login`",
+    "include_num_input_tokens_seen": "pretrain always counts the tokens",
+    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
+    "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
+    "save_only_model": "a run could not be resumed",
+}
+
+
+@dataclass
+class ModelArguments:
+    """What is trained. Fields left at `None` are not passed on, so the defaults of the model's own config hold."""
+
+    model_type: str | None = field(
+        default=None, metadata={"help": "model class, by its name in transformers (default: bipe_llama)"}
+    )
+    initial_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "continue from the weights of this saved model (folder or Hub name) instead of random ones; its"
+            " type and sizes cannot be changed, its positional encoding can"
+        },
+    )
+    hidden_size: int | None = field(default=None, metadata={"help": "width of the hidden states"})
+    intermediate_size: int | None = field(default=None, metadata={"help": "width inside the feed-forward layers"})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "number of layers"})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "attention heads per layer"})
+    num_key_value_heads: int | None = field(
+        default=None, metadata={"help": "key and value heads per layer (default: as many as attention heads)"}
+    )
+    rms_norm_eps: float | None = field(
+        default=None, metadata={"help": "added to the variance in the normalisation layers"}
+    )
+    tie_word_embeddings: bool | None = field(
+        default=None, metadata={"help": "true: input and output embeddings are one matrix"}
+    )
+    max_position_embeddings: int | None = field(
+        default=None, metadata={"help": "length the config declares the model for (default: train_length)"}
+    )
+    rope_parameters: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": 'mapping with rope_theta and rope scaling, as in transformers: {"rope_type": "default",'
+            ' "rope_theta": 10000.0}; with initial_model, its rope_theta and partial_rotary_factor stay unless given'
+        },
+    )
+    inter_encoding: str | None = field(
+        default=None,
+        metadata={"help": "relative encoding over segments: rope, xpos, alibi, hybrid, kerple, t5 or none"},
+    )
+    intra_encoding: str | None = field(
+        default=None, metadata={"help": "absolute encoding inside a segment: learned, sinusoidal or none"}
+    )
+    segmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": "what a segment is: separators (ends with a separator token: BiPE), fixed (so many tokens), tokens"
+            " (each token: plain RoPE or ALiBi), document (the whole text)"
+        },
+    )
+    fixed_segment_length: int | None = field(
+        default=None, metadata={"help": "tokens in a segment, for segmentation fixed"}
+    )
+    max_segment_length: int | None = field(
+        default=None,
+        metadata={"help": "rows of the intra-segment table; later tokens of a longer segment share the last row"},
+    )
+    intra_initializer_range: float | None = field(
+        default=None,
+        metadata={
+            "help": "standard deviation of the first values of the learned intra table, 0: it starts at zero (default:"
+            " initializer_range, 0.02)"
+        },
+    )
+    alibi_slope_scale: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi, or measured: the mean number of"
+            " tokens in a segment of the training blocks (up to 1,000 of them)"
+        },
+    )
+    log_scale_train_length: int | None = field(
+        default=None, metadata={"help": "scale queries with the logarithm of the segment index, 1 at this index"}
+    )
+    logn_train_length: int | None = field(
+        default=None, metadata={"help": "scale queries with the logarithm of the token index, from this index on"}
+    )
+    hybrid_max_period: float | None = field(
+        default=None,
+        metadata={"help": "hybrid: rotary pairs of at most this period (tokens) turn with the token index"},
+    )
+    hybrid_slow_pairs: str | None = field(
+        default=None, metadata={"help": "hybrid: the other rotary pairs turn with the segments, or none: not at all"}
+    )
+    hybrid_alibi_scale: float | None = field(
+        default=None, metadata={"help": "hybrid: factor on the ALiBi slopes over segments, 0 for no ALiBi"}
+    )
+    hybrid_alibi_power: float | None = field(
+        default=None,
+        metadata={"help": "hybrid: the slopes are raised to this, from 0 (all heads alike) to 1 (as in ALiBi)"},
+    )
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
+    )
+
+    def __post_init__(self) -> None:
+        self.rope_parameters = parsed_json(self.rope_parameters)
+        if not isinstance(self.rope_parameters, dict | None):
+            raise InputError(
+                f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
+            )
+        if self.alibi_slope_scale not in (None, MEASURED):
+            try:
+                self.alibi_slope_scale = float(self.alibi_slope_scale)
+            except ValueError as error:
+                raise InputError(
+                    f"alibi_slope_scale: {self.alibi_slope_scale!r} is neither a number nor {MEASURED}"
+                ) from error
+
+    def config_fields(self) -> dict[str, Any]:
+        """The fields that were given and belong into the model's config."""
+        elsewhere = {"model_type", "initial_model", "attn_implementation"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    data: str = field(
+        default=DEFAULT_CORPUS,
+        metadata={
+            "help": "text to train on: python (documentation and sources of the running Python), a text file, a folder"
+            " of text files, a data set on disk, or name or name:config on the Hugging Face Hub (default: python)"
+        },
+    )
+    text_column: str = field(default="text", metadata={"help": "column that holds the text (default: text)"})
+    validation_fraction: float = field(
+        default=0.05,
+        metadata={"help": "share of the documents held out, where the data has no validation split (default: 0.05)"},
+    )
+    max_validation_blocks: int | None = field(
+        default=None, metadata={"help": "measure the validation loss on this many blocks only (default: all)"}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "read the data while training, for what does not fit on the disk; needs max_steps, tokenizer"
+        },
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub name of a tokenizer (default: that of initial_model, or a new byte-level BPE)"
+        },
+    )
+    vocab_size: int | None = field(
+        default=None, metadata={"help": "tokens of the new BPE; a given tokenizer must have exactly as many"}
+    )
+    separators: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "tokens that end a segment: sentences, lines, clauses, authors, or a list of token ids or strings"
+            " (default: sentences)"
+        },
+    )
+    train_length: int = field(default=1024, metadata={"help": "tokens per training block (default: 1024)"})
+    document_boundaries: Literal["keep", "ignore"] = field(
+        default="ignore",
+        metadata={
+            "help": "keep: no token sees or predicts across the border of two documents in a block; ignore: documents"
+            " are simply joined, as the authors of BiPE do (default: ignore)"
+        },
+    )
+    index_stretch: float | None = field(
+        default=None,
+        metadata={
+            "help": "multiply the segment indices of each training block by a random factor between 1 and this, so"
+            " that the model gets to know those of longer texts (default: as they are)"
+        },
+    )
+    index_skip: float | None = field(
+        default=None,
+        metadata={
+            "help": "instead, skip a random number of segment indices at a random place in each training block, up to"
+            " this times as many indices (PoSE)"
+        },
+    )
+    num_proc: int | None = field(
+        default=None, metadata={"help": "processes that tokenize (default: as many as pay off)"}
+    )
+
+    def __post_init__(self) -> None:
+        self.separators = parsed_json(self.separators)
+        if self.train_length < 2:
+            raise InputError(
+                f"train_length: {self.train_length} tokens leave nothing to predict, at least 2 are needed"
+            )
+
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, TrainingArguments)
+
+
+def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Refuses settings that make no sense or contradict each other, before any work."""
+    check_model(model_args)
+    check_counts(vars(data_args), ["max_validation_blocks"])
+    check_training(training_args)
+    if data_args.tokenizer is None and model_args.initial_model is None:
+        if data_args.vocab_size is None:
+            raise InputError("give vocab_size (a new tokenizer of that size is trained on the data) or tokenizer")
+        if data_args.streaming:
+            raise InputError("streaming: give a tokenizer, training one would read all of the stream first")
+    for key in INDEX_EXTENSIONS:
+        if vars(data_args)[key] is not None:
+            check_extension(key, vars(data_args)[key])
+    if data_args.index_stretch is not None and data_args.index_skip is not None:
+        raise InputError("index_stretch and index_skip: give one of them")
+    if data_args.streaming and training_args.max_steps < 1:
+        raise InputError("streaming: give max_steps, a stream does not say how long it is")
+
+
+def check_model(model_args: ModelArguments) -> None:
+    """Refuses sizes and types that no model has, or that the initial model decides."""
+    sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    settings = vars(model_args)
+    check_counts(settings, [*sizes, "max_position_embeddings"])
+    if model_args.initial_model is None:
+        model_type = model_args.model_type or DEFAULT_MODEL_TYPE
+        if model_type not in CONFIG_MAPPING:
+            hint = did_you_mean(model_type, CONFIG_MAPPING)
+            raise InputError(f"model_type: {model_type!r} is not known to transformers{hint}")
+    else:
+        for key in ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings", "max_segment_length"]:
+            if settings[key] is not None:
+                raise InputError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
+
+
+def check_training(training_args: TrainingArguments) -> None:
+    """Refuses settings of the Trainer with which no step can be done."""
+    batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"]
+    check_counts(vars(training_args), batch)
+    if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
+        raise InputError("no training step is left to do: give max_steps or num_train_epochs above 0")
+
+
+def check_reserved(settings: dict[str, Any], reserved_keys: dict[str, str]) -> None:
+    """Refuses keys that are not the user's to set, with the reason of each."""
+    for key in reserved_keys.keys() & settings.keys():
+        raise InputError(f"{key} cannot be set: {reserved_keys[key]}")
+
+
+def check_counts(settings: dict[str, Any], keys: list[str]) -> None:
+    """Refuses values of `keys` below 1."""
+    for key in keys:
+        if settings[key] is not None and settings[key] < 1:
+            raise InputError(f"{key}: {settings[key]} given, at least 1 is needed")

@@ -1,0 +1,177 @@
+"""From settings to a config, a tokenizer and a model, for any model class that transformers knows."""
+
+import dataclasses
+import os
+from typing import Any
+
+import torch
+from datasets import DatasetDict, IterableDatasetDict
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ...model.configuration_bipe import replaced_rope_parameters
+from ...model.errors_bipe import InputError
+from ...model.tokenization_bipe import BipeTokenizer
+from ..data import cached_tokenizer, load_documents
+from ..data.index_extension import check_extendable
+from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
+
+
+def read_documents(data_args: DataArguments) -> DatasetDict | IterableDatasetDict:
+    """The documents to train on and to validate with."""
+    return load_documents(
+        data_args.data,
+        text_column=data_args.text_column,
+        validation_fraction=data_args.validation_fraction,
+        streaming=data_args.streaming,
+    )
+
+
+def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTrainedConfig:
+    """The config of the model to train; `fit_tokenizer` adds what depends on the tokenizer.
+
+    Raises:
+        ValueError: a field that models of this type do not have, values that their config refuses, or settings for
+            segments that the model does not use.
+    """
+    given = model_args.config_fields()
+    if model_args.alibi_slope_scale == MEASURED:
+        given["alibi_slope_scale"] = 1.0  # holds the place of what is measured
+    if model_args.initial_model is None:
+        config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
+        given.setdefault("max_position_embeddings", data_args.train_length)
+    else:
+        initial = load_part(AutoConfig, "initial_model", model_args.initial_model)
+        config_class = type(initial)
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
+    for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
+        raise InputError(f"{name}: a model of type {config_class.model_type} has no such field")
+    try:
+        if model_args.initial_model is None:
+            if given.get("segmentation", defaults.get("segmentation")) == "separators":
+                given["separator_token_ids"] = [0]  # holds the place of those that fit_tokenizer finds
+            config = config_class(**given)
+        else:
+            if model_args.rope_parameters is not None:
+                given["rope_parameters"] = replaced_rope_parameters(initial, model_args.rope_parameters)
+            config = config_class.from_pretrained(model_args.initial_model, **given)
+    except StrictDataclassError as error:
+        raise InputError(f"config of the model: {error.__cause__ or error}") from error
+    check_use_of_segments(config, model_args, data_args)
+    return config
+
+
+def check_use_of_segments(config: PreTrainedConfig, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Refuses settings for segments that a model with `config` does not use."""
+    for key in INDEX_EXTENSIONS:
+        if vars(data_args)[key] is not None:
+            try:
+                check_extendable(config)
+            except ValueError as error:
+                raise InputError(f"{key}: {error}") from error
+    if model_args.alibi_slope_scale == MEASURED and (
+        config.inter_encoding != "alibi" or config.segmentation != "separators"
+    ):
+        raise InputError(
+            f"alibi_slope_scale: {MEASURED} is for inter_encoding alibi with segmentation separators, not for"
+            f" {config.inter_encoding} with {config.segmentation}"
+        )
+
+
+def load_tokenizer(
+    model_args: ModelArguments, data_args: DataArguments, documents: DatasetDict | IterableDatasetDict
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the settings name, or a BPE trained on the train split.
+
+    Raises:
+        ValueError: the tokenizer has another size than `vocab_size` says.
+    """
+    source = data_args.tokenizer or model_args.initial_model
+    if source is None:
+        return cached_tokenizer(documents["train"], data_args.vocab_size)
+    key = "initial_model" if data_args.tokenizer is None else "tokenizer"
+    tokenizer = load_part(AutoTokenizer, key, source)
+    if data_args.vocab_size not in (None, len(tokenizer)):
+        raise InputError(f"vocab_size: {data_args.vocab_size} given, but the tokenizer {source} has {len(tokenizer)}")
+    return tokenizer
+
+
+def fit_tokenizer(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, data_args: DataArguments
+) -> PreTrainedTokenizerBase:
+    """Sets vocabulary, special tokens and separators in `config`, and returns the tokenizer to save with the model.
+
+    Where segments end at separators, that is a `BipeTokenizer`. For every other model it is a plain one: the
+    `segment_ids` of a `BipeTokenizer` would override the model's own segmentation.
+
+    Raises:
+        ValueError: more tokens than the initial model has, separators that no part of the model uses, or none where
+            settings need them.
+    """
+    if model_args.initial_model is None:
+        config.vocab_size = len(tokenizer)
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    elif len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the model {model_args.initial_model} only"
+            f" {config.vocab_size}"
+        )
+    if ends_segments_at_separators(config):
+        inherited = None if model_args.initial_model is None else config.separator_token_ids
+        separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
+        try:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+        except ValueError as error:
+            raise InputError(f"separators: {error}") from error
+        config.separator_token_ids = tokenizer.separator_token_ids
+        check_use_of_segments(config, model_args, data_args)  # the list of separators may be empty
+        return tokenizer
+    if data_args.separators is not None:
+        raise InputError(f"separators: {data_args.separators!r} given, but this model does not segment by separators")
+    if isinstance(tokenizer, BipeTokenizer):
+        return tokenizer.without_segments()
+    return tokenizer
+
+
+def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
+    """Whether a model, of any type, is a BiPE one that reads its segments from the tokens."""
+    return "segmentation" in config.to_dict() and config.segmentation == "separators"
+
+
+def load_part(auto_class: type, key: str, source: str) -> Any:
+    """`auto_class.from_pretrained(source)`, whose errors name the key that `source` was given for."""
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=False)  # instead of a question on the terminal
+    except (OSError, ValueError, StrictDataclassError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
+        raise InputError(f"{key}: {source} cannot be loaded ({reason})") from error
+
+
+def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
+    """A float32 model with `config`: random weights, or those of `initial_model`."""
+    if model_args.initial_model is not None:
+        return load_model(model_args.initial_model, model_args, config=config)
+    return AutoModelForCausalLM.from_config(
+        config, attn_implementation=model_args.attn_implementation, dtype=torch.float32
+    )
+
+
+def load_model(source: str | os.PathLike, model_args: ModelArguments, **kwargs: Any) -> PreTrainedModel:
+    """The model saved in `source`, in float32: the steps of an optimizer are too small for 16-bit weights."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source, attn_implementation=model_args.attn_implementation, dtype=torch.float32, **kwargs
+        )
+    except SafetensorError as error:
+        raise InputError(f"the weights in {source} are damaged: {error}") from error

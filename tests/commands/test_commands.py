@@ -1,0 +1,448 @@
+"""The command line: dispatch, help, errors, settings of `pretrain`, `generate`, `convert`."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+import bipe_hf
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
+from bipe_hf.commands import COMMANDS, generate, main
+from bipe_hf.commands.pretrain import read_settings
+from bipe_hf.lab.data import train_tokenizer
+
+
+def error_line(capsys) -> str:
+    """What is on stderr, which must be one line with the program's name."""
+    captured = capsys.readouterr().err
+    assert captured.startswith("bipe-hf: error: ")
+    assert captured.count("\n") == 1
+    return captured
+
+
+def raising(error):
+    def run(arguments):
+        raise error
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ dispatch
+
+
+def test_help_shows_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("pretrain", "evaluate", "plot", "generate", "convert"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"bipe-hf {name}" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"bipe-hf {bipe_hf.__version__}\n"
+
+
+def test_package_runs_as_a_module():
+    command = [sys.executable, "-m", "bipe_hf.commands", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"bipe-hf {bipe_hf.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["generate"], ["generate", "model", "prompt", "--max-new", "3"]])
+def test_wrong_words_show_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: bipe-hf")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("length 0:\n  at least 1"), "length 0: at least 1"),
+        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file or directory"),
+        (FileExistsError("x exists"), "x exists"),
+        (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(error, line, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "run", raising(error))
+    assert main(["generate", "model", "prompt"]) == 2
+    assert error_line(capsys) == f"bipe-hf: error: {line}\n"
+
+
+def test_defect_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(generate, "run", raising(KeyError("defect")))
+    with pytest.raises(KeyError):
+        main(["generate", "model", "prompt"])
+
+
+def test_interruption_is_status_130(monkeypatch, capsys):
+    monkeypatch.setattr(generate, "run", raising(KeyboardInterrupt()))
+    assert main(["generate", "model", "prompt"]) == 130
+    assert capsys.readouterr().err == "bipe-hf: interrupted\n"
+
+
+def test_interrupted_pretraining_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    (tmp_path / "small.yaml").write_text("output_dir: here")
+
+    def interrupted(settings, overwrite):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bipe_hf.lab.training.pretrain", interrupted)
+    assert main(["pretrain", str(tmp_path / "small.yaml")]) == 130
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1
+    assert "the same command" in captured
+    assert "resumes from the last checkpoint in here" in captured
+
+
+# ------------------------------------------------------------------------------------------ settings of pretrain
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "small.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_yaml_sets_and_flags_override(config):
+    path = config("learning_rate: 1e-4\nmax_steps: 10\nhidden_size: 16\nstreaming: true\n")
+    settings = read_settings(path, ["--max_steps", "20", "--hidden-size=32", "--seed", "7"])
+    assert settings["learning_rate"] == 1e-4
+    assert settings["max_steps"] == 20
+    assert settings["hidden_size"] == 32
+    assert settings["seed"] == 7
+    assert settings["streaming"] is True
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("learning_rate: 3E-4", "learning_rate", 3e-4),
+        ("warmup_steps: 1e2", "warmup_steps", 100.0),
+        ("save_strategy: no", "save_strategy", "no"),  # YAML's own reading is the boolean false
+        ("tie_word_embeddings: yes", "tie_word_embeddings", True),
+        ("max_steps: -1", "max_steps", None),  # the default
+        ("tokenizer: null", "tokenizer", None),
+        ("tokenizer:", "tokenizer", None),
+        ("run_name: 2024-01-31", "run_name", "2024-01-31"),
+        ("run_name: 007", "run_name", "007"),
+        ('run_name: "null"', "run_name", "null"),
+        ("include_for_metrics: [inputs, loss]", "include_for_metrics", ["inputs", "loss"]),
+    ],
+)
+def test_yaml_values_are_read_like_the_text_of_a_flag(config, line, key, value):
+    assert read_settings(config(line), []).get(key) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "flag", "value"),
+    [
+        ("separators: sentences", "sentences", "sentences"),
+        ("separators: [13, 869]", "[13, 869]", [13, 869]),
+        ('separators: ["\\n", .]', '["\\n", "."]', ["\n", "."]),
+        ("separators:\n  - 13\n  - ;", '[13, ";"]', [13, ";"]),
+    ],
+)
+def test_separators_are_a_preset_or_a_list(config, line, flag, value):
+    from bipe_hf.lab.training import DataArguments
+
+    for settings in (read_settings(config(line), []), read_settings(config("{}"), ["--separators", flag])):
+        assert DataArguments(**{key: settings[key] for key in ["separators"]}).separators == value
+
+
+def test_mapping_keeps_its_numbers(config):
+    from bipe_hf.lab.training import ModelArguments
+
+    settings = read_settings(config("rope_parameters: {rope_type: linear, factor: 2, rope_theta: 5e5}"), [])
+    expected = {"rope_type": "linear", "factor": 2, "rope_theta": 500_000.0}
+    assert ModelArguments(rope_parameters=settings["rope_parameters"]).rope_parameters == expected
+
+
+def test_output_folder_is_named_after_the_config(config):
+    assert read_settings(config("{}"), [])["output_dir"] == os.path.join("runs", "small")
+    assert read_settings(config("output_dir: elsewhere"), [])["output_dir"] == "elsewhere"
+    assert read_settings(config("output_dir: elsewhere"), ["--output_dir", "there"])["output_dir"] == "there"
+
+
+@pytest.mark.parametrize(("installed", "target"), [(True, "tensorboard"), (False, None)])
+def test_tensorboard_is_used_where_it_is_installed(config, installed, target, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    assert read_settings(config("{}"), []).get("report_to") == target
+    assert "report_to" not in read_settings(config("report_to: none"), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("learning_rat: 1", [], "unknown key 'learning_rat'; did you mean learning_rate?"),
+        ("qqqqqqqq: 1", [], "unknown key 'qqqqqqqq'"),
+        ("{}", ["--hiden-size", "3"], "unknown argument '--hiden-size'; did you mean hidden_size?"),
+        ("{}", ["--learning", "3"], "unknown argument '--learning'"),  # no abbreviations
+        ("{}", ["stray"], "unknown argument 'stray'"),
+        ("seed: 1\nmax_steps: 2\nseed: 3", [], "key 'seed' is given twice, again in line 3"),
+        ("max_steps: many", [], "max_steps: invalid int value: 'many'"),
+        ("max_steps: 1.5", [], "max_steps: invalid int value: '1.5'"),
+        ("max_steps: [1, 2]", [], "max_steps: invalid int value: '[1, 2]'"),
+        ("max_steps: {a: 1}", [], "max_steps: invalid int value"),
+        ("learning_rate: yes", [], "learning_rate: invalid float value: 'yes'"),
+        ("streaming: maybe", [], "streaming: Truthy value expected: got maybe"),
+        ("document_boundaries: drop", [], "document_boundaries: invalid choice: 'drop'"),
+        ("{}", ["--seed"], "seed: expected one argument"),
+        ("just words", [], "expected lines of the form `key: value`"),
+        ("- a\n- b", [], "expected lines of the form `key: value`"),
+        ("", [], "expected lines of the form `key: value`"),
+        ("a: b: c", [], "not valid YAML"),
+        ("a: [1", [], "not valid YAML"),
+    ],
+)
+def test_bad_settings_name_the_key(config, text, flags, message, capsys):
+    assert main(["pretrain", config(text), *flags]) == 2
+    assert message in error_line(capsys)
+
+
+def test_missing_or_unreadable_config_is_refused(tmp_path, capsys):
+    assert main(["pretrain", str(tmp_path / "missing.yaml")]) == 2
+    assert "missing.yaml: no such file" in error_line(capsys)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    assert main(["pretrain", str(tmp_path / "binary.yaml")]) == 2
+    assert "binary.yaml: not valid YAML" in error_line(capsys)
+
+
+def test_help_of_pretrain_explains_every_key(capsys):
+    from dataclasses import fields
+
+    from bipe_hf.lab.training import DataArguments, ModelArguments
+
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    output = capsys.readouterr().out
+    assert all(f"  {field.name} " in output for kind in (ModelArguments, DataArguments) for field in fields(kind))
+    assert "TrainingArguments" in output
+    assert "--learning_rate " not in output.partition("keys of the model:")[2]
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "--help-all"])
+    assert stop.value.code == 0
+    assert "--learning_rate " in capsys.readouterr().out.partition("keys of the training:")[2]
+
+
+def test_pretrain_trains_from_the_command_line(tmp_path, config, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"It ran {n} times. Then it sat." for n in range(100)))
+    path = config(
+        f"""
+        data: {tmp_path / "text.txt"}
+        validation_fraction: 0.2
+        vocab_size: 280
+        train_length: 16
+        hidden_size: 16
+        intermediate_size: 16
+        num_hidden_layers: 1
+        num_attention_heads: 2
+        max_steps: 9
+        use_cpu: true
+        output_dir: {tmp_path / "run"}
+        """
+    )
+    words = ["pretrain", path, "--max_steps=2", "--report_to", "none", "--disable_tqdm", "true"]
+    assert main(words) == 0
+    record = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert record["steps"] == 2
+    assert "perplexity" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "--overwrite" in error_line(capsys)
+    assert main([*words, "--overwrite"]) == 0
+    assert main(["generate", str(tmp_path / "run"), "It ran", "--max-new-tokens", "1", "--device", "cpu"]) == 0
+
+
+# ------------------------------------------------------------------------------------------ generate
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """A random model with sharp predictions and a tokenizer with one separator."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = BipeTokenizer.from_tokenizer(train_tokenizer(["the cat sat. it ran."] * 5, 280))
+    config = BipeLlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.5,
+        separator_token_ids=tokenizer.separator_token_ids,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BipeLlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def greedy(folder, prompt: str, count: int) -> str:
+    """The likeliest token again and again, each from a pass over the whole text."""
+    model, tokenizer = BipeLlamaForCausalLM.from_pretrained(folder), BipeTokenizer.from_pretrained(folder)
+    ids = tokenizer(prompt)["input_ids"]
+    for _ in range(count):
+        with torch.no_grad():
+            ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def run_generate(capsys, *words: str) -> str:
+    assert main(["generate", *words, "--device", "cpu"]) == 0
+    return capsys.readouterr().out
+
+
+def test_generate_prints_the_prompt_and_the_likeliest_text(model_folder, capsys):
+    output = run_generate(capsys, str(model_folder), "the cat sat. it", "--max-new-tokens", "12")
+    assert output == greedy(model_folder, "the cat sat. it", 12) + "\n"
+
+
+def test_generate_reads_the_prompt_from_standard_input(model_folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("it ran."))
+    output = run_generate(capsys, str(model_folder), "-", "--max-new-tokens", "3")
+    assert output == greedy(model_folder, "it ran.", 3) + "\n"
+
+
+def test_generate_draws_at_random_with_a_temperature_and_a_seed(model_folder, capsys):
+    words = [str(model_folder), "it", "--max-new-tokens", "12", "--temperature", "2"]
+    texts = [run_generate(capsys, *words, "--seed", seed) for seed in "0012"]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+    only_the_likeliest = run_generate(capsys, *words, "--top-p", "1e-6")
+    assert only_the_likeliest == greedy(model_folder, "it", 12) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["it", "--max-new-tokens", "0"], "--max-new-tokens 0"),
+        (["it", "--temperature", "0"], "--temperature 0.0"),
+        (["it", "--temperature", "nan"], "--temperature nan"),
+        (["it", "--top-p", "0.5"], "give --temperature too"),
+        (["it", "--temperature", "1", "--top-p", "1.5"], "--top-p 1.5"),
+        (["it", "--device", "abacus"], "device: 'abacus'"),
+        ([""], "the prompt is empty"),
+    ],
+)
+def test_generate_refuses_what_makes_no_sense(model_folder, words, message, capsys):
+    assert main(["generate", str(model_folder), *words]) == 2
+    assert message in error_line(capsys)
+
+
+def test_generate_needs_a_whole_model(model_folder, tmp_path, capsys):
+    assert main(["generate", str(tmp_path / "missing"), "it"]) == 2
+    assert "missing" in error_line(capsys)
+    assert main(["generate", str(tmp_path), "it"]) == 2
+    assert "config.json" in error_line(capsys)
+    for path in model_folder.iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
+    assert main(["generate", str(tmp_path), "it"]) == 2
+    assert "cannot be loaded" in error_line(capsys)
+
+
+def test_generate_works_with_any_model(tmp_path, capsys):
+    """A tokenizer without `segment_ids`, a model that is not ours."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = train_tokenizer(["the cat sat. it ran."] * 5, 280)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    tokenizer.save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=280, n_embd=8, n_layer=1, n_head=1, n_positions=32)).save_pretrained(
+        tmp_path
+    )
+    assert run_generate(capsys, str(tmp_path), "the cat", "--max-new-tokens", "2").startswith("the cat")
+
+
+# ------------------------------------------------------------------------------------------ convert
+
+
+def test_convert_passes_its_arguments_on_and_prints_the_report(monkeypatch, capsys):
+    calls = []
+
+    def convert_checkpoint(*args, **kwargs):
+        calls.append((args, kwargs))
+        return "the report"
+
+    monkeypatch.setattr("bipe_hf.lab.conversion.convert_checkpoint", convert_checkpoint)
+    assert main(["convert", "theirs", "ours"]) == 0
+    assert main(["convert", "theirs", "ours", "--overwrite", "--separator-token-ids", "13", "869"]) == 0
+    assert capsys.readouterr().out == "the report\nthe report\n"
+    assert calls == [
+        (("theirs", "ours"), {"overwrite": False, "separator_token_ids": None}),
+        (("theirs", "ours"), {"overwrite": True, "separator_token_ids": [13, 869]}),
+    ]
+
+
+def test_convert_passes_on_what_was_given_for_a_stock_checkpoint(monkeypatch, capsys):
+    calls = []
+
+    def convert_stock_checkpoint(*args, **kwargs):
+        calls.append((args, kwargs))
+        return "the report"
+
+    monkeypatch.setattr("bipe_hf.lab.conversion.convert_stock_checkpoint", convert_stock_checkpoint)
+    words = ["convert", "theirs", "ours", "--from", "stock"]
+    flags = "--inter-encoding alibi --intra-encoding learned --segmentation separators --separators lines"
+    numbers = "--max-segment-length 32 --alibi-slope-scale 8 --intra-init normal"
+    assert main(words) == 0
+    assert main([*words, *flags.split(), *numbers.split()]) == 0
+    assert main([*words, "--overwrite", "--separator-token-ids", "13", "869"]) == 0
+    assert capsys.readouterr().out == "the report\n" * 3
+    given = {
+        "inter_encoding": "alibi",
+        "intra_encoding": "learned",
+        "segmentation": "separators",
+        "separators": "lines",
+        "max_segment_length": 32,
+        "alibi_slope_scale": 8.0,
+        "intra_init": "normal",
+    }
+    assert calls == [
+        (("theirs", "ours"), {"overwrite": False}),
+        (("theirs", "ours"), {"overwrite": False, **given}),
+        (("theirs", "ours"), {"overwrite": True, "separators": [13, 869]}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--inter-encoding", "rope"], "--inter-encoding needs --from stock"),
+        (["--from", "authors", "--max-segment-length", "9"], "--max-segment-length needs --from stock"),
+        (
+            ["--from", "stock", "--separators", "lines", "--separator-token-ids", "13"],
+            "--separators and --separator-token-ids both",
+        ),
+    ],
+)
+def test_convert_refuses_flags_that_nothing_would_read(words, message, capsys):
+    assert main(["convert", "theirs", "ours", *words]) == 2
+    assert message in error_line(capsys)

@@ -1,0 +1,411 @@
+"""What stands beside saved weights: a card that says what the folder says, the code, and where it is."""
+
+import dataclasses
+import json
+import re
+import sys
+
+import pytest
+import transformers.dynamic_module_utils as dynamic_modules
+from families import FAMILIES, HEADS
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+import bipe_hf
+from bipe_hf import BipeLlamaConfig, BipeTokenizer
+from bipe_hf.hub.card_file import is_ours, write_model_card
+from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.evaluation.results import Evaluation, Result
+
+
+TEXT = "Is it? It is. Now | then `x` <b> goes on!\n"
+SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+TRAINING = {
+    "train_length": 128,
+    "data": "books",
+    "tokens_seen": 4096,
+    "parameters": 1234,
+    "eval_loss": 2.0,
+    "versions": {"bipe-hf": "0.1.0"},
+}
+FINETUNING = {
+    "task": "token_classification",
+    "data": "tags.jsonl",
+    "examples": {"train": 1500, "validation": 70},
+    "parameters": 1234,
+    "metrics": {"loss": 0.5, "accuracy": 0.75, "f1": 0.625},
+    "versions": {"bipe-hf": "0.1.0"},
+}
+
+SYNTHETIC = {
+    "task": "chain",
+    "max_operators": 3,
+    "examples_seen": 6000,
+    "parameters": 1234,
+    "accuracy": [
+        {"size": 2, "accuracy": 0.875, "steps_correct": 0.9375, "samples": 80},
+        {"size": 12, "accuracy": 0.0, "steps_correct": 0.25, "samples": 80},
+    ],
+    "versions": {"bipe-hf": "0.1.0"},
+}
+
+
+@pytest.fixture(scope="module")
+def plain_tokenizer():
+    return train_tokenizer([TEXT] * 3, vocab_size=300)
+
+
+@pytest.fixture
+def save(plain_tokenizer, tmp_path):
+    """A function that saves a tiny model and a tokenizer for it, and returns the folder."""
+
+    def save(family="llama", head="ForCausalLM", segmentation="sentences", **fields):
+        tokenizer = BipeTokenizer.from_tokenizer(plain_tokenizer, segmentation=segmentation)
+        config = FAMILIES[family].make_config(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            separator_token_ids=tokenizer.separator_token_ids,
+            **SHAPE,
+            **fields,
+        )
+        FAMILIES[family].head(head)(config).save_pretrained(tmp_path / "my-model")
+        tokenizer.save_pretrained(tmp_path / "my-model")
+        return tmp_path / "my-model"
+
+    return save
+
+
+def card_of(folder) -> str:
+    write_model_card(folder, with_records=True)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def facts_of(card: str) -> dict[str, str]:
+    return dict(re.findall(r"^- ([^:\n]+): (.+)$", card, flags=re.MULTILINE))
+
+
+def evaluation(*models: str) -> Evaluation:
+    shared = {"name": "m", "encoding": "BiPE-RoPE", "train_length": 128, "blocks": 1, "segments_per_block": 4.0}
+    shared |= {"nll": 2.0, "seconds": 1.0, "text_documents": 1, "text_tokens": 512, "text_sha256": "0"}
+    shared |= {"bytes_per_token": 3.0, "model_fingerprint": "0"}
+    shared |= {"protocol": "sliding", "stride": 256, "length": 512, "tokens_scored": 480}
+    shared |= {"perplexity": 7.5, "bits_per_byte": 1.25}
+    rows = [Result(model=model, **shared) for model in models]
+    data = {"source": "texts/books", "split": "validation"}
+    return Evaluation(created="today", command="c", environment={}, data=data, results=rows)
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"inter_encoding": "rope"}, "BiPE-RoPE"),
+        ({"inter_encoding": "alibi"}, "BiPE-ALiBi"),
+        ({"inter_encoding": "alibi", "segmentation": "tokens"}, "ALiBi"),
+        ({"segmentation": "document", "intra_encoding": "sinusoidal"}, "sinusoidal APE"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_card_names_the_encoding(fields, label, tmp_path):
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE, **fields)
+    config.save_pretrained(tmp_path)
+    facts = facts_of(card_of(tmp_path))
+    assert facts["positional encoding"] == label
+    assert ("factor on the ALiBi slopes" in facts) == ("ALiBi" in label)
+
+
+def test_the_card_says_what_turns_in_a_hybrid_and_how_steep_its_bias_is(tmp_path):
+    fields = {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_scale": 2, "hybrid_alibi_power": 0.5}
+    BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], intra_encoding="none", **SHAPE, **fields).save_pretrained(
+        tmp_path
+    )
+    facts = facts_of(card_of(tmp_path))
+    assert facts["positional encoding"] == "hybrid over segments"
+    assert facts["rotary pairs"] == "up to 64 tokens a turn by token, slower ones not at all"
+    assert (facts["factor on the ALiBi slopes"], facts["power of the ALiBi slopes"]) == ("2", "0.5")
+
+
+def test_separators_are_readable_once_the_tokenizer_is_saved_too(save):
+    folder = save(segmentation=["|", "`", "<", "\n"])
+    segments = facts_of((folder / "README.md").read_text(encoding="utf-8"))["segments"]
+    assert segments == r"""end at 4 separator tokens: `"\n"` `"<"` `` "`" `` `"|"`"""
+
+
+def test_a_preset_is_named_only_where_its_separators_are_those_of_the_model(save):
+    folder = save()
+    assert "tokens (`sentences`)" in facts_of(card_of(folder))["segments"]
+    config = json.loads((folder / "config.json").read_text())
+    config["separator_token_ids"] = config["separator_token_ids"][:1]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "sentences" not in facts_of(card_of(folder))["segments"]
+
+
+def test_without_a_tokenizer_the_card_has_the_ids_of_the_separators(tmp_path):
+    BipeLlamaConfig(vocab_size=60, separator_token_ids=[7, 3], **SHAPE).save_pretrained(tmp_path)
+    assert facts_of(card_of(tmp_path))["segments"] == "end at 2 separator tokens, with the ids 3, 7"
+
+
+def test_what_is_unknown_is_left_out(save):
+    card = (save() / "README.md").read_text(encoding="utf-8")
+    assert facts_of(card).keys() == {"positional encoding", "segments", "positions inside a segment"}
+    assert "## Evaluation" not in card
+    assert ModelCard(card).data.eval_results is None
+    assert "None" not in card
+
+
+def test_a_training_gives_length_data_and_a_measured_result(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    card = card_of(folder)
+    assert (
+        facts_of(card).items()
+        >= {"train length": "128 tokens", "trained on": "`books`, 4,096 tokens", "parameters": "1,234"}.items()
+    )
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.metric_type, result.metric_value) == ("perplexity", pytest.approx(7.389056))
+    assert (result.task_type, result.dataset_name, result.dataset_split) == ("text-generation", "books", "validation")
+
+
+def test_a_fine_tuning_gives_task_and_metrics(save):
+    folder = save(head="ForTokenClassification")
+    (folder / "finetuning.json").write_text(json.dumps(FINETUNING))
+    card = card_of(folder)
+    assert facts_of(card)["fine-tuned on"] == "`tags.jsonl`, 1,500 examples"
+    assert "| accuracy | 0.7500 |" in card
+    data = ModelCard(card).data
+    assert data.pipeline_tag == "token-classification"
+    assert {each.metric_type: each.metric_value for each in data.eval_results} == {"accuracy": 0.75, "f1": 0.625}
+
+
+def test_a_generated_task_gives_its_accuracy_by_size(save):
+    folder = save()
+    (folder / "synthetic.json").write_text(json.dumps(SYNTHETIC))
+    card = card_of(folder)
+    facts = facts_of(card)
+    assert facts["trained on"] == "the generated task chain, 6,000 examples of 1 to 3 operators"
+    assert facts["parameters"] == "1,234"
+    assert "| 2 | 0.8750 | 0.9375 | 80 |\n| 12 | 0.0000 | 0.2500 | 80 |\n" in card
+    results = {each.metric_name: each.metric_value for each in ModelCard(card).data.eval_results}
+    assert results == {"accuracy, 2 operators": 0.875, "accuracy, 12 operators": 0.0}
+
+
+def test_an_evaluation_gives_a_table_a_figure_and_valid_metadata(save):
+    folder = save()
+    evaluation("runs/mine").save(folder / "evaluation.json")
+    (folder / "evaluation.png").write_bytes(b"\x89PNG")
+    card = card_of(folder)
+    assert "| sliding, stride 256 | 512 | 7.50 | 1.2500 | 480 |" in card
+    assert "](evaluation.png)" in card
+    data = ModelCard(card).data
+    assert data.model_name == "my-model"
+    (result,) = data.eval_results
+    assert (result.metric_name, result.metric_value) == ("perplexity, sliding, stride 256, 512 tokens", 7.5)
+    index = eval_results_to_model_index(data.model_name, data.eval_results)
+    assert model_index_to_eval_results(index) == (data.model_name, data.eval_results)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"train_length": 5}',
+        "[1, 2]",
+        "{",
+        '{"versions": {"bipe-hf": "0.1.0"}}',
+        '{"format": "something else"}',
+        "null",
+    ],
+)
+@pytest.mark.parametrize("name", ["training", "finetuning", "synthetic", "evaluation"])
+def test_records_of_other_programs_are_left_out(name, content, save):
+    folder = save()
+    (folder / f"{name}.json").write_text(content)
+    assert "## Evaluation" not in card_of(folder)
+
+
+def test_an_evaluation_of_several_models_is_left_out(save):
+    folder = save()
+    evaluation("runs/mine", "runs/other").save(folder / "evaluation.json")
+    assert "## Evaluation" not in card_of(folder)
+
+
+def test_an_evaluation_with_other_config_fields_is_left_out(save):
+    folder = save()
+    measured = evaluation("runs/mine")
+    measured.save(folder / "evaluation.json")
+    assert "## Evaluation" in card_of(folder)
+    scaled = dataclasses.replace(measured.results[0], config_fields={"max_position_embeddings": 12})
+    dataclasses.replace(measured, results=[scaled]).save(folder / "evaluation.json")
+    assert "## Evaluation" not in card_of(folder)
+
+
+@pytest.mark.parametrize("loss", [None, 1000.0, float("inf"), float("nan")])
+def test_a_run_that_diverged_has_no_result(loss, save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING | {"eval_loss": loss}))
+    card = card_of(folder)
+    assert "- train length: 128 tokens" in card
+    assert ModelCard(card).data.eval_results is None
+
+
+def test_a_saved_model_does_not_claim_what_was_measured_of_the_weights_before_it(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    assert "train length" in card_of(folder)
+    save()
+    assert "train length" not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_tokenizer_saved_again_leaves_the_results_in_the_card(save):
+    folder = save()
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    card = card_of(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "README.md").read_text(encoding="utf-8") == card
+
+
+def test_a_card_that_somebody_wrote_is_left_alone(save):
+    folder = save()
+    (folder / "README.md").write_text("# Mine\n")
+    save(inter_encoding="alibi")
+    assert (folder / "README.md").read_text() == "# Mine\n"
+
+
+def test_our_own_card_is_renewed_until_its_text_is_edited(save):
+    folder = save()
+    save(inter_encoding="alibi")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert is_ours(card)
+    assert "BiPE-ALiBi" in card
+    (folder / "README.md").write_text(card + "\nTrained on my notes.\n", encoding="utf-8")
+    save(inter_encoding="rope")
+    assert (folder / "README.md").read_text(encoding="utf-8") == card + "\nTrained on my notes.\n"
+
+
+def test_metadata_that_somebody_added_to_our_card_are_kept(save):
+    folder = save()
+    card = ModelCard.load(folder / "README.md")
+    card.data.license = "mit"
+    card.data.tags.append("mine")
+    card.save(folder / "README.md")
+    save(inter_encoding="alibi")
+    renewed = ModelCard.load(folder / "README.md")
+    assert "BiPE-ALiBi" in renewed.text
+    assert renewed.data.license == "mit"
+    assert {"mine", "bipe"} <= set(renewed.data.tags)
+
+
+def test_the_blank_form_of_transformers_is_replaced_and_a_filled_in_one_is_not(save):
+    folder = save()
+    blank = (
+        "This is the model card of a \N{HUGGING FACE} transformers model that has been pushed on the Hub. This model "
+        "card has been automatically generated."
+    )
+    form = ModelCard.from_template(ModelCardData(tags=["theirs"]), model_description=blank)
+    form.save(folder / "README.md")
+    renewed = ModelCard(card_of(folder))
+    assert "BiPE-RoPE" in renewed.text
+    assert "theirs" in renewed.data.tags
+    filled = form.content.replace("[More Information Needed]", "Me, hours of work", 1)
+    (folder / "README.md").write_text(filled, encoding="utf-8")
+    assert card_of(folder) == filled
+
+
+@pytest.mark.parametrize("broken", ["tokenizer.json", "tokenizer_config.json", "README.md"])
+def test_a_card_that_cannot_be_written_costs_no_checkpoint(broken, save, caplog):
+    folder = save()
+    (folder / "model.safetensors").unlink()
+    (folder / broken).unlink()
+    if broken == "README.md":
+        (folder / broken).mkdir()
+    else:
+        (folder / broken).write_text("{")
+    config = BipeLlamaConfig(vocab_size=300, separator_token_ids=[3], **SHAPE)
+    FAMILIES["llama"].causal_lm(config).save_pretrained(folder)
+    assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", HEADS)
+def test_the_usage_example_runs(family, head, save, tmp_path, monkeypatch, capsys):
+    folder = save(family, head)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    assert '"path/to/my-model"' in example
+    names = {}
+    exec(compile(example.replace("path/to/", ""), "README.md", "exec"), names)
+    assert type(names["model"]) is FAMILIES[family].head(head)
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_names_its_code_and_the_version_that_wrote_it(family, save):
+    folder = save(family)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["bipe_hf_version"] == bipe_hf.__version__
+    prefix = FAMILIES[family].prefix
+    named = {auto: name[-1] if isinstance(name, list) else name for auto, name in config["auto_map"].items()}
+    assert {auto: name.rpartition(".")[2] for auto, name in named.items()} == {
+        "AutoConfig": f"{prefix}Config",
+        "AutoModel": f"{prefix}Model",
+        **{f"AutoModel{head}": prefix + head for head in HEADS[1:]},
+        "AutoTokenizer": "BipeTokenizer",
+    }
+    for name in named.values():
+        assert (folder / f"{name.partition('.')[0]}.py").is_file(), name
+
+
+def test_a_model_without_separators_names_no_tokenizer(tmp_path):
+    BipeLlamaConfig(vocab_size=60, segmentation="tokens", **SHAPE).save_pretrained(tmp_path)
+    assert "AutoTokenizer" not in json.loads((tmp_path / "config.json").read_text())["auto_map"]
+
+
+def test_code_named_in_another_repository_is_not_named_again(tmp_path):
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE)
+    config.auto_map = {"AutoConfig": "somebody/theirs--configuration_bipe.BipeLlamaConfig"}
+    config.save_pretrained(tmp_path)
+    assert "--" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_configuration_class_defined_elsewhere_is_left_to_transformers(tmp_path):
+    class OwnConfig(BipeLlamaConfig):
+        pass
+
+    OwnConfig(vocab_size=60, separator_token_ids=[3], **SHAPE).save_pretrained(tmp_path)
+    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
+    assert not list(tmp_path.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["cache.py", "version.py"])
+def test_a_file_of_ones_own_is_not_replaced_by_the_code(name, tmp_path):
+    (tmp_path / name).write_text("mine = 1\n")
+    config = BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE)
+    with pytest.raises(FileExistsError, match=f"holds a file {name}"):
+        config.save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine = 1\n"
+
+
+def test_a_tokenizer_class_of_somebody_else_is_not_published(plain_tokenizer, tmp_path):
+    class OwnTokenizer(BipeTokenizer):
+        pass
+
+    OwnTokenizer.from_tokenizer(plain_tokenizer).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+
+
+def test_an_older_checkpoint_without_code_gets_it_when_saved_again(save, tmp_path):
+    folder = save()
+    for file in folder.glob("*.py"):
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"], config["bipe_hf_version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "modeling_bipe_llama.py").is_file()
+    assert AutoConfig.from_pretrained(folder).auto_map["AutoModel"] == "modeling_bipe_llama.BipeLlamaModel"

@@ -1,0 +1,686 @@
+"""`bipe-hf compare`: what is trained and measured, what is kept, what is refused, and what the tables say."""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from matplotlib.collections import PolyCollection
+from words import WORDS
+
+import bipe_hf.lab.comparison.run as run_module
+from bipe_hf.commands import main
+from bipe_hf.lab.comparison import ComparisonResults, compare, markdown_tables, read_comparison
+from bipe_hf.lab.comparison.figures import draw_loss_by_position, draw_perplexity
+from bipe_hf.lab.comparison.results import Row
+from bipe_hf.lab.comparison.run import Clock, Job
+from bipe_hf.lab.comparison.tables import Rows, effective_length
+from bipe_hf.lab.comparison.tasks import TASKS
+from bipe_hf.lab.evaluation import evaluate
+from bipe_hf.lab.training import build_config, build_model
+
+
+pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 10000.0}
+CONTENT = {
+    "task": "text",
+    "seeds": [1, 2],
+    "settings": {
+        "data": "texts",
+        "vocab_size": 280,
+        "train_length": 16,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": "3e-2",
+        "save_strategy": "no",
+        "max_validation_blocks": 4,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    },
+    "entries": {
+        "RoPE": {"segmentation": "tokens", "intra_encoding": "none"},
+        "BiPE-RoPE": {"separators": "sentences"},
+        "BiPE YaRN": {"trained_as": "BiPE-RoPE", "evaluate_with": {"rope_parameters": YARN}},
+    },
+    "measure": {"lengths": [16, 64], "max_tokens": 512},
+    "reference": "RoPE",
+}
+
+
+def sentences(seed: int, count: int) -> str:
+    draw = random.Random(seed)
+    return "".join(" ".join(draw.choices(WORDS, k=4)) + draw.choice([". ", "!\n"]) for _ in range(count))
+
+
+def write_texts(folder: Path, seed: int = 0) -> None:
+    for split, count in (("train", 120), ("validation", 80)):
+        (folder / split).mkdir(parents=True)
+        (folder / split / "text.txt").write_text(sentences(seed + count, count))
+
+
+def changed(content: dict, **changes) -> dict:
+    """A copy with values set by paths such as `entries__RoPE__seeds`; `None` takes one away."""
+    content = json.loads(json.dumps(content))
+    for path, value in changes.items():
+        *parents, key = path.split("__")
+        place = content
+        for parent in parents:
+            place = place[parent]
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    return content
+
+
+def write(content: dict | str, name: str = "tiny") -> Path:
+    file = Path(f"{name}.yaml")
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def run(content: dict, name: str = "tiny", **options) -> ComparisonResults:
+    return compare(read_comparison(write(content, name)), **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with texts and the finished comparison."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_texts(Path("texts"))
+        run(CONTENT)
+    return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes most of the time of a small comparison."""
+    monkeypatch.setattr(run_module, "draw_figures", lambda *arguments: None)
+
+
+@pytest.fixture
+def here(finished, tmp_path, monkeypatch, no_figures):
+    """A copy of that folder to work in; results know a model by the time of its files."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def empty(finished, tmp_path, monkeypatch, no_figures):
+    """A folder with the texts alone."""
+    shutil.copytree(finished / "texts", tmp_path / "texts", copy_function=shutil.copy2)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders that trainings go to from now on."""
+    folders, pretrain = [], run_module.TASKS["text"].run
+
+    def recorded(task, settings, overwrite):
+        folders.append(Path(settings["output_dir"]).name)
+        return pretrain(task, settings, overwrite)
+
+    monkeypatch.setattr(run_module.TASKS["text"], "run", recorded)
+    return folders
+
+
+def keys(results: ComparisonResults) -> set:
+    return {(row.entry, row.seed, row.size) for row in results.results}
+
+
+OUTPUT = "runs/compare/tiny"
+
+
+def load(folder: str = OUTPUT) -> dict:
+    return json.loads(Path(folder, "comparison.json").read_text())
+
+
+def error_line(capsys) -> str:
+    captured = capsys.readouterr().err
+    assert captured.startswith("bipe-hf: error: ")
+    assert captured.count("\n") == 1
+    return captured
+
+
+# ------------------------------------------------------------------------------------------ what is done
+
+
+def test_every_entry_seed_and_length_is_measured_as_evaluate_does(here):
+    content = load()
+    assert len(content["results"]) == 3 * 2 * 2
+    for row in content["results"]:
+        slug = "rope" if row["entry"] == "RoPE" else "bipe-rope"
+        fields = {"rope_parameters": YARN} if row["entry"] == "BiPE YaRN" else None
+        folder = f"runs/compare/tiny/{slug}-seed{row['seed']}"
+        options = {"data": "texts", "max_tokens": 512, "device": "cpu", "config_fields": fields}
+        expected = {each.length: each for each in evaluate([folder], [16, 64], **options).results}[row["size"]]
+        assert row["value"] == expected.perplexity == row["measured"]["perplexity"]
+        assert row["measured"]["text_sha256"] == expected.text_sha256
+        assert row["measured"]["loss_by_position"] == expected.loss_by_position
+        assert row["measured"]["config_fields"] == (fields or {})
+    by_key = {(row["entry"], row["seed"], row["size"]): row["value"] for row in content["results"]}
+    assert by_key["BiPE YaRN", 1, 64] != by_key["BiPE-RoPE", 1, 64]
+    assert by_key["RoPE", 1, 64] != by_key["RoPE", 2, 64]
+
+
+def test_all_models_share_one_tokenizer_and_differ_in_their_encoding(here):
+    folders = sorted(Path("runs/compare/tiny").glob("*-seed*"))
+    assert [folder.name for folder in folders] == ["bipe-rope-seed1", "bipe-rope-seed2", "rope-seed1", "rope-seed2"]
+    models = {(folder / "tokenizer.json").read_text() for folder in folders}
+    assert len({json.dumps(json.loads(text)["model"]) for text in models}) == 1
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    assert [config["segmentation"] for config in configs] == ["separators"] * 2 + ["tokens"] * 2
+    assert [json.loads((folder / "training.json").read_text())["config"]["seed"] for folder in folders] == [1, 2, 1, 2]
+
+
+def test_finished_comparison_has_nothing_left_to_do(here, trained, monkeypatch):
+    monkeypatch.setattr(run_module, "_measure", None)
+    before = load()
+    results = run(CONTENT)
+    assert trained == []
+    assert [vars(row) for row in results.results] == before["results"]
+    assert results.failures == []
+
+
+def test_every_result_keeps_the_call_that_measured_it(empty, trained):
+    run(CONTENT, only=["RoPE"], command="the first")
+    run(CONTENT, only=["RoPE"], command="nothing to do")
+    results = run(CONTENT, command="the second")
+    assert [call["command"] for call in results.calls] == ["the first", "the second"]
+    assert {(row.entry, row.call) for row in results.results} == {("RoPE", 0), ("BiPE-RoPE", 1), ("BiPE YaRN", 1)}
+    assert all({"torch", "transformers", "device"} <= call["environment"].keys() for call in results.calls)
+    tables = Path(OUTPUT, "comparison.md").read_text()
+    assert "`the first`, " in tables
+    assert "`the second`, " in tables
+
+
+def test_records_of_trainings_come_with_results_in_another_folder(here, trained):
+    run(CONTENT, output="elsewhere")
+    assert trained == []
+    by_key = [{(run["entry"], run["seed"]): run for run in load(folder)["runs"]} for folder in ("elsewhere", OUTPUT)]
+    assert by_key[0] == by_key[1]
+    assert len(by_key[0]) == 4
+
+
+def test_number_spelt_otherwise_is_the_same_setting(here, trained):
+    results = run(changed(CONTENT, settings__learning_rate=0.03))
+    assert trained == []
+    assert len(results.results) == 12
+
+
+def test_entries_seeds_and_lengths_added_later_redo_nothing(here, trained):
+    before = {(row["entry"], row["seed"], row["size"]): row for row in load()["results"]}
+    more = changed(CONTENT, measure__lengths=[16, 32, 64], entries__NoPE={"inter_encoding": "none", "seeds": [3]})
+    more = changed(more, entries__RoPE__seeds=[1, 2, 3])
+    results = run(more)
+    assert sorted(trained) == ["nope-seed3", "rope-seed3"]
+    assert keys(results) == {
+        (entry, seed, size)
+        for entry, seeds in {"RoPE": [1, 2, 3], "BiPE-RoPE": [1, 2], "BiPE YaRN": [1, 2], "NoPE": [3]}.items()
+        for seed in seeds
+        for size in (16, 32, 64)
+    }
+    kept = {(row.entry, row.seed, row.size): vars(row) for row in results.results}
+    assert all(kept[key] == row for key, row in before.items())
+
+
+def test_only_some_entries_are_run_and_the_model_they_need(empty, trained):
+    results = run(CONTENT, only=["BiPE YaRN"])
+    assert trained == ["bipe-rope-seed1", "bipe-rope-seed2"]
+    assert {row.entry for row in results.results} == {"BiPE YaRN"}
+    assert {row.entry for row in run(CONTENT, only=["RoPE"]).results} == {"BiPE YaRN", "RoPE"}
+
+
+def test_interrupted_comparison_goes_on_to_the_same_results(empty, finished, trained, monkeypatch, capsys):
+    task_run = TASKS["text"].run
+
+    def interrupted(task, settings, overwrite):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return task_run(task, settings, overwrite)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TASKS["text"], "run", interrupted)
+        assert main(["compare", str(write(CONTENT))]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert {(row["entry"], row["seed"]) for row in load()["results"]} == {
+        ("RoPE", 1),
+        ("BiPE-RoPE", 1),
+        ("BiPE YaRN", 1),
+    }
+    results = run(CONTENT)
+    assert sorted(trained) == ["bipe-rope-seed1", "bipe-rope-seed2", "rope-seed1", "rope-seed2"]
+    whole = {
+        (row["entry"], row["seed"], row["size"]): row["value"]
+        for row in load(finished / "runs/compare/tiny")["results"]
+    }
+    assert {(row.entry, row.seed, row.size): row.value for row in results.results} == whole
+
+
+def test_failed_entry_is_told_and_tried_again_and_costs_no_other(empty, monkeypatch, capsys):
+    task_run = TASKS["text"].run
+
+    def failing(task, settings, overwrite):
+        if "bipe" in settings["output_dir"] and settings["seed"] == 1:
+            raise RuntimeError("the disk is full")
+        return task_run(task, settings, overwrite)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TASKS["text"], "run", failing)
+        assert main(["compare", str(write(CONTENT))]) == 1
+    assert "- BiPE-RoPE, seed 1: training: RuntimeError: the disk is full" in capsys.readouterr().out
+    assert "the disk is full" in Path("runs/compare/tiny/comparison.md").read_text()
+    assert {(each["entry"], each["seed"]) for each in load()["failures"]} == {("BiPE-RoPE", 1), ("BiPE YaRN", 1)}
+    assert len(load()["results"]) == (2 + 1 + 1) * 2
+    assert main(["compare", str(write(CONTENT))]) == 0
+    assert load()["failures"] == []
+    assert len(load()["results"]) == 12
+
+
+def test_diverged_training_is_a_failure_that_is_trained_again(empty, trained, capsys):
+    diverging = changed(CONTENT, settings__learning_rate="1e38", settings__max_grad_norm="0", seeds=[1])
+    diverging = changed(diverging, settings__max_steps=4)
+    assert main(["compare", str(write(diverging)), "--only", "RoPE"]) == 1
+    assert "the training diverged, its validation loss is nan" in load()["failures"][0]["reason"]
+    assert load()["results"] == []
+    assert main(["compare", str(write(diverging)), "--only", "RoPE"]) == 1
+    assert trained == ["rope-seed1"] * 2
+
+
+def test_models_of_one_seed_start_from_the_same_weights(empty, family):
+    """But for those of their encodings."""
+    entries = {
+        "BiPE-ALiBi": {"inter_encoding": "alibi", "separators": "sentences"},
+        "T5": {"inter_encoding": "t5", "separators": "sentences", "intra_encoding": "sinusoidal"},
+        "NoPE": {"inter_encoding": "none", "segmentation": "tokens"},
+    }
+    content = changed(CONTENT, entries=CONTENT["entries"] | entries, settings__model_type=f"bipe_{family}")
+    comparison = read_comparison(write(content))
+    task = TASKS["text"](comparison)
+    states = []
+    for name in ("RoPE", "BiPE-RoPE", *entries):
+        model_args, data_args, _ = task._arguments(comparison.entries[name])
+        torch.manual_seed(1)
+        states.append(build_model(model_args, build_config(model_args, data_args)).state_dict())
+    plain = states[0]
+    for state in states[1:]:
+        assert plain.keys() <= state.keys()
+        assert all("encoding" in name for name in state.keys() - plain.keys())
+        assert [name for name in plain if not torch.equal(plain[name], state[name])] == []
+
+
+def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = CONTENT["settings"] | {"max_operators": 2, "max_segment_length": 64}
+    for key in ("data", "vocab_size", "train_length", "max_validation_blocks"):
+        del settings[key]
+    content = {
+        "task": "arithmetic",
+        "seeds": [1],
+        "settings": settings,
+        "entries": {"RoPE": {"segmentation": "tokens"}, "BiPE-RoPE": {}},
+        "measure": {"sizes": [1, 2, 3], "samples": 6},
+    }
+    assert main(["compare", str(write(content))]) == 0
+    assert {(row["entry"], row["size"]) for row in load()["results"]} == {
+        (entry, size) for entry in ("RoPE", "BiPE-RoPE") for size in (1, 2, 3)
+    }
+    for row in load()["results"]:
+        assert row["value"] == row["measured"]["accuracy"]
+        assert row["measured"]["samples"] == 6
+    capsys.readouterr()
+    Path(OUTPUT, "rope-seed1", "synthetic.json").write_text("[]")
+    assert main(["compare", str(write(content))]) == 2
+    assert "synthetic.json is no record of a training" in error_line(capsys)
+    assert main(["compare", str(write(content | {"reference": "RoPE"}))]) == 2
+    assert "reference: the tables of task arithmetic have no ratio to one" in error_line(capsys)
+    assert "Right answers in percent" in Path("runs/compare/tiny/comparison.md").read_text()
+    assert Path("runs/compare/tiny/accuracy.png").is_file()
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "poetry"}, "task: 'poetry' is none of text, arithmetic, chain"),
+        ({"measure": None}, "measure is missing"),
+        ({"meassure": {}}, "unknown key 'meassure'; did you mean measure?"),
+        ({"seeds": []}, "seeds: []"),
+        ({"seeds": [1, 1]}, "the same seed is given twice"),
+        ({"seeds": ["one"]}, "seeds: ['one'] is no list of whole numbers"),
+        ({"reference": "rope"}, "reference: there is no entry 'rope'"),
+        ({"entries": {}}, "entries: there is none"),
+        ({"entries__BiPE YaRN__trained_as": "BiPE"}, "trained_as: there is no entry 'BiPE'; did you mean BiPE-RoPE?"),
+        ({"entries__RoPE__trained_as": "BiPE-RoPE"}, "none of its own"),
+        ({"entries__bipe-rope": {}}, "would share the folder bipe-rope"),
+        ({"entries__a|b": {}}, "'a|b' is no name"),
+        ({"entries__RoPE__hidden_size": 32}, "entry 'RoPE' sets hidden_size: all entries share it"),
+        ({"entries__RoPE__max_steps": 3}, "entry 'RoPE' sets max_steps: all entries share it"),
+        ({"entries__RoPE__data": "python"}, "entry 'RoPE' sets data: all entries share it"),
+        ({"entries__RoPE__vocab_size": 300}, "entry 'RoPE' sets vocab_size: all entries share it"),
+        ({"entries__RoPE__segmentatoin": "tokens"}, "no such setting; did you mean segmentation?"),
+        ({"entries__RoPE__inter_encoding": "rotary"}, "entry 'RoPE': inter_encoding must be one of"),
+        ({"entries__RoPE__train_length": 64}, "differ in the tokens of a step (256 and 64)"),
+        ({"entries__BiPE YaRN__evaluate_with": {"rope_parametres": {}}}, "has no field rope_parametres"),
+        (
+            {"entries__BiPE YaRN__evaluate_with": {"max_segment_length": 99}},
+            "evaluate_with: the weights that are trained do not fit it (model.intra_encoding.weight)",
+        ),
+        ({"settings__max_steps": "many"}, "max_steps: invalid int value: 'many'"),
+        ({"settings__seed": 3}, "settings: seed is not to be set"),
+        ({"settings__output_dir": "x"}, "settings: output_dir is not to be set"),
+        ({"settings__resume_from_checkpoint": "x"}, "resume_from_checkpoint"),
+        ({"settings__data": "nowhere"}, "nowhere"),
+        ({"measure__lengths": [64]}, "measure, lengths: 16 is missing, the train length of 'RoPE'"),
+        ({"measure__lengths": [16, 16]}, "the same one is given twice"),
+        ({"measure__lengths": [16, 1]}, "1 is too short"),
+        ({"measure__lengths": "16,64"}, "'16,64' given, a list of whole numbers"),
+        ({"measure__lengths": [16, 4]}, "4 tokens hold less than one segment of 'BiPE-RoPE'"),
+        ({"measure__max_tokens": 20}, "20 tokens hold no block of 64"),
+        ({"measure__lengths": [16, 65536], "measure__max_tokens": None}, "too few for one block of 65536"),
+        ({"measure__protocol": "sideways"}, "'sideways' is none of"),
+        ({"measure__text_column": "x"}, "without data in measure"),
+        ({"measure__speed": 1}, "measure: unknown key 'speed'"),
+    ],
+)
+def test_bad_file_is_one_line_before_anything_is_written(empty, changes, message, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "_work", None)
+    assert main(["compare", str(write(changed(CONTENT, **changes)))]) == 2
+    assert message in error_line(capsys)
+    assert not list(Path().rglob("comparison.json"))
+    assert not list(Path().rglob("*-seed*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("entries:\n  RoPE: {}\n  RoPE: {}\n", "'RoPE' is given twice"),
+        ("task: text\ntask: chain\n", "'task' is given twice"),
+        ("? [task, text]\n: 1\n", "a key is no word"),
+        ("- text\n", "expected lines of the form"),
+        ("task: [", "tiny.yaml"),
+    ],
+)
+def test_file_that_is_no_mapping_or_has_a_name_twice_is_refused(empty, content, message, capsys):
+    assert main(["compare", str(write(content))]) == 2
+    assert message in error_line(capsys)
+
+
+def test_unknown_entry_of_only_is_refused(empty, capsys):
+    assert main(["compare", str(write(CONTENT)), "--only", "RoPe"]) == 2
+    assert "only: there is no entry 'RoPe'; did you mean RoPE?" in error_line(capsys)
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OTHERS = [
+    ({"entries__RoPE__log_scale_train_length": 4}, "log_scale_train_length"),
+    ({"settings__learning_rate": "1e-3"}, "learning_rate"),
+    ({"settings__vocab_size": 270}, "vocab_size"),
+    ({"entries__BiPE-RoPE__separators": "lines"}, "'BiPE-RoPE': separators (there sentences, now lines)"),
+    ({"entries__BiPE YaRN__evaluate_with": {"max_position_embeddings": 9}}, "'BiPE YaRN': evaluate_with"),
+    ({"measure__max_tokens": 256}, "max_tokens (there 512, now 256)"),
+    ({"measure__lengths": [16]}, "which this file does not ask for"),
+    ({"seeds": [1]}, "seed 2, at 16, which this file does not ask for"),
+    ({"entries__RoPE": None, "reference": "BiPE-RoPE"}, "which this file does not ask for"),
+]
+
+
+def test_overwriting_the_results_of_all_is_refused_with_entries_named(here, capsys):
+    before = files(here / "runs")
+    assert main(["compare", str(write(CONTENT)), "--only", "RoPE", "--overwrite"]) == 2
+    assert "only and overwrite exclude each other" in error_line(capsys)
+    assert files(here / "runs") == before
+
+
+@pytest.mark.parametrize(("changes", "message"), OTHERS)
+def test_results_of_another_comparison_are_refused_and_kept(here, changes, message, capsys):
+    before = files(here / "runs")
+    assert main(["compare", str(write(changed(CONTENT, **changes)))]) == 2
+    line = error_line(capsys)
+    assert message in line
+    assert "comparison.json" in line
+    assert "--overwrite" in line
+    assert files(here / "runs") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings__learning_rate": "1e-3"}, "trained with other settings: learning_rate (there 0.03, now 0.001)"),
+        ({"settings__vocab_size": 270}, "trained with other settings: vocab_size"),
+    ],
+)
+def test_models_of_another_comparison_are_refused_without_results_too(here, changes, message, capsys):
+    Path("runs/compare/tiny/comparison.json").unlink()
+    for path in Path("runs/compare/tiny").glob("*.*"):
+        path.unlink()
+    before = files(here / "runs")
+    assert main(["compare", str(write(changed(CONTENT, **changes)))]) == 2
+    assert message in error_line(capsys)
+    assert files(here / "runs") == before
+
+
+def test_other_text_is_refused_for_results_and_for_models(here, trained, capsys):
+    shutil.rmtree("texts")
+    write_texts(Path("texts"), seed=7)
+    before = files(here / "runs")
+    assert main(["compare", str(write(CONTENT))]) == 2
+    assert "is of another text or tokenizer (text_sha256" in error_line(capsys)
+    assert main(["compare", str(write(CONTENT)), "--output", "elsewhere"]) == 2
+    assert "it was trained on other text" in error_line(capsys)
+    assert files(here / "runs") == before
+    assert trained == []
+
+
+def test_entry_is_added_to_results_that_came_without_models(here, trained):
+    before = load()["results"]
+    for folder in Path(OUTPUT).glob("*-seed*"):
+        shutil.rmtree(folder)
+    results = run(changed(CONTENT, entries__NoPE={"inter_encoding": "none", "seeds": [1]}))
+    assert trained == ["nope-seed1"]
+    assert [vars(row) for row in results.results[:12]] == before
+    assert {row.entry for row in results.results[12:]} == {"NoPE"}
+    assert {run["entry"] for run in results.runs} == {"RoPE", "BiPE-RoPE", "NoPE"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measure__lengths": [16, 32, 64]},
+        {"entries__RoPE linear": {"trained_as": "RoPE", "evaluate_with": {"max_position_embeddings": 9}}},
+    ],
+)
+def test_nothing_more_is_measured_of_a_model_that_is_gone(here, trained, changes, capsys):
+    shutil.rmtree(f"{OUTPUT}/rope-seed1")
+    before = files(here / "runs")
+    assert main(["compare", str(write(changed(CONTENT, **changes)))]) == 2
+    assert "rope-seed1, which runs/compare/tiny/comparison.json has results of, is gone" in error_line(capsys)
+    assert files(here / "runs") == before
+    assert trained == []
+
+
+def test_results_of_a_model_that_was_trained_again_are_refused(here, trained, capsys):
+    os.utime(f"{OUTPUT}/rope-seed1/model.safetensors", (0, 0))
+    assert main(["compare", str(write(CONTENT))]) == 2
+    assert "has results of 'RoPE', seed 1, that are not of the model in" in error_line(capsys)
+    assert trained == []
+
+
+def test_overwriting_trains_again_what_is_another_and_nothing_else(here, trained):
+    changes = {"entries__BiPE-RoPE__separators": "clauses"}
+    results = run(changed(CONTENT, **changes), overwrite=True)
+    assert trained == ["bipe-rope-seed1", "bipe-rope-seed2"]
+    assert keys(results) == {(row["entry"], row["seed"], row["size"]) for row in load()["results"]}
+    assert len(results.results) == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("pretrain.yaml", "[", "its pretrain.yaml cannot be read"),
+        ("pretrain.yaml", "text", "its pretrain.yaml cannot be read"),
+        ("training.json", "{", "training.json is not what"),
+        ("training.json", "[]", "training.json is not what"),
+    ],
+)
+def test_damaged_run_is_one_line(here, trained, file, content, message, capsys):
+    Path(OUTPUT, "rope-seed1", file).write_text(content)
+    assert main(["compare", str(write(CONTENT))]) == 2
+    assert message in error_line(capsys)
+    assert trained == []
+
+
+@pytest.mark.parametrize("existing", ["comparison.md", "perplexity.png", "comparison.json"])
+def test_files_of_somebody_else_are_kept(empty, existing, capsys):
+    Path("mine").mkdir()
+    Path("mine", existing).write_text("precious")
+    assert main(["compare", str(write(CONTENT)), "--output", "mine"]) == 2
+    assert existing in error_line(capsys)
+    assert Path("mine", existing).read_text() == "precious"
+
+
+def test_folder_that_holds_no_run_is_refused(empty, capsys):
+    Path("runs/compare/tiny/rope-seed1").mkdir(parents=True)
+    Path("runs/compare/tiny/rope-seed1/notes.txt").write_text("precious")
+    assert main(["compare", str(write(CONTENT))]) == 2
+    assert "rope-seed1 is not empty and holds no training run" in error_line(capsys)
+
+
+# ------------------------------------------------------------------------------------------ what is shown
+
+
+def row(entry: str, seed: int, size: int, value: float, train_length: int = 16) -> Row:
+    measured = {
+        "encoding": entry.upper(),
+        "train_length": train_length,
+        "bits_per_byte": value / 10,
+        "segments_per_block": size / 4,
+        "tokens_scored": size - 1,
+        "loss_by_position": [
+            {"first": 1, "tokens": 1, "nll": value / 2},
+            {"first": 2, "tokens": 2, "nll": value / 4},
+        ],
+    }
+    return Row(entry, seed, size, value, "", measured, call=0)
+
+
+@pytest.fixture
+def by_hand(tmp_path, monkeypatch):
+    """A comparison and results with numbers that are easy to reckon with."""
+    monkeypatch.chdir(tmp_path)
+    content = changed(CONTENT, measure__lengths=[16, 32, 64])
+    values = {
+        ("RoPE", 1): (10.0, 20.0, 40.0),
+        ("RoPE", 2): (14.0, 20.0, 44.0),
+        ("BiPE-RoPE", 1): (12.0, 12.05, 11.0),
+    }
+    rows = [
+        row(entry, seed, size, value)
+        for (entry, seed), line in values.items()
+        for size, value in zip((16, 32, 64), line, strict=True)
+    ]
+    text = {"source": "a text", "documents": 1, "tokens": 64}
+    failures = [{"entry": "BiPE-RoPE", "seed": 2, "reason": "training: no luck"}]
+    calls = [{"begun": "today", "command": "a command", "environment": {}}]
+    results = ComparisonResults(calls, content, text, [], failures, rows)
+    return results, read_comparison(write(content))
+
+
+def table(tables: str, title: str) -> dict[str, list[str]]:
+    """The cells behind the name of each entry in the table under a title."""
+    lines = tables.split(title)[1].split("\n\n")[1].splitlines()
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)}
+
+
+def test_tables_show_mean_spread_and_ratio(by_hand):
+    tables = markdown_tables(*by_hand)
+    perplexity = table(tables, "Perplexity:")
+    assert perplexity["entry"] == ["encoding", "seeds", "16", "32", "64"]
+    assert perplexity["RoPE"] == ["ROPE", "2", "12.00 ± 2.83", "20.00 ± 0.00", "42.00 ± 2.83"]  # 2.83: the root of 8
+    assert perplexity["BiPE-RoPE"] == ["BIPE-ROPE", "1", "12.00", "12.05", "11.00"]
+    assert table(tables, "Bits per byte:")["RoPE"][2] == "1.2000 ± 0.2828"
+    ratios = table(tables, "Perplexity divided by that of RoPE at its train length (16):")
+    assert ratios["RoPE"][2:] == ["1.000", "1.667", "3.500"]
+    assert ratios["BiPE-RoPE"][2:] == ["1.000", "1.004", "0.917"]
+    assert table(tables, "Segments per block:")["RoPE"][2:] == ["4.0", "8.0", "16.0"]
+    assert "Tokens scored: 15 at 16, 31 at 32, 63 at 64." in tables
+    effective = table(tables, "Effective length")
+    assert effective["RoPE"][1:] == ["16", "16"]
+    assert effective["BiPE-RoPE"][1:] == ["16", "≥ 64"]
+    assert "- BiPE-RoPE, seed 2: training: no luck" in tables
+
+
+@pytest.mark.parametrize(
+    ("means", "train_length", "expected"),
+    [
+        ([(16, 10.0), (32, 10.04), (64, 9.0)], 16, 64),
+        ([(16, 10.0), (32, 10.06), (64, 9.0)], 16, 16),  # what follows a worse length does not count
+        ([(16, 99.0), (32, 10.0), (64, 10.0), (128, 11.0)], 32, 64),  # what is shorter does not count
+        ([(16, 10.0), (32, None), (64, 9.0)], 16, 16),
+        ([(16, None), (32, 9.0)], 16, None),
+    ],
+)
+def test_effective_length_is_contiguous_and_allows_for_noise(means, train_length, expected):
+    assert effective_length(means, train_length) == expected
+
+
+def test_figures_show_means_and_the_band_of_the_seeds(by_hand):
+    results, comparison = by_hand
+    rows = Rows(results, comparison)
+    (axes,) = draw_perplexity(rows, "title").axes
+    lines = [list(line.get_ydata()) for line in axes.get_lines() if line.get_marker() != "None"]
+    assert lines == [[12.0, 20.0, 42.0], [12.0, 12.05, 11.0]]
+    bands = [each.get_paths()[0].get_extents() for each in axes.collections if isinstance(each, PolyCollection)]
+    assert bands[0].y1 == pytest.approx(42 + 8**0.5)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["RoPE", "BiPE-RoPE"]
+    (axes,) = draw_loss_by_position(rows, "title").axes
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
+    assert ([1, 2], [21.0, 10.5]) in lines  # means of 40 and 44, halved and quartered
+    assert ([1, 2], [5.5, 2.75]) in lines
+
+
+def test_every_file_is_written_and_the_figures_are_pictures(here):
+    names = {path.name for path in Path("runs/compare/tiny").iterdir() if path.is_file()}
+    assert names == {
+        "comparison.json",
+        "comparison.md",
+        *(f"{figure}.{suffix}" for figure in ("perplexity", "loss_by_position") for suffix in ("png", "svg")),
+    }
+    content = load()
+    assert content["format"] == "bipe-hf comparison 1"
+    assert content["config"]["entries"] == CONTENT["entries"]
+    assert content["text"].keys() >= {"text_sha256", "tokenizer_sha256", "training_text_sha256"}
+    assert {(run["entry"], run["seed"]) for run in content["runs"]} == {
+        (entry, seed) for entry in ("RoPE", "BiPE-RoPE") for seed in (1, 2)
+    }
+    assert all({"seconds", "tokens_seen", "parameters", "versions"} <= run.keys() for run in content["runs"])
+
+
+def test_time_left_follows_from_the_jobs_that_are_done():
+    jobs = [Job("training", None, 1), Job("measuring", None, 1), Job("training", None, 2)]
+    clock = Clock()
+    assert clock.left(jobs) == "time left: known after the first"
+    clock.seconds = {"training": [100.0, 140.0], "measuring": [60.0]}
+    assert clock.left(jobs) == "about 5 min left"
+    assert clock.left(jobs[:0]) == "done"

@@ -1,0 +1,55 @@
+"""The segment history in a cache, in both shapes, against a plain list of states."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import StaticCache
+
+from bipe_hf import BipeLlamaConfig
+from bipe_hf.model.cache_bipe import SegmentHistoryLayer, StaticSegmentHistoryLayer
+from bipe_hf.model.segmentation_bipe import SegmentState
+
+
+ROOM, ROWS = 12, 3
+BEFORE_ANY_TOKEN = torch.tensor([-1, -1, 1, -1])
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 5)),
+        st.tuples(st.just("crop"), st.integers(0, 4)),
+        st.tuples(st.just("reorder"), st.permutations(range(ROWS))),
+        st.tuples(st.just("reset"), st.none()),
+    ),
+    max_size=8,
+)
+
+
+@given(steps, st.sampled_from([SegmentHistoryLayer, StaticSegmentHistoryLayer]))
+def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
+    first_layer = StaticCache(BipeLlamaConfig(num_hidden_layers=1), max_cache_len=ROOM).layers[0]
+    layer, truth = layer_class(first_layer), torch.empty(ROWS, 0, 4, dtype=torch.long)
+    for number, (name, argument) in enumerate(steps):
+        if name == "append":
+            argument = min(argument, ROOM - truth.shape[1])
+            if argument == 0:
+                continue
+            new = torch.arange(ROWS * argument * 4).view(ROWS, argument, 4) + 100 * number
+            layer.append(SegmentState(*new.unbind(-1)))
+            truth = torch.cat([truth, new], dim=1)
+        elif name == "crop":
+            argument = min(argument, truth.shape[1])
+            layer.crop(-argument)
+            truth = truth[:, : truth.shape[1] - argument]
+        elif name == "reorder":
+            layer.reorder_cache(torch.tensor(argument))
+            truth = truth[torch.tensor(argument)]
+        else:
+            layer.reset()
+            truth = truth[:, :0]
+        latest = layer.latest()
+        assert int(layer.get_seq_length()) == truth.shape[1]
+        if truth.shape[1] > 0:
+            assert torch.equal(torch.stack(latest, dim=-1), truth[:, -1:])
+            assert torch.equal(layer.segment_ids()[:, : truth.shape[1]], truth[..., 0])
+        elif latest is not None:
+            assert (torch.stack(latest, dim=-1) == BEFORE_ANY_TOKEN).all()

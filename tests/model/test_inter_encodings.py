@@ -1,0 +1,442 @@
+"""Every inter encoding against its formula, computed pair by pair in float64; and cached against uncached."""
+
+import cmath
+import importlib
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from families import FAMILIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from same_step import SHAPE, assert_same_step
+from transformers import DynamicCache, StaticCache
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from bipe_hf.model.alibi_bipe import alibi_slopes
+from bipe_hf.model.compatibility_bipe import CACHE_NAME
+from bipe_hf.model.positional_bipe import MAX_XPOS_INDEX
+
+
+ENCODINGS = {
+    "rope": {"inter_encoding": "rope"},
+    "xpos": {"inter_encoding": "xpos"},
+    "alibi": {"inter_encoding": "alibi"},
+    "hybrid, slow pairs still": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0},
+    "hybrid, slow pairs by segment": {
+        "inter_encoding": "hybrid",
+        "hybrid_max_period": 20.0,
+        "hybrid_slow_pairs": "segments",
+        "hybrid_alibi_scale": 0.5,
+        "hybrid_alibi_power": 0.5,
+    },
+    "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
+    "kerple": {"inter_encoding": "kerple"},
+    "t5": {"inter_encoding": "t5"},
+    "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
+    "log-n and log scale": {"inter_encoding": "rope", "logn_train_length": 12, "log_scale_train_length": 5},
+    "none": {"inter_encoding": "none"},
+}
+BIASES = ["kerple", "t5"]
+IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=ENCODINGS)
+def encoding(request):
+    return request.param
+
+
+@pytest.fixture
+def bipe(family, encoding, tiny_model):
+    """A tiny model of each family with each inter encoding over segments."""
+    return tiny_model(family, **ENCODINGS[encoding])
+
+
+# ------------------------------------------------------------------------------------------------- naive reference
+
+
+def naive_positions(config, ids):
+    """Segment of each token, found in a loop; the token's index is that in the list."""
+    segments, current = [], 0
+    for token in ids:
+        segments.append(current)
+        current += token in config.separator_token_ids
+    return segments
+
+
+def naive_pairs(config, head_dim):
+    """Frequency of each pair that turns, and its two dimensions: those of the first half with those of the second."""
+    theta = config.rope_parameters["rope_theta"]
+    turning = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return [(theta ** (-2 * i / turning), i, i + turning // 2) for i in range(turning // 2)]
+
+
+def naive_rotation(config, head_dim, segment, token):
+    """A complex factor for each pair of a token's query, and the one of its key."""
+    factors = []
+    pairs = naive_pairs(config, head_dim)
+    for i, (frequency, _, _) in enumerate(pairs):
+        query = key = 1 + 0j
+        if config.inter_encoding in ("rope", "xpos"):
+            query = key = cmath.exp(1j * frequency * segment)
+        elif config.inter_encoding == "hybrid" and 2 * math.pi / frequency <= config.hybrid_max_period:
+            query = key = cmath.exp(1j * frequency * token)
+        elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
+            query = key = cmath.exp(1j * frequency * segment)
+        if config.inter_encoding == "xpos":
+            zeta = (i / len(pairs) + 0.4) / 1.4
+            query, key = query * zeta ** (segment / 512), key * zeta ** (-segment / 512)
+        factors.append((query, key))
+    return factors
+
+
+def naive_t5_bucket(distance):
+    if distance < 16:
+        return distance
+    return min(16 + math.floor(math.log(distance / 16) / math.log(128 / 16) * 16), 31)
+
+
+def naive_bias(model, head, distance):
+    config = model.config
+    inter = model.base_model.inter_encoding
+    if config.inter_encoding in ("alibi", "hybrid"):
+        slope = alibi_slopes(config.num_attention_heads)[head]
+        if config.inter_encoding == "alibi":
+            return -config.alibi_slope_scale * slope * distance
+        return -config.hybrid_alibi_scale * slope**config.hybrid_alibi_power * distance
+    if config.inter_encoding == "kerple":
+        r1, r2 = math.exp(inter.log_r1[head].item()), math.exp(inter.log_r2[head].item())
+        return -r1 * math.log(1 + r2 * distance)
+    if config.inter_encoding == "t5":
+        return inter.table.weight[naive_t5_bucket(distance), head].item()
+    return 0.0
+
+
+def naive_query_factor(config, segment, token):
+    factor = 1.0
+    if config.logn_train_length is not None:
+        factor *= max(1.0, math.log(token + 1) / math.log(config.logn_train_length))
+    if config.log_scale_train_length is not None:
+        factor *= math.log(segment + 1) / math.log(config.log_scale_train_length)
+    return factor
+
+
+def naive_weights(model, query, key, ids):
+    """Attention weights of one row from its queries and keys before any encoding, `(heads, length, head_dim)`."""
+    config = model.config
+    segments = naive_positions(config, ids)
+    heads, length, head_dim = query.shape
+    pairs = naive_pairs(config, head_dim)
+    rest = [d for d in range(head_dim) if d >= 2 * len(pairs)]
+    rotations = [naive_rotation(config, head_dim, segments[t], t) for t in range(length)]
+    weights = torch.zeros(heads, length, length, dtype=torch.float64)
+    for head in range(heads):
+        q, k = query[head].tolist(), key[head * len(key) // heads].tolist()
+        for i in range(length):
+            logits = []
+            for j in range(i + 1):
+                product = sum(q[i][d] * k[j][d] for d in rest)
+                for (_, a, b), (turn_i, _), (_, turn_j) in zip(pairs, rotations[i], rotations[j], strict=True):
+                    product += (
+                        complex(q[i][a], q[i][b]) * turn_i * (complex(k[j][a], k[j][b]) * turn_j).conjugate()
+                    ).real
+                product *= naive_query_factor(config, segments[i], i) / math.sqrt(head_dim)
+                logits.append(product + naive_bias(model, head, segments[i] - segments[j]))
+            weights[head, i, : i + 1] = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    return weights
+
+
+def captured(model, monkeypatch, **inputs):
+    """Queries and keys of the first layer before any encoding, and the attention weights that follow from them."""
+    module = importlib.import_module(type(model).__module__)
+    attend, seen = module.bilevel_attention, []
+
+    def capture(layer, query, key, *args, **kwargs):
+        output, weights = attend(layer, query, key, *args, **kwargs)
+        seen.append((query, key, weights))
+        return output, weights
+
+    monkeypatch.setattr(module, "bilevel_attention", capture)
+    model(**inputs, use_cache=False)
+    return seen[0]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)])
+def test_attention_weights_follow_the_formula(family, encoding, dtype, tolerance, monkeypatch):
+    """transformers computes the angles in float32, whatever the model's dtype."""
+    torch.manual_seed(0)
+    fields = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = FAMILIES[family].make_causal_lm(
+        **fields,
+        num_attention_heads=2,
+        **({"num_key_value_heads": 1} if family == "llama" else {"rotary_pct": 0.5}),
+        initializer_range=0.3,
+        separator_token_ids=list(range(0, 60, 3)),
+        attn_implementation="eager",
+        alibi_slope_scale=3.0,
+        **ENCODINGS[encoding],
+    )
+    model = model.to(dtype).eval()
+    query, key, weights = captured(model, monkeypatch, input_ids=IDS[:1])
+    expected = naive_weights(model, query[0].double(), key[0].double(), IDS[0].tolist())
+    torch.testing.assert_close(weights[0].double(), expected, rtol=0, atol=tolerance)
+
+
+def test_t5_buckets_are_those_of_transformers():
+    distance = torch.arange(0, 400)[None, None]
+    encoding = (
+        FAMILIES["llama"].make_causal_lm(**SHAPE, separator_token_ids=[1], inter_encoding="t5").model.inter_encoding
+    )
+    buckets = T5Attention._relative_position_bucket(-distance, bidirectional=False, num_buckets=32, max_distance=128)
+    with torch.no_grad():
+        expected = encoding.table(buckets).permute(0, 3, 1, 2)
+        assert torch.equal(encoding.bias_of(distance), expected)
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_the_learnt_bias_has_the_gradient_of_its_formula(tiny_model, family, name):
+    """A step along the gradient changes the loss by what the gradient says.
+
+    By central differences, of losses that Llama's float32 norms make a little rough.
+    """
+    torch.manual_seed(0)
+    model = FAMILIES[family].make_causal_lm(**tiny_model(family).config.to_diff_dict() | {"inter_encoding": name})
+    model = model.double().eval()
+    parameters = dict(model.base_model.inter_encoding.named_parameters())
+
+    def loss():  # that of transformers is float32
+        return torch.nn.functional.cross_entropy(
+            model(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()
+        )
+
+    loss().backward()
+    for parameter in parameters.values():
+        assert parameter.grad.abs().max() > 1e-6
+        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        losses = []
+        for step in (1e-2, -1e-2):
+            with torch.no_grad():
+                parameter.add_(step * direction)
+                losses.append(loss().item())
+                parameter.sub_(step * direction)
+        slope = (losses[0] - losses[1]) / 2e-2
+        assert slope == pytest.approx((parameter.grad * direction).sum().item(), rel=5e-3)
+
+
+# ------------------------------------------------------------------------------------------- what must equal what
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_hybrid_with_every_pair_fast_and_no_bias_equals_the_stock_model_exactly(family, attention):
+    torch.manual_seed(0)
+    stock = FAMILIES[family].make_stock_causal_lm(**SHAPE, attn_implementation=attention)
+    ours = FAMILIES[family].make_causal_lm(
+        **SHAPE,
+        attn_implementation=attention,
+        inter_encoding="hybrid",
+        hybrid_max_period=1e9,
+        hybrid_alibi_scale=0,
+        intra_encoding="none",
+        separator_token_ids=[1, 2, 3, 4, 5],
+    )
+    ours.load_state_dict(stock.state_dict())
+    assert_same_step(stock, ours)
+    prompt = {
+        "input_ids": torch.arange(20, 44).view(2, 12),
+        "attention_mask": torch.tensor([[0] * 5 + [1] * 7, [1] * 12]),
+    }
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(stock.eval().generate(**prompt, **options), ours.eval().generate(**prompt, **options))
+
+
+def test_hybrid_with_no_pair_fast_equals_rope_and_alibi_over_segments(family, tiny_model):
+    """Slow pairs that turn with segments are BiPE-RoPE, slow pairs that do not turn are BiPE-ALiBi."""
+    shared = {"inter_encoding": "hybrid", "hybrid_max_period": 1e-3}
+    for fields, same_as in (
+        ({"hybrid_slow_pairs": "segments", "hybrid_alibi_scale": 0}, {"inter_encoding": "rope"}),
+        ({"hybrid_alibi_scale": 4.0}, {"inter_encoding": "alibi"}),
+    ):
+        hybrid, other = tiny_model(family, **shared, **fields), tiny_model(family, **same_as)
+        hybrid.load_state_dict(other.state_dict())
+        torch.testing.assert_close(hybrid(IDS).logits, other(IDS).logits, rtol=0, atol=1e-5)
+
+
+def test_which_pairs_are_fast_is_kept_when_a_cast_rounds_the_frequencies(family, tiny_model, tmp_path):
+    model = tiny_model(family, inter_encoding="hybrid", hybrid_max_period=20.0)
+    turning = len(model.base_model.inter_encoding.is_fast)
+    frequencies = [10000.0 ** (-2 * i / turning) for i in range(turning // 2)]
+    expected = [2 * math.pi / frequency <= 20.0 for frequency in frequencies] * 2
+    assert any(expected)
+    assert model.base_model.inter_encoding.is_fast.tolist() == expected
+    model.save_pretrained(tmp_path)
+    for loaded in (type(model).from_pretrained(tmp_path), type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)):
+        assert loaded.base_model.inter_encoding.is_fast.tolist() == expected
+        assert loaded.bfloat16().base_model.inter_encoding.is_fast.tolist() == expected
+
+
+# ----------------------------------------------------------------------------------------- caches, padding, packing
+
+
+def test_cached_steps_equal_the_full_forward(bipe):
+    """A prefill, a chunk and single tokens, with left padding."""
+    mask = torch.ones_like(IDS)
+    mask[0, :7] = 0
+    full = bipe(input_ids=IDS, attention_mask=mask).logits
+    for cache in (DynamicCache(config=bipe.config), StaticCache(config=bipe.config, max_cache_len=40)):
+        steps = [(0, 11), (11, 20), *((i, i + 1) for i in range(20, 30))]
+        logits = [
+            bipe(input_ids=IDS[:, a:b], attention_mask=mask[:, :b], **{CACHE_NAME: cache}).logits for a, b in steps
+        ]
+        torch.testing.assert_close(torch.cat(logits, dim=1)[mask.bool()], full[mask.bool()], rtol=1e-4, atol=2e-5)
+
+
+def test_left_padded_rows_and_packed_documents_equal_each_alone(bipe):
+    alone = [bipe(input_ids=IDS[:1, :12]).logits[0], bipe(input_ids=IDS[1:, :18]).logits[0]]
+    packed = torch.cat([IDS[0, :12], IDS[1, :18]])[None]
+    positions = torch.tensor([[*range(12), *range(18)]])
+    logits = bipe(input_ids=packed, position_ids=positions, use_cache=False).logits[0]
+    torch.testing.assert_close(logits, torch.cat(alone), rtol=1e-4, atol=2e-5)
+    rows = torch.stack([torch.cat([IDS[0, :6], IDS[0, :12]]), IDS[1, :18]])
+    mask = torch.ones_like(rows)
+    mask[0, :6] = 0
+    padded = bipe(input_ids=rows, attention_mask=mask).logits
+    torch.testing.assert_close(padded[0, 6:], alone[0], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"cache_implementation": "static"}], ids=["beam", "static"])
+def test_generation_equals_generation_without_a_cache(bipe, options):
+    prompt = {"input_ids": IDS[:, :14], "attention_mask": torch.tensor([[0] * 5 + [1] * 9, [1] * 14])}
+    shared = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "num_beams": options.get("num_beams", 1)}
+    cached = bipe.generate(**prompt, **{**shared, **options}, disable_compile=True)
+    assert torch.equal(cached, bipe.generate(**prompt, **shared, use_cache=False))
+
+
+@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_backends_agree_on_a_bias(family, name, dtype, tiny_model, uncompiled_flex_attention):
+    """With padding and packing; flex attention is CPU forward only."""
+    mask = torch.ones_like(IDS)
+    mask[0, :7] = 0
+    inputs = [{"attention_mask": mask}, {"position_ids": torch.tensor([[*range(10), *range(20)]] * 2)}, {}]
+    logits = {}
+    for attention in ("eager", "sdpa", "flex_attention"):
+        model = tiny_model(family, inter_encoding=name, attn_implementation=attention)
+        if dtype != torch.float32:
+            model = FAMILIES[family].causal_lm(model.config).eval().to(dtype)
+            model.load_state_dict(tiny_model(family, inter_encoding=name, attn_implementation=attention).state_dict())
+        with torch.inference_mode():
+            rows = [model(input_ids=IDS, use_cache=False, **more).logits[:, 7:].float() for more in inputs]
+        logits[attention] = torch.stack(rows)
+    tolerance = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.4}[dtype]
+    for attention in ("sdpa", "flex_attention"):
+        torch.testing.assert_close(logits[attention], logits["eager"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_a_backend_that_adds_no_bias_is_refused(family, name, tiny_model):
+    model = FAMILIES[family].causal_lm(deepcopy(tiny_model(family, inter_encoding=name).config))
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="cannot add. Use 'sdpa', 'eager' or 'flex_attention'"):
+        model(input_ids=IDS)
+
+
+def test_xpos_is_refused_where_its_factors_leave_the_range(tiny_model):
+    model = tiny_model("llama", inter_encoding="xpos")
+    far = torch.tensor([[MAX_XPOS_INDEX - 1, MAX_XPOS_INDEX]])
+    near = torch.tensor([[0, 1]])
+    logits = [model(input_ids=IDS[:1, :2], segment_ids=ids).logits for ids in (near, far)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=0.01)  # angles of float32 at that index
+    with pytest.raises(ValueError, match=f"up to segment index {MAX_XPOS_INDEX}"):
+        model(input_ids=IDS[:1, :2], segment_ids=far + 1)
+    with pytest.raises(ValueError, match="float16"):
+        FAMILIES["llama"].causal_lm(model.config).half()(input_ids=IDS)
+
+
+# --------------------------------------------------------------------------------------------- segments of one length
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 9), padding=st.integers(0, 6), chunk=st.integers(1, 20))
+def test_fixed_segments_count_tokens_of_each_document(tiny_model, length, padding, chunk):
+    model = tiny_model("llama", segmentation="fixed", fixed_segment_length=length)
+    mask = torch.ones(1, 21, dtype=torch.long)
+    mask[:, :padding] = 0
+    segments = model.model.segment(torch.zeros(1, 21, dtype=torch.long), is_token=mask.bool())
+    expected = [-1] * padding + [i // length for i in range(21 - padding)]
+    assert segments.segment_ids[0].tolist() == expected
+    inside = [0] * padding + [i % length for i in range(21 - padding)]
+    assert segments.intra_positions[0].tolist() == inside
+
+    ids = IDS[:1, :21]
+    cache = DynamicCache(config=model.config)
+    first = model(input_ids=ids[:, :chunk], attention_mask=mask[:, :chunk], **{CACHE_NAME: cache}).logits
+    rest = model(input_ids=ids[:, chunk:], attention_mask=mask, **{CACHE_NAME: cache}).logits
+    whole = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(torch.cat([first, rest], 1)[:, padding:], whole[:, padding:], rtol=1e-4, atol=2e-5)
+
+
+def test_fixed_segments_restart_in_packed_documents(tiny_model):
+    model = tiny_model("llama", segmentation="fixed", fixed_segment_length=4)
+    starts = torch.zeros(1, 12, dtype=torch.bool)
+    starts[0, 6] = True
+    segments = model.model.segment(torch.zeros(1, 12, dtype=torch.long), starts_document=starts)
+    assert segments.segment_ids[0].tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]
+    assert segments.token_positions[0].tolist() == [*range(6), *range(6)]
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inter_encoding": "hybrid"}, "needs hybrid_max_period"),
+        ({"inter_encoding": "hybrid", "hybrid_max_period": 0}, "needs hybrid_max_period"),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_scale": -1.0},
+            "hybrid_alibi_scale must be 0 or lie",
+        ),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_power": 1.5},
+            "hybrid_alibi_power must lie between 0 and 1, got 1.5",
+        ),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "hybrid_alibi_power": float("nan")},
+            "hybrid_alibi_power must lie between 0 and 1, got nan",
+        ),
+        (
+            {
+                "inter_encoding": "hybrid",
+                "hybrid_max_period": 64,
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+            },
+            "must have rope_type 'default'",
+        ),
+        ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
+        ({"segmentation": "fixed"}, "needs fixed_segment_length"),
+        ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
+        ({"inter_encoding": "fire"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, kerple, t5, none"),
+    ],
+)
+def test_settings_that_make_no_encoding_are_refused(family, fields, message):
+    with pytest.raises(ValueError, match=message):
+        FAMILIES[family].make_config(separator_token_ids=[1], **fields)
+
+
+def test_what_is_saved_loads_to_the_same_logits(bipe, tmp_path):
+    bipe.save_pretrained(tmp_path)
+    assert torch.equal(type(bipe).from_pretrained(tmp_path)(IDS).logits, bipe(IDS).logits)
+
+
+def test_kerple_starts_inside_the_ranges_of_the_paper(family, tiny_model):
+    kerple = tiny_model(family, inter_encoding="kerple").base_model.inter_encoding
+    for parameter, highest in ((kerple.log_r1, 2), (kerple.log_r2, 1)):
+        assert 0 < parameter.exp().min() < parameter.exp().max() <= highest
+
+
+def test_a_hybrid_over_the_whole_document_is_no_nope(family):
+    """Its fast pairs still turn with the token."""
+    fields = {"inter_encoding": "hybrid", "hybrid_max_period": 64, "segmentation": "document"}
+    assert FAMILIES[family].make_config(**fields).encoding_label == "hybrid with learned APE"
+    assert FAMILIES[family].make_config(**fields, intra_encoding="none").encoding_label == "hybrid"
