@@ -17,6 +17,7 @@ from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, generate, main
 from bipe_hf.commands.pretrain import read_settings
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.model.errors_bipe import InputError, InputExistsError, InputNotFoundError
 
 
 def error_line(capsys) -> str:
@@ -77,9 +78,9 @@ def test_wrong_words_show_the_usage(words, capsys):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (ValueError("length 0:\n  at least 1"), "length 0: at least 1"),
-        (FileNotFoundError(2, "No such file or directory", "x.yaml"), "x.yaml: No such file or directory"),
-        (FileExistsError("x exists"), "x exists"),
+        (InputError("length 0:\n  at least 1"), "length 0: at least 1"),
+        (InputNotFoundError("there is no x.yaml"), "there is no x.yaml"),
+        (InputExistsError("x exists"), "x exists"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
     ],
 )
@@ -89,9 +90,10 @@ def test_bad_input_is_one_line_and_status_2(error, line, monkeypatch, capsys):
     assert error_line(capsys) == f"bipe-hf: error: {line}\n"
 
 
-def test_defect_of_the_program_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(generate, "run", raising(KeyError("defect")))
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError("defect"), ValueError("deep in a library"), OSError("there, too")])
+def test_defect_of_the_program_keeps_its_traceback(error, monkeypatch):
+    monkeypatch.setattr(generate, "run", raising(error))
+    with pytest.raises(type(error)):
         main(["generate", "model", "prompt"])
 
 

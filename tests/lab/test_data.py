@@ -14,10 +14,11 @@ from pathlib import Path
 
 import datasets
 import pytest
+from cached_files import cached_files
 from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from paths import ROOT
+from paths import HELPERS
 from transformers import PreTrainedTokenizerFast
 
 from bipe_hf.lab.data import (
@@ -414,27 +415,15 @@ def test_a_tokenizer_without_an_end_of_text_is_an_error(tokenizer):
         tokenize_documents(Dataset.from_dict({"text": TEXTS}), bare)
 
 
-def cached_files(source: str) -> list[str]:
-    """Prepares data in all ways that are cached and says where it lies."""
-    documents = load_documents(source)["train"]
-    tokenizer = cached_tokenizer(documents, 300)
-    plain = tokenize_documents(documents, tokenizer)
-    tokenizer(["a", "b c"], padding="max_length", truncation=True, max_length=8)  # leaves its marks in the tokenizer
-    again = tokenize_documents(documents, tokenizer)
-    wrapped = tokenize_documents(documents, BipeTokenizer.from_tokenizer(tokenizer))
-    blocks = make_blocks(plain, 16, document_boundaries="keep")
-    return [data.cache_files[0]["filename"] for data in (documents, plain, again, wrapped, blocks)]
-
-
 def test_nothing_is_computed_again_even_in_another_process(cache, tmp_path):
     source = write(tmp_path, numbered(50))
     files = cached_files(str(source))
     assert files[1] == files[2]
     stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
-    code = f"import test_data; print(*test_data.cached_files({str(source)!r}), sep='\\n')"
+    code = f"from cached_files import cached_files; print(*cached_files({str(source)!r}), sep='\\n')"
     environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "PYTHONHASHSEED": "1"}
     command = [sys.executable, "-c", code]
-    output = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, env=environment, cwd=HELPERS, check=True, capture_output=True, text=True).stdout
     assert output.split() == files
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == stamps
 

@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a fine-tuning run: see [`settings.read_settings`]."""
+    """The settings of a fine-tuning run: see `lab.common.settings.read_settings`."""
+    from ..lab.common import settings as reader
     from ..lab.finetuning import ARGUMENT_CLASSES, RESERVED_KEYS
 
-    return settings.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)
+    return reader.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)

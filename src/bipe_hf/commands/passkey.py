@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--depths: {arguments.depths!r} is not a comma-separated list of numbers") from error
     if arguments.data is None and "text_column" in options:
         raise InputError("--text-column: only --data takes this")
-    del options["run"]
+    del options["run"], options["debug"]
 
     from ..lab.tasks.passkey.run import measure_passkey, passkey_table
 

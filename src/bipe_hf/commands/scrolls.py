@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes predictions, scores them and prints the table."""
     from ..lab.tasks.scrolls import answer_scrolls, scrolls_table
 
-    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("run", "debug")}
     try:
         evaluation = answer_scrolls(**options, command=shlex.join(["bipe-hf", *sys.argv[1:]]))
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from .messages import did_you_mean
 
 
 def read_settings(
@@ -51,8 +52,6 @@ def typed_settings(
     `source` is named in the messages, `output_dir` is where a run goes that says nothing of it.
     """
     from transformers import HfArgumentParser
-
-    from ..lab.training import did_you_mean
 
     class Keys(HfArgumentParser):
         def error(self, message):
