@@ -1,0 +1,99 @@
+"""The inter encodings written out from their formulas, pair by pair in float64: what every fast form must equal."""
+
+import cmath
+import math
+
+import torch
+
+from bipe_hf.model.alibi_bipe import alibi_slopes
+
+
+def naive_positions(config, ids):
+    """Segment of each token, found in a loop; the token's index is that in the list."""
+    segments, current = [], 0
+    for token in ids:
+        segments.append(current)
+        current += token in config.separator_token_ids
+    return segments
+
+
+def naive_pairs(config, head_dim):
+    """Frequency of each pair that turns, and its two dimensions: those of the first half with those of the second."""
+    theta = config.rope_parameters["rope_theta"]
+    turning = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return [(theta ** (-2 * i / turning), i, i + turning // 2) for i in range(turning // 2)]
+
+
+def naive_rotation(config, head_dim, segment, token):
+    """A complex factor for each pair of a token's query, and the one of its key."""
+    factors = []
+    pairs = naive_pairs(config, head_dim)
+    for i, (frequency, _, _) in enumerate(pairs):
+        query = key = 1 + 0j
+        if config.inter_encoding in ("rope", "xpos"):
+            query = key = cmath.exp(1j * frequency * segment)
+        elif config.inter_encoding == "hybrid" and 2 * math.pi / frequency <= config.hybrid_max_period:
+            query = key = cmath.exp(1j * frequency * token)
+        elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
+            query = key = cmath.exp(1j * frequency * segment)
+        if config.inter_encoding == "xpos":
+            zeta = (i / len(pairs) + 0.4) / 1.4
+            query, key = query * zeta ** (segment / 512), key * zeta ** (-segment / 512)
+        factors.append((query, key))
+    return factors
+
+
+def naive_t5_bucket(distance):
+    if distance < 16:
+        return distance
+    return min(16 + math.floor(math.log(distance / 16) / math.log(128 / 16) * 16), 31)
+
+
+def naive_bias(model, head, distance):
+    config = model.config
+    inter = model.base_model.inter_encoding
+    if config.inter_encoding in ("alibi", "hybrid"):
+        slope = alibi_slopes(config.num_attention_heads)[head]
+        if config.inter_encoding == "alibi":
+            return -config.alibi_slope_scale * slope * distance
+        return -config.hybrid_alibi_scale * slope**config.hybrid_alibi_power * distance
+    if config.inter_encoding == "kerple":
+        r1, r2 = math.exp(inter.log_r1[head].item()), math.exp(inter.log_r2[head].item())
+        return -r1 * math.log(1 + r2 * distance)
+    if config.inter_encoding == "t5":
+        return inter.table.weight[naive_t5_bucket(distance), head].item()
+    return 0.0
+
+
+def naive_query_factor(config, segment, token):
+    factor = 1.0
+    if config.logn_train_length is not None:
+        factor *= max(1.0, math.log(token + 1) / math.log(config.logn_train_length))
+    if config.log_scale_train_length is not None:
+        factor *= math.log(segment + 1) / math.log(config.log_scale_train_length)
+    return factor
+
+
+def naive_weights(model, query, key, ids):
+    """Attention weights of one row from its queries and keys before any encoding, `(heads, length, head_dim)`."""
+    config = model.config
+    segments = naive_positions(config, ids)
+    heads, length, head_dim = query.shape
+    pairs = naive_pairs(config, head_dim)
+    rest = [d for d in range(head_dim) if d >= 2 * len(pairs)]
+    rotations = [naive_rotation(config, head_dim, segments[t], t) for t in range(length)]
+    weights = torch.zeros(heads, length, length, dtype=torch.float64)
+    for head in range(heads):
+        q, k = query[head].tolist(), key[head * len(key) // heads].tolist()
+        for i in range(length):
+            logits = []
+            for j in range(i + 1):
+                product = sum(q[i][d] * k[j][d] for d in rest)
+                for (_, a, b), (turn_i, _), (_, turn_j) in zip(pairs, rotations[i], rotations[j], strict=True):
+                    product += (
+                        complex(q[i][a], q[i][b]) * turn_i * (complex(k[j][a], k[j][b]) * turn_j).conjugate()
+                    ).real
+                product *= naive_query_factor(config, segments[i], i) / math.sqrt(head_dim)
+                logits.append(product + naive_bias(model, head, segments[i] - segments[j]))
+            weights[head, i, : i + 1] = torch.tensor(logits, dtype=torch.float64).softmax(-1)
+    return weights
