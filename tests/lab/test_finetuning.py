@@ -41,7 +41,7 @@ from words import WORDS
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.lab.data import load_rows, train_tokenizer
-from bipe_hf.lab.finetuning import DataArguments, TaskArguments, finetune, run
+from bipe_hf.lab.finetuning import RowArguments, TaskArguments, finetune, run
 from bipe_hf.lab.finetuning import task as task_module
 from bipe_hf.lab.finetuning.collation import joined, padded_labels, padded_right
 from bipe_hf.lab.finetuning.labels import Labels, classification_loss, find_labels, weigh_labels
@@ -170,7 +170,7 @@ def without_dropout(monkeypatch):
 
 def make_task(name, rows, **keys):
     rows = rows.select_columns(list(TASKS[name].columns))
-    return TASKS[name](TaskArguments(task=name), DataArguments(**keys), DatasetDict(train=rows, validation=rows))
+    return TASKS[name](TaskArguments(task=name), RowArguments(**keys), DatasetDict(train=rows, validation=rows))
 
 
 def make_examples(name, tokenizer, rows=None, max_length=64, **keys):
@@ -1173,7 +1173,7 @@ def test_help_of_finetune_explains_every_key(capsys):
     with pytest.raises(SystemExit):
         main(["finetune", "--help"])
     output = capsys.readouterr().out
-    assert all(f"  {field.name} " in output for kind in (TaskArguments, DataArguments) for field in fields(kind))
+    assert all(f"  {field.name} " in output for kind in (TaskArguments, RowArguments) for field in fields(kind))
 
 
 def test_interrupted_finetuning_says_how_to_resume(tmp_path, monkeypatch, capsys):

@@ -25,7 +25,7 @@ from words import WORDS
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.lab.data import train_tokenizer
-from bipe_hf.lab.finetuning import DataArguments, TaskArguments
+from bipe_hf.lab.finetuning import RowArguments, TaskArguments
 from bipe_hf.lab.finetuning.tasks import TASKS
 from bipe_hf.lab.tasks.scrolls import SCROLLS_TASKS, ScrollsEvaluation, answer_scrolls, encode_prompts, run, score
 from bipe_hf.lab.tasks.scrolls import data as scrolls_data
@@ -246,7 +246,7 @@ def test_only_the_document_is_cut_and_only_at_its_end(
     if room < 2:
         return
     part = DatasetDict(train=Dataset.from_list([row]), validation=Dataset.from_list([row]))
-    learnt = TASKS["scrolls"](TaskArguments(scrolls_task=task), DataArguments(answer_length=answer_length), part)
+    learnt = TASKS["scrolls"](TaskArguments(scrolls_task=task), RowArguments(answer_length=answer_length), part)
     (example,), cut = learnt.examples(part["train"], "train", tokenizer, max_length)
     assert example["input_ids"] == opening + ids(document)[:room] + tail + answer_ids
     assert len(example["input_ids"]) <= max_length
@@ -270,7 +270,7 @@ def test_of_8192_tokens_questions_leave_7991_and_summaries_7184_with_7_of_prompt
 def learn(row, tokenizer, max_length, answer_length):
     """The example that a row becomes in training, and whether something of it was cut."""
     part = DatasetDict(train=Dataset.from_list([row]), validation=Dataset.from_list([row]))
-    task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), DataArguments(answer_length=answer_length), part)
+    task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), RowArguments(answer_length=answer_length), part)
     (example,), cut = task.examples(part["train"], "train", tokenizer, max_length)
     return example, cut
 
@@ -311,7 +311,7 @@ def test_loss_is_that_of_the_answer_alone(family, tokenizer):
     )
     after = [*tokenizer("the good cat")["input_ids"], tokenizer.eos_token_id]
     part = DatasetDict(train=Dataset.from_list([row]), validation=Dataset.from_list([row]))
-    task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), DataArguments(), part)
+    task = TASKS["scrolls"](TaskArguments(scrolls_task="qasper"), RowArguments(), part)
     (example,), _ = task.examples(part["train"], "train", tokenizer, 300)
     model = make_model(family, tokenizer, initializer_range=0.3)
     assert_loss_is_that_of_the_answer(model, tokenizer, example, before, after)

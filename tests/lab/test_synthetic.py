@@ -26,7 +26,7 @@ from bipe_hf.lab.tasks.synthetic.accuracy import Score, score
 from bipe_hf.lab.tasks.synthetic.arithmetic import Arithmetic
 from bipe_hf.lab.tasks.synthetic.chain import Chain
 from bipe_hf.lab.tasks.synthetic.examples import Examples, TokenizedExamples, answer_text, is_held_out, prompt
-from bipe_hf.lab.tasks.synthetic.task import Example
+from bipe_hf.lab.tasks.synthetic.generator import Example
 from bipe_hf.lab.tasks.synthetic.tasks import TASKS
 from bipe_hf.lab.tasks.synthetic.tokenizer import make_tokenizer
 

@@ -24,9 +24,9 @@ an interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.finetuning import DataArguments, TaskArguments
+    from ..lab.finetuning import RowArguments, TaskArguments
 
-    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "data": DataArguments})
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "data": RowArguments})
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -23,10 +23,10 @@ interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.tasks.synthetic import TaskArguments
+    from ..lab.tasks.synthetic import GeneratorArguments
     from ..lab.training import ModelArguments
 
-    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "model": ModelArguments})
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": GeneratorArguments, "model": ModelArguments})
 
 
 def run(arguments: argparse.Namespace) -> None:

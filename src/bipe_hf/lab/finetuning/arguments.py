@@ -72,7 +72,7 @@ class TaskArguments:
 
 
 @dataclass
-class DataArguments:
+class RowArguments:
     """What it is trained on."""
 
     data: str | None = field(
@@ -132,4 +132,4 @@ class DataArguments:
             raise InputError(f'columns: {self.columns!r} is no mapping such as {{"text": "review"}}')
 
 
-ARGUMENT_CLASSES = (TaskArguments, DataArguments, TrainingArguments)
+ARGUMENT_CLASSES = (TaskArguments, RowArguments, TrainingArguments)

@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from transformers import AutoModelForCausalLM, EvalPrediction, PreTrainedTokenizerBase
 
 from ..common.session import perplexity
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .collation import joined, padded_labels
 from .task import Task, check_texts, is_text, token_losses
 
@@ -21,7 +21,7 @@ class CausalLM(Task):
     best_metric = "loss"
     cut = "lost the token behind them, the last of their document, which alone would be predicted by nothing"
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         check_texts(rows, "text")
 
     @property

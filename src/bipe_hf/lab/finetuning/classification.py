@@ -7,7 +7,7 @@ import torch
 from datasets import DatasetDict
 from transformers import AutoModelForSequenceClassification, EvalPrediction, PreTrainedTokenizerBase
 
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .collation import padded_right
 from .labels import classification_loss, find_labels, weigh_labels
 from .task import Task, check_rows, check_texts, is_text
@@ -23,7 +23,7 @@ class Classification(Task):
     best_metric = "f1"
     cut = "longer than max_length: the end of the text was cut"
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         check_texts(rows, "text")
         check_rows(rows, "text", is_text, "is blank")
         check_rows(rows, "label", lambda label: label is not None, "is missing")

@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ...model.errors_bipe import InputError
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .causal_lm import CausalLM, closed
 from .task import check_rows, shortened
 
@@ -26,7 +26,7 @@ class Instructions(CausalLM):
     columns = ("prompt", "completion")
     cut = "longer than max_length: the beginning of the prompt was cut, then the end of the answer"
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         for column in self.columns:
             for split, part in rows.items():
                 feature = part.features[column]

@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering, EvalPrediction, PreTrain
 from transformers.utils import ModelOutput
 
 from ...model.errors_bipe import InputError
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .collation import padded_right
 from .task import Task, check_rows, check_texts, is_text, row_error, shortened
 
@@ -37,7 +37,7 @@ class QuestionAnswering(Task):
     requires = ("torchmetrics",)
     best_metric = "f1"
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         for column in ("question", "context"):
             check_texts(rows, column)
             check_rows(rows, column, is_text, "is blank")

@@ -14,7 +14,7 @@ from ..common.messages import did_you_mean
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_counts, check_reserved, check_training
-from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, DataArguments, TaskArguments
+from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, RowArguments, TaskArguments
 from .model import load_config, load_model, load_tokenizer
 from .task import Task
 from .tasks import TASKS
@@ -30,7 +30,7 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
     The folder then loads with the Auto class of the task and `AutoTokenizer`.
 
     Args:
-        settings: fields of `TaskArguments`, `DataArguments` and `transformers.TrainingArguments` by name, typed as
+        settings: fields of `TaskArguments`, `RowArguments` and `transformers.TrainingArguments` by name, typed as
             they are there. With `load_best_model_at_end`, `metric_for_best_model` is by default `loss` for the causal
             tasks and `f1` for the others.
         overwrite: delete the run that `output_dir` holds and train again.
@@ -140,7 +140,7 @@ def _find_task(name: str | None) -> type[Task]:
 
 
 def _check_arguments(
-    task_class: type[Task], task_args: TaskArguments, data_args: DataArguments, training_args: TrainingArguments
+    task_class: type[Task], task_args: TaskArguments, data_args: RowArguments, training_args: TrainingArguments
 ) -> None:
     """Refuses settings that make no sense or contradict each other, before any work."""
     settings = vars(task_args) | vars(data_args)
@@ -187,7 +187,7 @@ def _length_of(config: PreTrainedConfig) -> int:
         ) from error
 
 
-def _load_columns(task_class: type[Task], task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
+def _load_columns(task_class: type[Task], task_args: TaskArguments, data_args: RowArguments) -> DatasetDict:
     """The columns of the task, by the names that it has for them."""
     names = {column: column for column in task_class.columns}
     for column, name in (data_args.columns or {}).items():

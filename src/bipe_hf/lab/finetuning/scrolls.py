@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 from ..tasks.scrolls.data import read_split
 from ..tasks.scrolls.prompts import LEAST_ROOM, closing_ids, encode_prompts, plain_ids
 from ..tasks.scrolls.tasks import find_task
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .causal_lm import CausalLM, closed
 from .task import check_rows, row_error
 
@@ -30,13 +30,13 @@ class Scrolls(CausalLM):
     )
 
     @classmethod
-    def read(cls, task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
+    def read(cls, task_args: TaskArguments, data_args: RowArguments) -> DatasetDict:
         find_task("scrolls_task", task_args.scrolls_task)
         return DatasetDict(
             {split: read_split(data_args.data, task_args.scrolls_task, split) for split in ("train", "validation")}
         )
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         self.scrolls_task = find_task("scrolls_task", task_args.scrolls_task)
         self.answer_length = data_args.answer_length or self.scrolls_task.answer_length
         for column in self.columns:

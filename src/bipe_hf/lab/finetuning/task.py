@@ -11,7 +11,7 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from ...model.errors_bipe import InputError
 from ..data import load_rows
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .labels import Labels
 
 
@@ -50,11 +50,11 @@ class Task:
     """For `Trainer(compute_loss_func=...)`; None takes the loss of the model."""
 
     @classmethod
-    def read(cls, task_args: TaskArguments, data_args: DataArguments) -> DatasetDict:
+    def read(cls, task_args: TaskArguments, data_args: RowArguments) -> DatasetDict:
         """The splits `train` and `validation` of the data, with all their columns."""
         return load_rows(data_args.data, validation_fraction=data_args.validation_fraction)
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         raise NotImplementedError
 
     @property

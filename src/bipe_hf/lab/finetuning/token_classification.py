@@ -11,7 +11,7 @@ from datasets import DatasetDict, LargeList, List
 from transformers import AutoModelForTokenClassification, EvalPrediction, PreTrainedTokenizerBase
 
 from ...model.errors_bipe import InputError
-from .arguments import DataArguments, TaskArguments
+from .arguments import RowArguments, TaskArguments
 from .classification import label_metrics
 from .collation import joined, padded_labels
 from .labels import classification_loss, find_labels, label_losses, weigh_labels
@@ -36,7 +36,7 @@ class TokenClassification(Task):
     best_metric = "f1"
     cut = "have words without a token (beyond max_length, or blank), which are neither learnt nor scored"
 
-    def __init__(self, task_args: TaskArguments, data_args: DataArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
         for column in self.columns:
             for split, part in rows.items():
                 if not isinstance(part.features[column], List | LargeList):

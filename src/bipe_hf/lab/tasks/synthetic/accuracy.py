@@ -17,7 +17,7 @@ from ...common.run_folder import RunFiles, read_stored_settings
 from ...training.arguments import check_counts
 from .arguments import check_sizes
 from .examples import Examples, answer_text, prompt
-from .task import Example, Task
+from .generator import Example, Generator
 from .tasks import find_task
 
 
@@ -91,7 +91,7 @@ def measure(
     return rows
 
 
-def check_positions(name: str, size: int, task: type[Task], config: PreTrainedConfig) -> None:
+def check_positions(name: str, size: int, task: type[Generator], config: PreTrainedConfig) -> None:
     """Refuses a number of operators whose examples are longer than the position table of a model.
 
     Models of this package encode all positions behind their table as its last one. Of the others some have a table, as
@@ -111,7 +111,7 @@ def check_positions(name: str, size: int, task: type[Task], config: PreTrainedCo
         ) from error
 
 
-def score(written: list[str], task: type[Task], example: Example, end: str) -> Score:
+def score(written: list[str], task: type[Generator], example: Example, end: str) -> Score:
     """Compares an answer with the right one.
 
     Args:
@@ -130,7 +130,7 @@ def score(written: list[str], task: type[Task], example: Example, end: str) -> S
 def _scores(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: type[Task],
+    task: type[Generator],
     examples: list[Example],
     longest: int,
 ) -> list[Score]:
@@ -143,7 +143,7 @@ def _scores(
     ]
 
 
-def _task_of(folder: Path) -> type[Task]:
+def _task_of(folder: Path) -> type[Generator]:
     file = folder / FILES.settings
     if not file.is_file():
         raise InputNotFoundError(f"model {folder}: `bipe-hf synthetic` has written no {FILES.settings} in this folder")

@@ -27,7 +27,7 @@ RESERVED_KEYS = {
 
 
 @dataclass
-class TaskArguments:
+class GeneratorArguments:
     """What is learnt, and on what it is measured."""
 
     task: str | None = field(
@@ -56,10 +56,12 @@ class TaskArguments:
         self.test_operators = parsed_json(self.test_operators)
 
 
-ARGUMENT_CLASSES = (TaskArguments, ModelArguments, TrainingArguments)
+ARGUMENT_CLASSES = (GeneratorArguments, ModelArguments, TrainingArguments)
 
 
-def check_arguments(task_args: TaskArguments, model_args: ModelArguments, training_args: TrainingArguments) -> None:
+def check_arguments(
+    task_args: GeneratorArguments, model_args: ModelArguments, training_args: TrainingArguments
+) -> None:
     """Refuses settings that make no sense or contradict each other, before any work; fills in `test_operators`."""
     find_task(task_args.task)
     if task_args.max_operators is None:

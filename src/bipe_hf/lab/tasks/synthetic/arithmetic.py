@@ -10,7 +10,7 @@ end at `=`, and so do segments: a token stands in the next step about where it s
 from math import comb
 from random import Random
 
-from .task import EQUALS, MODULUS, Example, Task
+from .generator import EQUALS, MODULUS, Example, Generator
 
 
 _PRECEDENCE = {"+": 0, "-": 0, "*": 1, "/": 1}
@@ -19,7 +19,7 @@ _PRECEDENCE = {"+": 0, "-": 0, "*": 1, "/": 1}
 _Expression = int | tuple[str, "_Expression", "_Expression"]
 
 
-class Arithmetic(Task):
+class Arithmetic(Generator):
     """Expressions with + - * / and brackets where they are needed.
 
     The shape is drawn uniformly from all binary trees with so many operators and the numbers from 0 to 10, then each

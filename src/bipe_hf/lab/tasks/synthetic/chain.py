@@ -12,10 +12,10 @@ operation of a step stands m + 1 segments before it.
 from itertools import accumulate
 from random import Random
 
-from .task import EQUALS, MODULUS, Example, Task
+from .generator import EQUALS, MODULUS, Example, Generator
 
 
-class Chain(Task):
+class Chain(Generator):
     """A first number and so many operations: numbers from 0 to 10 and signs, all drawn uniformly."""
 
     operations = "+-"

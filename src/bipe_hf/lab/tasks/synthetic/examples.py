@@ -7,7 +7,7 @@ from random import Random
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .task import EQUALS, Example, Task
+from .generator import EQUALS, Example, Generator
 
 
 def is_held_out(question: str) -> bool:
@@ -30,7 +30,7 @@ class Examples:
         seed: of the draws.
     """
 
-    def __init__(self, task: type[Task], sizes: Sequence[int], count: int, *, held_out: bool, seed: int) -> None:
+    def __init__(self, task: type[Generator], sizes: Sequence[int], count: int, *, held_out: bool, seed: int) -> None:
         self.task = task
         self.sizes = sizes
         self.count = count
@@ -80,6 +80,6 @@ def prompt(example: Example) -> str:
     return f"{example.question} {EQUALS}"
 
 
-def answer_text(task: type[Task], example: Example) -> str:
+def answer_text(task: type[Generator], example: Example) -> str:
     """The steps in a line."""
     return f" {task.step_separator} ".join(example.steps)

@@ -24,7 +24,7 @@ from ...training.model import ends_segments_at_separators, load_model
 from .accuracy import FILES, check_positions, measure
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, check_arguments
 from .examples import Examples, TokenizedExamples
-from .task import Task
+from .generator import Generator
 from .tasks import find_task
 from .tokenizer import make_tokenizer
 
@@ -39,8 +39,8 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
     then loads with `AutoModelForCausalLM` and `AutoTokenizer`.
 
     Args:
-        settings: fields of `TaskArguments`, `ModelArguments` and `transformers.TrainingArguments` by name, typed as
-            they are there.
+        settings: fields of `GeneratorArguments`, `ModelArguments` and `transformers.TrainingArguments` by name, typed
+            as they are there.
         overwrite: delete the run that `output_dir` holds and train again.
 
     Returns:
@@ -123,7 +123,7 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
 
 
 def _prepare(
-    task: type[Task], max_operators: int, model_args: ModelArguments
+    task: type[Generator], max_operators: int, model_args: ModelArguments
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Config and tokenizer of the model to train."""
     data_args = DataArguments(train_length=task.longest(max_operators))

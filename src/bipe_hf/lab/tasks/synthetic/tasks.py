@@ -4,14 +4,14 @@ from ....model.errors_bipe import InputError
 from ...common.messages import did_you_mean
 from .arithmetic import Arithmetic
 from .chain import Chain
-from .task import Task
+from .generator import Generator
 
 
 TASKS = {"arithmetic": Arithmetic, "chain": Chain}
 
 
-def find_task(name: str | None) -> type[Task]:
-    """The task of that name; raises `ValueError` where there is none."""
+def find_task(name: str | None) -> type[Generator]:
+    """The generator of that task; raises `ValueError` where there is none."""
     if not isinstance(name, str) or name not in TASKS:
         hint = did_you_mean(name, TASKS) if isinstance(name, str) else ""
         raise InputError(f"task: {name!r} given, one of {', '.join(TASKS)} is needed{hint}")

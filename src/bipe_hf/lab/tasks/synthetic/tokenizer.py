@@ -4,10 +4,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ...data.tokenize import END_OF_TEXT, PADDING
-from .task import EQUALS, MODULUS, Task
+from .generator import EQUALS, MODULUS, Generator
 
 
-def make_tokenizer(task: type[Task]) -> PreTrainedTokenizerFast:
+def make_tokenizer(task: type[Generator]) -> PreTrainedTokenizerFast:
     """A tokenizer that splits at spaces. It refuses what is no token of the task: there is no token for the unknown.
 
     `<|endoftext|>` (id 0) is its `eos_token`, `<|pad|>` (id 1) its `pad_token`.

@@ -1,4 +1,4 @@
-"""What a task is: questions of any size, each with one right answer that is written in steps."""
+"""What a generator makes: questions of any size, each with one right answer that is written in steps."""
 
 from random import Random
 from typing import ClassVar, NamedTuple
@@ -18,8 +18,8 @@ class Example(NamedTuple):
     steps: tuple[str, ...]
 
 
-class Task:
-    """One task. Every task is a subclass in a file of its own, named in `tasks.TASKS`."""
+class Generator:
+    """Makes the examples of one task. Every one is a subclass in a file of its own, named in `tasks.TASKS`."""
 
     operations: ClassVar[str]
     """The signs in its questions, brackets included."""
