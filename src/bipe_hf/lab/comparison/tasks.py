@@ -15,6 +15,7 @@ from ...model.errors_bipe import InputError
 from .. import training
 from ..common.checkpoints import open_candidate, with_fields
 from ..common.devices import check_device
+from ..common.mappings import read_mapping
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
 from ..data import load_documents
 from ..evaluation.run import check_arguments as check_measurement
@@ -133,16 +134,7 @@ class Task:
     @classmethod
     def read_measure(cls, content: dict[str, Any]) -> Measurement:
         """The mapping `measure`, checked as far as can be done without data."""
-        fields = {field.name: field for field in dataclasses.fields(cls.measurement)}
-        for key, value in content.items():
-            if key not in fields:
-                raise InputError(f"measure: unknown key {key!r}{training.did_you_mean(str(key), fields)}")
-            if not _has_type(value, fields[key].type):
-                raise InputError(f"measure, {key}: {value!r} given, {_TYPE_NAMES[fields[key].type]} is accepted")
-        for name, field in fields.items():
-            if field.default is dataclasses.MISSING and name not in content:
-                raise InputError(f"measure: {name} is missing")
-        return cls.measurement(**content)
+        return read_mapping("measure", cls.measurement, content)
 
     def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of a run as its folder keeps them."""
@@ -375,20 +367,3 @@ def _check_weights(trained: PreTrainedConfig, measured: PreTrainedConfig) -> Non
 
 
 TASKS: dict[str, type[Task]] = {"text": TextTask, "arithmetic": GeneratedTask, "chain": GeneratedTask}
-
-_TYPE_NAMES = {
-    list[int]: "a list of whole numbers such as [128, 256]",
-    int: "a whole number",
-    int | None: "a whole number",
-    str: "text",
-    str | None: "text",
-    float: "a number",
-}
-
-
-def _has_type(value: Any, expected: Any) -> bool:
-    if expected == list[int]:
-        return isinstance(value, list) and bool(value) and all(type(each) is int for each in value)
-    if expected is float:
-        return type(value) in (int, float)
-    return isinstance(value, expected) and not isinstance(value, bool)
