@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save_file
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
-from bipe_hf.lab.common.checkpoints import open_candidate
+from bipe_hf.lab.common.checkpoints import open_folder
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation import Evaluation
 from bipe_hf.lab.evaluation.results import Result
@@ -431,7 +431,7 @@ def evaluation_of(folder, other, file):
             text_tokens=64,
             text_sha256="0",
             bytes_per_token=2.0,
-            model_fingerprint=open_candidate(str(model), name="").fingerprint,
+            model_fingerprint=open_folder(model).fingerprint,
         )
         rows.append(row)
     data = {"source": "python", "split": "validation"}

@@ -16,6 +16,7 @@ import torch
 from word_tokenizer import EOS, make_word_tokenizer, random_words, segment_ids
 
 from bipe_hf.commands import main
+from bipe_hf.lab.common.checkpoints import Checkpoint
 from bipe_hf.lab.evaluation import TaskEvaluation, evaluate_tasks, tasks
 from bipe_hf.model.modeling_bipe import BipeModelMixin
 
@@ -360,7 +361,7 @@ def test_bad_input_is_one_line_before_a_model_is_loaded(
     two_checkpoints, tasks_folder, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tasks, "load_model", lambda *args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(Checkpoint, "load", lambda *args: pytest.fail("a model was loaded"))
     folder = tmp_path / "tasks"
     folder.mkdir()
     for file in Path(tasks_folder).glob("*.yaml"):

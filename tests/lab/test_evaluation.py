@@ -18,7 +18,7 @@ from transformers import CohereConfig, CohereForCausalLM, LlamaConfig, LlamaForC
 import bipe_hf.lab.evaluation.run as run_module
 from bipe_hf import BipeGPTNeoXConfig, BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
-from bipe_hf.lab.common.checkpoints import with_fields
+from bipe_hf.lab.common.checkpoints import Checkpoint, with_fields
 from bipe_hf.lab.evaluation import (
     Evaluation,
     PositionLosses,
@@ -588,7 +588,7 @@ def write(name, content):
     ],
 )
 def test_unusable_folder_is_named_before_any_model_is_loaded(tmp_path, text, llama, damage, message, monkeypatch):
-    monkeypatch.setattr(run_module, "load_model", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     folder = tmp_path / "damaged"
     save(build_llama(), folder)
     damage(folder)
@@ -628,7 +628,7 @@ def test_unusable_folder_is_named_before_any_model_is_loaded(tmp_path, text, lla
     ],
 )
 def test_bad_argument_is_refused_before_any_model_is_loaded(text, llama, arguments, message, monkeypatch):
-    monkeypatch.setattr(run_module, "load_model", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     Path("a file").write_text("")
     arguments = {"models": [llama], "lengths": [64], "data": text} | arguments
     with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import bipe_hf.lab.tasks.passkey.run as passkey_module
 from bipe_hf.commands import main
+from bipe_hf.lab.common.checkpoints import Checkpoint
 from bipe_hf.lab.common.generation import write_greedily
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.tasks.passkey.picture import draw_heat_map
@@ -93,7 +94,7 @@ class Rigged:
 def rigged(monkeypatch):
     stand_in = Rigged(BYTES)
     loaded = []
-    monkeypatch.setattr(passkey_module, "load_model", lambda *given: loaded.append(given) or stand_in)
+    monkeypatch.setattr(Checkpoint, "load", lambda *given: loaded.append(given) or stand_in)
     stand_in.loaded = loaded
     return stand_in
 
@@ -370,7 +371,7 @@ def test_resumed_run_measures_again_what_has_changed(tmp_path):
 )
 def test_bad_argument_is_refused_before_any_model_is_loaded(tmp_path, model, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(passkey_module, "load_model", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         measure_passkey(**({"models": [model], "lengths": [200], "samples": 2} | arguments))
 
@@ -393,7 +394,7 @@ def test_bad_flag_is_one_line(tmp_path, model, words, message, capsys):
 
 
 def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(passkey_module, "load_model", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     folder = save_model(tmp_path / "model", tokenizer=word_level("$A <end>"))
     with pytest.raises(ValueError, match="ends a prompt with end-of-text"):
         measure_passkey([folder], [200])

@@ -24,6 +24,7 @@ from words import WORDS
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
+from bipe_hf.lab.common.checkpoints import Checkpoint
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.finetuning import RowArguments, TaskArguments
 from bipe_hf.lab.finetuning.tasks import TASKS
@@ -436,7 +437,7 @@ def test_an_interrupted_run_goes_on_to_what_one_go_gives(family, start, data, tm
     assert len(calls) == 4 + 5
     assert file.read_bytes() == (whole / "out.jsonl").read_bytes()
     assert ScrollsEvaluation.load(parts / "out.json").results == expected.results
-    monkeypatch.setattr(run, "load_model", None)  # nothing is left to answer
+    monkeypatch.setattr(Checkpoint, "load", None)  # nothing is left to answer
     assert main([*command, "--resume"]) == 0
 
 
@@ -606,13 +607,13 @@ def test_options_that_are_missing_are_named(tmp_path, start, capsys):
         ({"batch_size": 0}, "batch_size: 0 given, at least 1 is needed"),
         ({"max_length": 8}, "max_length: 8 leaves no room for a document"),
         ({"output": "scores.txt"}, "output: scores.txt must end in .json"),
-        ({"model": "nowhere"}, "model nowhere: there is no config.json"),
+        ({"model": "nowhere"}, "model nowhere: there is no such folder, and it cannot be downloaded"),
         ({"dtype": "int8"}, "dtype: 'int8' is none of"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_written(changes, message, start, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "load_model", None)
+    monkeypatch.setattr(Checkpoint, "load", None)
     with pytest.raises((ValueError, OSError), match=message):
         answer_scrolls(**options(start("llama"), data, tmp_path) | changes)
     assert list(tmp_path.iterdir()) == []

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    measuring.add_model_arguments(parser, several=True)
     measured = parser.add_argument_group("what to measure").add_mutually_exclusive_group(required=True)
     measured.add_argument("--lengths", help="perplexity at these lengths in tokens, comma separated: 256,512,1024")
     measured.add_argument("--tasks", help="scores on these tasks or groups, comma separated: arc_easy,mmlu_*")
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
     if useless:
         raise InputError(f"{', '.join(useless)}: only {measured} takes this")
     options = {name: given[name] for name in own if name in given}
-    options |= {name: given[name] for name in ("output", "overwrite", "resume", "device", "dtype")}
+    options |= {name: given[name] for name in ("revision", "output", "overwrite", "resume", "device", "dtype")}
     options |= {
         "attn_implementation": arguments.attn_implementation,
         "command": shlex.join(["bipe-hf", *sys.argv[1:]]),

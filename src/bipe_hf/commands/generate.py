@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from ..model.errors_bipe import InputError
+from . import measuring
 
 
 NAME = "generate"
@@ -12,7 +13,7 @@ HELP = "continue a text with a trained model, printed as it is written"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    parser.add_argument("model", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    measuring.add_model_arguments(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="text to continue; - reads it from standard input")
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens to add (default: 100)")
     parser.add_argument(
@@ -51,14 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import TextStreamer, set_seed
 
-    from ..lab.common.checkpoints import load_model, open_candidate
+    from ..lab.common.checkpoints import open_checkpoint
     from ..lab.common.devices import check_device
 
     device = check_device(arguments.device)
-    candidate = open_candidate(arguments.model, name="")
-    model = load_model(candidate, device, dtype="auto", attention=None)
+    checkpoint = open_checkpoint(arguments.model, arguments.revision)
+    model = checkpoint.load(device, dtype="auto", attention=None)
     # Only what every causal model takes: a BiPE model derives the segments, also those of the tokens to come.
-    inputs = candidate.tokenizer(prompt, return_tensors="pt")
+    inputs = checkpoint.tokenizer(prompt, return_tensors="pt")
     sampling = {"do_sample": arguments.temperature is not None}
     if sampling["do_sample"]:
         sampling |= {"temperature": arguments.temperature, "top_p": arguments.top_p or 1.0, "top_k": 0}
@@ -68,6 +69,6 @@ def run(arguments: argparse.Namespace) -> None:
             input_ids=inputs.input_ids.to(device),
             attention_mask=inputs.attention_mask.to(device),
             max_new_tokens=arguments.max_new_tokens,
-            streamer=TextStreamer(candidate.tokenizer, skip_special_tokens=True),
+            streamer=TextStreamer(checkpoint.tokenizer, skip_special_tokens=True),
             **sampling,
         )

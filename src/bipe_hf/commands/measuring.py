@@ -5,6 +5,18 @@ import argparse
 from ..model.errors_bipe import InputError
 
 
+MODEL = "folder that holds a model and its tokenizer, or the name of one on the Hub"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Adds `MODEL`, as `model`, or as the list `models`, and `--revision`."""
+    if several:
+        parser.add_argument("models", nargs="+", metavar="MODEL", help=MODEL)
+    else:
+        parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("--revision", help="branch, tag or commit of a MODEL on the Hub (default: main)")
+
+
 def add_output_arguments(parser: argparse.ArgumentParser, output: str, help_text: str, resume_help: str) -> None:
     """Adds `--output`, `--overwrite` and `--resume`.
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    measuring.add_model_arguments(parser, several=True)
     parser.add_argument("--lengths", required=True, help="tokens of a prompt, comma separated: 256,512,1024")
     parser.add_argument(
         "--depths", default="0,0.25,0.5,0.75,1", help="places of the key, comma separated (default: %(default)s)"

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="folder that holds a model and its tokenizer")
+    measuring.add_model_arguments(parser)
     asked = parser.add_argument_group("what is asked (default: as in fine-tuning)")
     asked.add_argument(
         "--task", help="gov_report, summ_screen_fd, qmsum, narrative_qa, qasper, quality or contract_nli"

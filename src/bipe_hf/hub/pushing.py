@@ -24,7 +24,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, 
 
 import bipe_hf
 
-from ..lab.common.checkpoints import Candidate, open_candidate
+from ..lab.common.checkpoints import Checkpoint, open_folder
 from ..lab.common.files import read_json
 from ..lab.common.messages import first_line
 from ..lab.evaluation.results import Evaluation
@@ -88,7 +88,7 @@ def push(
     _check_repo(repo)
     if create_pr and revision is not None:
         raise InputError("revision: a pull request is opened against main, give either a revision or create_pr")
-    candidate = open_candidate(str(model), name="")
+    candidate = open_folder(model)
     weights = _check_model(candidate)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary)
@@ -113,11 +113,11 @@ def _check_repo(repo: str) -> None:
         raise InputError(f"repository {repo!r}: give owner/name, or name for one of your own ({error})") from error
 
 
-def _architecture(candidate: Candidate) -> str:
+def _architecture(candidate: Checkpoint) -> str:
     return (candidate.config.architectures or ["none"])[0]
 
 
-def _check_model(candidate: Candidate) -> list[Path]:
+def _check_model(candidate: Checkpoint) -> list[Path]:
     """The files of the weights, which are complete and fit the config; their headers are read, not the weights."""
     given, folder, architecture = candidate.given, candidate.folder, _architecture(candidate)
     if not isinstance(candidate.config, BipeConfigMixin):
@@ -162,7 +162,7 @@ def _weight_files(folder: Path, given: str) -> list[Path]:
 # ------------------------------------------------------------------------------------------ what goes along
 
 
-def _stage(candidate: Candidate, weights: Sequence[Path], staging: Path) -> None:
+def _stage(candidate: Checkpoint, weights: Sequence[Path], staging: Path) -> None:
     """Lays out what will be in the repository; the weights are links."""
     for file in weights:
         (staging / file.name).symlink_to(file.resolve())
@@ -174,7 +174,7 @@ def _stage(candidate: Candidate, weights: Sequence[Path], staging: Path) -> None
             shutil.copyfile(candidate.folder / name, staging / name)
 
 
-def _stage_evaluation(candidate: Candidate, file: Path, staging: Path) -> None:
+def _stage_evaluation(candidate: Checkpoint, file: Path, staging: Path) -> None:
     content = Evaluation.load(file)
     results = [row for row in content.results if row.model_fingerprint == candidate.fingerprint]
     if not results:

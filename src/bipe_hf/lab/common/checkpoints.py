@@ -1,14 +1,26 @@
-"""What an evaluation reads: model folders and the text, each as its own tokenizer divides it."""
+"""A model to read: a folder or a name on the Hub, its config and tokenizer, then its weights."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of the HTTP client, whichever this version of huggingface_hub stands on
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    StrictDataclassError,
+)
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -24,6 +36,11 @@ from ...model.errors_bipe import InputError, InputNotFoundError
 from .messages import first_line
 
 
+# Safetensors are tried first: a repository may hold the same weights as pickles too.
+HUB_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors")
+HUB_PICKLES = ("pytorch_model*.bin",)
+
+
 @dataclass(frozen=True)
 class Training:
     """What `training.json` says of how a model was trained."""
@@ -34,12 +51,17 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model folder that passed every check that needs no weights, its config with `config_fields` set."""
+class Checkpoint:
+    """A model that passed every check which needs no weights, its config with `config_fields` set."""
 
     folder: Path
+    """Where its files are: the folder that was given, or that of the snapshot from the Hub."""
     given: str
+    """As it is recorded: the folder or the name on the Hub, the latter with `@revision` where one was asked for."""
     name: str
+    """A short one, for tables."""
+    commit: str | None
+    """That the snapshot is of; None for a folder."""
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     training: Training | None
@@ -51,23 +73,132 @@ class Candidate:
         """What `Result.subject` will be."""
         return self.given, json.dumps(self.config_fields, sort_keys=True)
 
+    def load(self, device: torch.device, dtype: str, attention: str | None) -> PreTrainedModel:
+        """The causal language model, ready to be measured. Raises `InputError` where its weights do not fit."""
+        loaded = load_model(
+            self.folder, config=self.config, dtype=dtype, attention=attention, what=f"model {self.given}"
+        )
+        # transformers makes up what is missing and drops what it does not know: neither is what was asked for.
+        for kind, names in (("missing", loaded.missing), ("unexpected", loaded.unexpected)):
+            if names:
+                raise InputError(
+                    f"model {self.given}: its weights do not fit its config, {kind} keys {', '.join(names[:3])} ... (a"
+                    " checkpoint of the BiPE authors needs `bipe-hf convert`)"
+                )
+        return loaded.model.to(device).eval()
 
-def open_candidates(models: Sequence[str | Path], config_fields: dict[str, Any] | None = None) -> list[Candidate]:
-    """Every model folder, checked, with `config_fields` set in its config.
 
-    Raises `ValueError` or `FileNotFoundError` for those that cannot be measured.
+class LoadedModel(NamedTuple):
+    """A model, and the names of weights that are not those of its files."""
+
+    model: PreTrainedModel
+    missing: list[str]
+    """In the model, but in no file: made up."""
+    unexpected: list[str]
+    """In a file, but not in the model: dropped."""
+    mismatched: list[str]
+    """Of another size in the file: made up, too."""
+
+
+def open_checkpoints(
+    sources: Sequence[str | Path], revision: str | None = None, config_fields: dict[str, Any] | None = None
+) -> list[Checkpoint]:
+    """Several models as [`open_checkpoint`] opens each; `revision` is that of every one.
+
+    Raises `InputError` where one cannot be measured or is given twice.
     """
-    folders = [Path(model) for model in models]
-    if not folders:
-        raise InputError("models: give at least one model folder")
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise InputError(f"models: the same folder is given twice in {', '.join(map(str, models))}")
-    names = zip(models, short_names(folders), strict=True)
-    return [open_candidate(str(model), name, config_fields) for model, name in names]
+    if not sources:
+        raise InputError("models: give at least one model")
+    folders = [checkpoint_folder(source, revision) for source in sources]
+    if len(set(folders)) < len(folders):
+        raise InputError(f"models: the same one is given twice in {', '.join(map(str, sources))}")
+    found = list(zip(map(str, sources), folders, strict=True))
+    names = short_names([folder if _is_folder(source) else Path("/", source) for source, folder in found])
+    at = "" if revision is None else f"@{revision}"
+    return [
+        _open(folder, source + at, name + at, None if _is_folder(source) else folder.name, config_fields)
+        for (source, folder), name in zip(found, names, strict=True)
+    ]
 
 
-def open_candidate(given: str, name: str, config_fields: dict[str, Any] | None = None) -> Candidate:
-    folder = Path(given)
+def open_checkpoint(
+    source: str | Path, revision: str | None = None, config_fields: dict[str, Any] | None = None
+) -> Checkpoint:
+    """A model with its tokenizer, checked as far as that needs no weights.
+
+    Args:
+        source: folder (`~` is the home), or else a name on the Hub, which is downloaded.
+        revision: branch, tag or commit of the repository on the Hub.
+        config_fields: set in the config.
+
+    Raises:
+        InputError: it is neither, cannot be downloaded, lacks a file, or its config or tokenizer cannot be used.
+    """
+    return open_checkpoints([source], revision, config_fields)[0]
+
+
+def checkpoint_folder(source: str | Path, revision: str | None = None, what: str = "model") -> Path:
+    """The folder, or that into which the files of the repository were downloaded; no code is.
+
+    Args:
+        source, revision: see [`open_checkpoint`].
+        what: names the argument in messages.
+
+    Raises:
+        InputNotFoundError: there is neither such a folder nor, for this user and now, such a repository or revision.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"revision: {revision!r} given, but {what} {source} is a folder, not a name on the Hub")
+        return folder.resolve()
+    try:
+        validate_repo_id(str(source))
+        if folder.exists():
+            raise InputError(f"{what} {source}: this is a file, not a folder")
+    except HFValidationError as error:
+        raise InputNotFoundError(
+            f"{what} {source}: there is no such folder, and it is no name on the Hub (owner/name)"
+        ) from error
+    try:
+        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=HUB_FILES))
+        if not any(folder.glob("model*.safetensors")):
+            snapshot_download(str(source), revision=folder.name, allow_patterns=HUB_PICKLES)
+    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise InputNotFoundError(
+            f"{what} {source}: there is no such folder, and it cannot be downloaded from the Hub"
+            f" ({_why(error, source, revision)})"
+        ) from error
+    return folder.resolve()
+
+
+def _why(error: Exception, source: str | Path, revision: str | None) -> str:
+    if isinstance(error, GatedRepoError):
+        return f"it is gated: ask for access at {constants.ENDPOINT}/{source}, then `hf auth login` or set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such repository, or a private one: `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision}"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, and it is not in the cache"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"{constants.ENDPOINT} refuses: {error.server_message or first_line(error)}"
+    return f"no connection to {constants.ENDPOINT}, and it is not in the cache"
+
+
+def _is_folder(source: str) -> bool:
+    return Path(source).expanduser().is_dir()
+
+
+def open_folder(
+    folder: str | Path, config_fields: dict[str, Any] | None = None, *, name: str | None = None
+) -> Checkpoint:
+    """[`open_checkpoint`] of a folder alone: where there is none, the Hub is not asked."""
+    path = Path(folder).expanduser().resolve()
+    return _open(path, str(folder), name or path.name, None, config_fields)
+
+
+def _open(folder: Path, given: str, name: str, commit: str | None, config_fields: dict[str, Any] | None) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise InputNotFoundError(f"model {given}: there is no config.json in this folder")
     # Without these files AutoTokenizer makes up an empty tokenizer for some model types.
@@ -95,7 +226,7 @@ def open_candidate(given: str, name: str, config_fields: dict[str, Any] | None =
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in (*weights, folder / "config.json")]
     stats += [fields] if fields else []
     fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
-    return Candidate(folder, given, name, config, tokenizer, _training(folder), fingerprint, fields)
+    return Checkpoint(folder, given, name, commit, config, tokenizer, _training(folder), fingerprint, fields)
 
 
 def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:
@@ -135,25 +266,56 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def load_model(candidate: Candidate, device: torch.device, dtype: str, attention: str | None) -> PreTrainedModel:
+def load_part(auto_class: type, key: str, source: str | Path, revision: str | None = None) -> Any:
+    """`auto_class.from_pretrained(source)` of a config or tokenizer, whose errors name the key it was given for."""
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            candidate.folder,
-            config=candidate.config,
+        # Without a word on remote code there would be a question on the terminal.
+        return auto_class.from_pretrained(source, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"{key}: {source} cannot be loaded ({first_line(error.__cause__ or error)})") from error
+
+
+def load_model(
+    source: str | Path,
+    *,
+    head: type = AutoModelForCausalLM,
+    config: PreTrainedConfig | None = None,
+    dtype: str | torch.dtype = torch.float32,
+    attention: str | None = None,
+    what: str = "model",
+    other_sizes: bool = False,
+) -> LoadedModel:
+    """The model in a folder or on the Hub, whatever fits of it; what does not is for the caller to judge.
+
+    Args:
+        source: as `from_pretrained` takes it.
+        head: an Auto class.
+        config: None takes that of the model.
+        dtype: float32 to train, since the steps of an optimizer are too small for 16-bit weights.
+        attention: `attn_implementation`; None takes the model's own.
+        what: names the model in messages.
+        other_sizes: accept weights whose size in the file is not that of the model, and make them up.
+
+    Raises `InputError` where it cannot be loaded, or has weights of other sizes.
+    """
+    try:
+        model, report = head.from_pretrained(
+            source,
+            config=config,
             dtype=dtype,
             attn_implementation=attention,
+            trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"model {candidate.given} cannot be loaded ({first_line(error)})") from error
-    # transformers makes up what is missing and drops what it does not know: neither is the model that was asked for.
-    for kind in ("missing_keys", "unexpected_keys"):
-        if report[kind]:
-            raise InputError(
-                f"model {candidate.given}: its weights do not fit its config, {kind.replace('_', ' ')} "
-                f"{', '.join(sorted(report[kind])[:3])} ... (a checkpoint of the BiPE authors needs `bipe-hf convert`)"
-            )
-    return model.to(device).eval()
+        raise InputError(f"{what} cannot be loaded ({first_line(error)})") from error
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if mismatched and not other_sizes:
+        raise InputError(
+            f"{what} cannot be loaded (its weights have other sizes than its config says: {', '.join(mismatched[:3])})"
+        )
+    return LoadedModel(model, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), mismatched)
 
 
 def encoding_label(config: PreTrainedConfig) -> str:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ...hub.card import read_record
 from ...model.errors_bipe import InputError, InputExistsError
-from ..common.checkpoints import open_candidate
+from ..common.checkpoints import open_folder
 from ..common.figures import require_matplotlib
 from ..common.messages import first_line
 from ..common.results import describe_environment
@@ -210,7 +210,7 @@ def _run_settings(comparison: Comparison, entry: Entry, seed: int) -> dict[str, 
 
 
 def _fingerprint(entry: Entry, folder: Path) -> str:
-    return open_candidate(str(folder), entry.name, entry.evaluate_with).fingerprint
+    return open_folder(folder, entry.evaluate_with).fingerprint
 
 
 def _work(

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, HfArgumentParser, PreTrainedConfi
 
 from ...model.errors_bipe import InputError
 from .. import training
-from ..common.checkpoints import open_candidate, with_fields
+from ..common.checkpoints import open_folder, with_fields
 from ..common.devices import check_device
 from ..common.mappings import read_mapping
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
@@ -280,7 +280,7 @@ class TextTask(Task):
         if self.data_sha256 is not None and stored.is_file() and stored.read_text().strip() != self.data_sha256:
             raise InputError("it was trained on other text")
         if (folder / self.files.result).is_file():
-            found = open_candidate(str(folder), "").tokenizer
+            found = open_folder(folder).tokenizer
             if tokenizer_key(found) != tokenizer_key(self.tokenizer):
                 raise InputError("it has another tokenizer")
 
@@ -288,7 +288,7 @@ class TextTask(Task):
         return training.pretrain(settings, overwrite=overwrite)
 
     def results(self, entry, folder, sizes):
-        candidate = open_candidate(str(folder), entry.name, entry.evaluate_with)
+        candidate = open_folder(folder, entry.evaluate_with, name=entry.name)
         stride = self.measure.stride if self.measure.protocol == "sliding" else None
         measured = measure_model(
             candidate,

@@ -28,8 +28,8 @@ class Result:
     `text_tokens` is the length of the stream, `text_sha256` identifies its token ids: perplexities compare only where
     it is the same. `segments_per_block` is the mean number of distinct segments in a window, None where the model
     knows no segments. `stride` is None but for `sliding`. `blocks` counts windows, `seconds` is wall time.
-    `config_fields` are those of the model's config that were set for the measurement, `loss_by_position` is what
-    `PositionLosses.bins` gives (empty in files that earlier versions wrote).
+    `config_fields` are those of the model's config that were set for the measurement. `commit` is that of a model from
+    the Hub. `loss_by_position` is what `PositionLosses.bins` gives (empty in files that earlier versions wrote).
     """
 
     model: str
@@ -52,6 +52,7 @@ class Result:
     bytes_per_token: float
     model_fingerprint: str
     config_fields: dict[str, Any] = field(default_factory=dict)
+    commit: str | None = None
     loss_by_position: list[dict[str, int | float]] = field(default_factory=list)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import Candidate, encoding_label, load_model, open_candidates
+from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints
 from ..common.devices import check_device, check_dtype
 from ..common.results import check_output, describe_environment
 from ..data import DEFAULT_CORPUS, load_documents
@@ -67,7 +67,7 @@ def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
 
 
 def _measure(
-    candidate: Candidate,
+    checkpoint: Checkpoint,
     model: PreTrainedModel,
     text: Text,
     protocol: str,
@@ -75,7 +75,7 @@ def _measure(
     stride: int | None,
     batch_tokens: int,
 ) -> Result:
-    description = f"{candidate.name} {protocol} {windows.length}"
+    description = f"{checkpoint.name} {protocol} {windows.length}"
     start = time.perf_counter()
     losses = score_positions(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
     seconds = time.perf_counter() - start
@@ -83,16 +83,16 @@ def _measure(
     if not nll < math.log(sys.float_info.max):  # nan included
         raise InputError(f"{description}: the mean loss is {nll}; a dtype with more range may help (float32)")
     return Result(
-        model=candidate.given,
-        name=candidate.name,
-        encoding=encoding_label(candidate.config),
-        train_length=None if candidate.training is None else candidate.training.train_length,
+        model=checkpoint.given,
+        name=checkpoint.name,
+        encoding=encoding_label(checkpoint.config),
+        train_length=None if checkpoint.training is None else checkpoint.training.train_length,
         protocol=protocol,
         length=windows.length,
         stride=stride,
         tokens_scored=windows.tokens_scored,
         blocks=len(windows.begins),
-        segments_per_block=segments_per_block(candidate.config, text.ids, windows),
+        segments_per_block=segments_per_block(checkpoint.config, text.ids, windows),
         nll=nll,
         perplexity=math.exp(nll),
         bits_per_byte=nll / math.log(2) / text.bytes_per_token,
@@ -101,14 +101,15 @@ def _measure(
         text_tokens=len(text.ids),
         text_sha256=text.sha256,
         bytes_per_token=text.bytes_per_token,
-        model_fingerprint=candidate.fingerprint,
-        config_fields=candidate.config_fields,
+        model_fingerprint=checkpoint.fingerprint,
+        config_fields=checkpoint.config_fields,
+        commit=checkpoint.commit,
         loss_by_position=losses.bins(),
     )
 
 
 def measure_model(
-    candidate: Candidate,
+    checkpoint: Checkpoint,
     text: Text,
     wanted: Sequence[tuple[str, int | None, int]],
     *,
@@ -118,11 +119,11 @@ def measure_model(
     batch_tokens: int = 8192,
 ) -> Iterator[Result]:
     """One result after the other, for each protocol, stride (None but for `sliding`) and length in `wanted`."""
-    model = load_model(candidate, device, dtype, attn_implementation)
+    model = checkpoint.load(device, dtype, attn_implementation)
     check_output_layer(model, text.ids)
     for protocol, stride, length in wanted:
         windows = make_windows(protocol, len(text.ids), length, STRIDE if stride is None else stride)
-        yield _measure(candidate, model, text, protocol, windows, stride, batch_tokens)
+        yield _measure(checkpoint, model, text, protocol, windows, stride, batch_tokens)
 
 
 def evaluate(
@@ -142,6 +143,7 @@ def evaluate(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     config_fields: dict[str, Any] | None = None,
+    revision: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -150,7 +152,7 @@ def evaluate(
     """Measure every model by every protocol at every length, each with the tokenizer in its folder.
 
     Args:
-        models: folders written by `save_pretrained`, with model and tokenizer.
+        models: folders written by `save_pretrained`, with model and tokenizer, or names of such on the Hub.
         lengths: tokens per window, distinct; for `sliding` and `tail` greater than `stride` and 256.
         data, split, text_column, streaming: what `bipe_hf.lab.data.load_documents` reads.
         validation_fraction: share of the documents that it holds out where the data has no splits; None takes that of
@@ -164,6 +166,7 @@ def evaluate(
         attn_implementation: as in `from_pretrained`.
         config_fields: fields of the models' configs that are set otherwise than they were saved, such as
             `{"rope_parameters": {"rope_type": "yarn", ...}}`.
+        revision: branch, tag or commit of the models, all of which are on the Hub.
         output: JSON file, rewritten after each result, with tables beside it (`.md`); None writes nothing.
         overwrite: replace `output`. resume: keep the results in `output` and measure only what it lacks.
         command: recorded in the results.
@@ -173,10 +176,10 @@ def evaluate(
     check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
     check_dtype(dtype)
     target = check_device(device)
-    candidates = open_candidates(models, config_fields)
+    checkpoints = open_checkpoints(models, revision, config_fields)
     reading = {
         "text_column": text_column,
-        "validation_fraction": held_out_fraction(candidates, data, validation_fraction),
+        "validation_fraction": held_out_fraction(checkpoints, data, validation_fraction),
     }
     evaluation = Evaluation(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -191,20 +194,20 @@ def evaluate(
         if resume and output.exists():
             evaluation.results = _earlier_results(output, evaluation)
     documents = load_documents(data, streaming=streaming, **reading)[split]
-    texts = read_texts(documents, candidates, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
+    texts = read_texts(documents, checkpoints, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
 
-    for candidate, text in zip(candidates, texts, strict=True):
+    for checkpoint, text in zip(checkpoints, texts, strict=True):
         finished = {(row.measurement, row.model_fingerprint, row.text_sha256) for row in evaluation.results}
         wanted = [
             (protocol, stride if protocol == "sliding" else None, at) for protocol in protocols for at in lengths
         ]
         missing = [
-            row for row in wanted if ((candidate.subject, *row), candidate.fingerprint, text.sha256) not in finished
+            row for row in wanted if ((checkpoint.subject, *row), checkpoint.fingerprint, text.sha256) not in finished
         ]
         if not missing:
             continue
         measured = measure_model(
-            candidate,
+            checkpoint,
             text,
             missing,
             device=target,

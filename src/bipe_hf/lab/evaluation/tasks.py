@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import Candidate, encoding_label, load_model, open_candidates
+from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints
 from ..common.devices import check_device, check_dtype
 from ..common.messages import first_line
 from ..common.results import check_output, describe_environment, read_results, write_results
@@ -130,7 +130,7 @@ def _load_tasks(manager: Any, requests: Sequence[str]) -> list[Any]:
     return loaded
 
 
-def _check_candidate(candidate: Candidate, max_length: int, tasks: Sequence[Any]) -> None:
+def _check_candidate(candidate: Checkpoint, max_length: int, tasks: Sequence[Any]) -> None:
     from lm_eval.models.utils import normalize_gen_kwargs
 
     if candidate.tokenizer.eos_token_id is None:
@@ -146,7 +146,7 @@ def _check_candidate(candidate: Candidate, max_length: int, tasks: Sequence[Any]
 
 
 def _rows(
-    candidate: Candidate, request: str, measured: dict[str, Any], max_length: int, seconds: float
+    candidate: Checkpoint, request: str, measured: dict[str, Any], max_length: int, seconds: float
 ) -> list[TaskResult]:
     """One row for each `metric,filter` of what `lm_eval.simple_evaluate` returns."""
     rows = []
@@ -191,6 +191,7 @@ def evaluate_tasks(
     num_fewshot: int | None = None,
     limit: int | None = None,
     max_length: int | None = None,
+    revision: str | None = None,
     batch_size: int = 1,
     device: str | None = None,
     dtype: str = "auto",
@@ -203,7 +204,7 @@ def evaluate_tasks(
     """Measure every model on every task of the lm-evaluation-harness.
 
     Args:
-        models: folders written by `save_pretrained`, with model and tokenizer.
+        models, revision: as in `evaluate`.
         tasks: names of tasks, groups and tags, or patterns of names such as `mmlu_*`.
         tasks_folder: folder with task files (`.yaml`), whose tasks come beside those of the harness.
         num_fewshot: solved examples in front of a question; None leaves it to the task.
@@ -234,7 +235,7 @@ def evaluate_tasks(
         raise InputError(
             "tasks need the lm-evaluation-harness, which is not installed: pip install 'bipe-hf[lm-eval]'"
         )
-    candidates = open_candidates(models)
+    candidates = open_checkpoints(models, revision)
     if output is not None:
         output = Path(output)
         check_output(output, overwrite, resume)
@@ -272,7 +273,7 @@ def evaluate_tasks(
         missing = [name for name in requests if (candidate.given, name, candidate.fingerprint) not in finished]
         if not missing:
             continue
-        model = load_model(candidate, target, dtype, attn_implementation)
+        model = candidate.load(target, dtype, attn_implementation)
         harness_model = HFLM(
             pretrained=model, tokenizer=candidate.tokenizer, batch_size=batch_size, max_length=longest
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import Candidate
+from ..common.checkpoints import Checkpoint
 from ..data import tokenize_documents
 
 
@@ -27,16 +27,16 @@ class Text:
     sha256: str
 
 
-def held_out_fraction(candidates: Sequence[Candidate], data: str, given: float | None) -> float:
+def held_out_fraction(checkpoints: Sequence[Checkpoint], data: str, given: float | None) -> float:
     """The `validation_fraction` that holds out what training held out, unless another one is given.
 
     Raises `ValueError` where the models were trained on this data with different fractions and none is given: some
     have seen what others have not.
     """
     used = {
-        candidate.given: candidate.training.validation_fraction
-        for candidate in candidates
-        if candidate.training is not None and Path(candidate.training.data).resolve() == Path(data).resolve()
+        checkpoint.given: checkpoint.training.validation_fraction
+        for checkpoint in checkpoints
+        if checkpoint.training is not None and Path(checkpoint.training.data).resolve() == Path(data).resolve()
     }
     if given is None:
         if len(set(used.values())) > 1:
@@ -76,21 +76,21 @@ def read_text(
 
 def read_texts(
     documents: Dataset | IterableDataset,
-    candidates: Sequence[Candidate],
+    checkpoints: Sequence[Checkpoint],
     multiple: int,
     max_tokens: int | None,
     source: str,
 ) -> list[Text]:
-    """Each candidate's text; the documents are tokenized once for all candidates with the same tokenizer."""
+    """Each checkpoint's text; the documents are tokenized once for all checkpoints with the same tokenizer."""
     texts = {}
-    for candidate in candidates:
-        key = tokenizer_key(candidate.tokenizer)
+    for checkpoint in checkpoints:
+        key = tokenizer_key(checkpoint.tokenizer)
         if key not in texts:
             try:
-                texts[key] = read_text(documents, candidate.tokenizer, multiple, max_tokens)
+                texts[key] = read_text(documents, checkpoint.tokenizer, multiple, max_tokens)
             except ValueError as error:
-                raise InputError(f"{source}, tokenizer of {candidate.given}: {error}") from error
-    return [texts[tokenizer_key(candidate.tokenizer)] for candidate in candidates]
+                raise InputError(f"{source}, tokenizer of {checkpoint.given}: {error}") from error
+    return [texts[tokenizer_key(checkpoint.tokenizer)] for checkpoint in checkpoints]
 
 
 def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> str:

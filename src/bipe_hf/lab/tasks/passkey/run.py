@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError, InputExistsError
-from ...common.checkpoints import Candidate, encoding_label, load_model, open_candidates
+from ...common.checkpoints import Checkpoint, encoding_label, open_checkpoints
 from ...common.devices import check_device, check_dtype
 from ...common.figures import pictures, require_matplotlib, save_figure
 from ...common.generation import write_greedily
@@ -119,6 +119,7 @@ def measure_passkey(
     data: str | None = None,
     text_column: str = "text",
     batch_tokens: int = 8192,
+    revision: str | None = None,
     device: str | None = None,
     dtype: str = "auto",
     attn_implementation: str | None = None,
@@ -130,7 +131,7 @@ def measure_passkey(
     """Measure every model at every length and depth, each with the tokenizer in its folder.
 
     Args:
-        models: folders written by `save_pretrained`, with model and tokenizer.
+        models, revision: as in `evaluate`.
         lengths: of the prompts in tokens, distinct.
         depths: share of the text that stands before the key, from 0 to 1, distinct.
         samples: prompts at each length and depth, each with a key of its own.
@@ -148,7 +149,7 @@ def measure_passkey(
     _check_arguments(lengths, depths, samples, batch_tokens)
     check_dtype(dtype)
     target = check_device(device)
-    candidates = open_candidates(models)
+    candidates = open_checkpoints(models, revision)
     earlier = None
     if output is not None:
         output = Path(output)
@@ -192,7 +193,7 @@ def measure_passkey(
         finished = {(row.length, row.depth) for row in evaluation.results if row.model == candidate.given}
         missing = [place for place in product(lengths, depths) if place not in finished]
         if missing:
-            model = load_model(candidate, target, dtype, attn_implementation)
+            model = candidate.load(target, dtype, attn_implementation)
             for length, depth in missing:
                 prompts = [
                     make_prompt(candidate.tokenizer, filler, length, depth, sample, seed) for sample in range(samples)
@@ -224,7 +225,7 @@ def _check_arguments(lengths: Sequence[int], depths: Sequence[float], samples: i
 
 
 def _check_candidate(
-    candidate: Candidate, filler: Filler, lengths: Sequence[int], depths: Sequence[float], samples: int, seed: int
+    candidate: Checkpoint, filler: Filler, lengths: Sequence[int], depths: Sequence[float], samples: int, seed: int
 ) -> None:
     tokenizer = candidate.tokenizer
     if encode(tokenizer, "a")[-1] == tokenizer.eos_token_id:
@@ -242,7 +243,7 @@ def _picture(output: Path, name: str) -> Path:
 
 
 def _check_pictures(
-    output: Path, candidates: Sequence[Candidate], earlier: Sequence[PasskeyResult], overwrite: bool
+    output: Path, candidates: Sequence[Checkpoint], earlier: Sequence[PasskeyResult], overwrite: bool
 ) -> None:
     """Refuses heat maps that would replace anything but that of `earlier` results of the same model."""
     owners = {_picture(output, row.name): row.model for row in earlier}
@@ -260,7 +261,7 @@ def _check_pictures(
 
 
 def _measure(
-    candidate: Candidate,
+    candidate: Checkpoint,
     model: PreTrainedModel,
     prompts: Sequence[Prompt],
     length: int,

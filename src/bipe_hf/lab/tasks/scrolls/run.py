@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError
-from ...common.checkpoints import encoding_label, load_model, open_candidate
+from ...common.checkpoints import encoding_label, open_checkpoint
 from ...common.devices import check_device, check_dtype
 from ...common.generation import write_greedily
 from ...common.results import check_output, describe_environment, read_results, write_results
@@ -94,6 +94,7 @@ def answer_scrolls(
     model: str | Path,
     *,
     output: str | Path,
+    revision: str | None = None,
     task: str | None = None,
     data: str | None = None,
     split: str = "validation",
@@ -111,7 +112,7 @@ def answer_scrolls(
     """Lets a model answer a split of a SCROLLS task, taking the likeliest token each time, and scores the answers.
 
     Args:
-        model: folder with a model and its tokenizer.
+        model, revision: as in `open_checkpoint`.
         output: JSON file of the scores. The table goes beside it as `.md`, the predictions as `.jsonl`, each as soon
             as its batch is done.
         task, data, max_length, answer_length: as in fine-tuning; by default what the model was fine-tuned with, where
@@ -141,7 +142,7 @@ def answer_scrolls(
     file = output.with_suffix(".jsonl")
     is_resumed = resume and output.exists()
 
-    candidate = open_candidate(str(model), name=Path(model).resolve().name)
+    candidate = open_checkpoint(model, revision)
     trained = _finetuned_with(candidate.folder, task)
     task = task or trained.get("task")
     scrolls_task = find_task("task", task)
@@ -179,7 +180,7 @@ def answer_scrolls(
         predictions = _read_predictions(file, examples)
         evaluation.created, evaluation.results = earlier.created, earlier.results
     missing = [key for key in examples if key not in predictions]
-    network = load_model(candidate, target, dtype, attn_implementation) if missing else None
+    network = candidate.load(target, dtype, attn_implementation) if missing else None
     if not is_resumed:
         file.write_bytes(b"")
         evaluation.save(output)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError, InputNotFoundError
-from ...common.checkpoints import is_bipe, load_model, open_candidate
+from ...common.checkpoints import is_bipe, open_folder
 from ...common.devices import check_device
 from ...common.generation import write_greedily
 from ...common.run_folder import RunFiles, read_stored_settings
@@ -70,9 +70,9 @@ def measure(
     check_counts({"samples": samples, "batch_size": batch_size}, ["samples", "batch_size"])
     target = check_device(device)
     task = _task_of(Path(folder))
-    candidate = open_candidate(str(folder), name="")
+    candidate = open_folder(folder)
     check_positions("sizes", sizes[-1], task, candidate.config)
-    model = load_model(candidate, target, dtype="auto", attention=None)
+    model = candidate.load(target, dtype="auto", attention=None)
     rows = []
     for size in sizes:
         examples = list(Examples(task, [size], samples, held_out=True, seed=seed))
