@@ -5,7 +5,7 @@ r"""Fine-tunes a BiPE model with LoRA on packed documents: TRL's `SFTTrainer`, P
     python scripts/finetune_lora.py --model runs/demo/tiny_bipe_rope --data runs/pairs.jsonl --intra frozen \
         --output_dir runs/lora --max_steps 10 --learning_rate 1e-3 --bf16 False
 
-`make demo` makes the model, and `pip install 'bipe-hf[trl]'` brings what else is needed. The data are any table that
+`make demo` makes the model, and `pip install '.[trl]'` brings what else is needed. The data are any table that
 `bipe-hf` reads, in a form of TRL: `text`, `prompt` and `completion`, or `messages` where the tokenizer has a chat
 template. A tenth is held out. `--intra trained` trains the intra-segment table too and saves it with the adapter:
 take it for a model fresh from a stock checkpoint. Every setting of `SFTConfig` is a flag, and `--config` reads them

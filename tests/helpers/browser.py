@@ -18,7 +18,7 @@ try:
     from PyQt6.QtWebEngineWidgets import QWebEngineView
     from PyQt6.QtWidgets import QApplication
 except ImportError as error:
-    sys.exit(f"the check in a browser needs pip install 'bipe-hf[browser]' ({error})")
+    sys.exit(f"the check in a browser needs pip install '.[browser]' ({error})")
 
 TEXT = """[...document.querySelectorAll(".text")].map(element => {
     const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT | NodeFilter.SHOW_ELEMENT);

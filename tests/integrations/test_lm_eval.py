@@ -386,7 +386,7 @@ def test_a_missing_folder_of_tasks_is_named(two_checkpoints):
 
 def test_a_missing_harness_is_named_with_how_to_install_it(two_checkpoints, monkeypatch):
     monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'bipe-hf\[lm-eval\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[lm-eval\]'"):
         evaluate_tasks(two_checkpoints, ["words_choice"])
 
 

@@ -1156,7 +1156,7 @@ def test_weights_of_another_size_are_not_taken_for_a_classifier(task, settings, 
 def test_missing_package_names_the_extra(settings, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "seqeval" else find_spec(name))
-    with pytest.raises(ValueError, match=r"token_classification needs seqeval.*pip install 'bipe-hf\[finetune\]'"):
+    with pytest.raises(ValueError, match=r"token_classification needs seqeval.*pip install '\.\[finetune\]'"):
         finetune(settings("token_classification"))
 
 

@@ -641,6 +641,6 @@ def test_files_that_belong_to_nothing_are_left_alone(start, data, tmp_path, suff
 def test_scores_without_their_library_say_what_to_install(task, package, start, data, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
-    with pytest.raises(ValueError, match=rf"scores need {package}, .*pip install 'bipe-hf\[finetune\]'"):
+    with pytest.raises(ValueError, match=rf"scores need {package}, .*pip install '\.\[finetune\]'"):
         answer_scrolls(**options(start("llama"), data, tmp_path, task=task))
     assert list(tmp_path.iterdir()) == []

@@ -238,7 +238,7 @@ def test_contrast_is_seven_in_light_and_dark(rule):
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 24, 28)")])
 def test_a_browser_shows_the_page_as_it_is_meant(tmp_path, byte_level, scheme, background):
-    """Chromium, in a window of 360 pixels; it comes with `pip install 'bipe-hf[browser]'`."""
+    """Chromium, in a window of 360 pixels; it comes with `pip install '.[browser]'`."""
     html = render_page([{"text": HOSTILE, "name": "a"}], open_segmenter(byte_level), "x", 9, "")
     page = tmp_path / "page.html"
     page.write_bytes(html.encode())

@@ -27,7 +27,7 @@ Documents are concatenated, whatever the models were trained with, and the text 
 length, so that every length covers the same text. Perplexities of models with different tokenizers do not compare;
 bits per byte do.
 
---tasks runs the lm-evaluation-harness (pip install 'bipe-hf[lm-eval]'), which cuts the beginning off a request that is
+--tasks runs the lm-evaluation-harness (the extra lm-eval), which cuts the beginning off a request that is
 longer than --max-length: by default the model's max_position_embeddings, and that is the train length of what
 `bipe-hf pretrain` made.
 """

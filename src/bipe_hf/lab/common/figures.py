@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model.errors_bipe import InputError
+from .messages import install_hint
 
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ LINEAR_RANGE = 3
 def require_matplotlib(command: str) -> None:
     """A `ValueError` that names `command` and the extra to install, where there is no matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f"{command} needs matplotlib, which is not installed: pip install 'bipe-hf[plot]'")
+        raise InputError(f"{command} needs matplotlib, which is not installed; {install_hint('lab')}")
 
 
 def pictures(output: Path) -> list[Path]:

@@ -7,6 +7,15 @@ from typing import Any
 from ...model.errors_bipe import InputError
 
 
+INSTALL = "in a clone of bipe-hf: pip install '.[{extra}]'"
+"""How to get an extra of pyproject.toml. The package is on no index yet; once it is, only this line changes."""
+
+
+def install_hint(extra: str) -> str:
+    """What to do where a library of `extra`, a group of optional requirements in pyproject.toml, is missing."""
+    return INSTALL.format(extra=extra)
+
+
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 

@@ -19,7 +19,7 @@ from typing import Any
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints
 from ..common.devices import check_device, check_dtype
-from ..common.messages import first_line
+from ..common.messages import first_line, install_hint
 from ..common.results import check_output, describe_environment, read_results, write_results
 from ..common.tables import aligned, markdown, plain_number
 
@@ -232,9 +232,7 @@ def evaluate_tasks(
     check_dtype(dtype)
     target = check_device(device)
     if importlib.util.find_spec("lm_eval") is None:
-        raise InputError(
-            "tasks need the lm-evaluation-harness, which is not installed: pip install 'bipe-hf[lm-eval]'"
-        )
+        raise InputError(f"tasks need the lm-evaluation-harness, which is not installed; {install_hint('lm-eval')}")
     candidates = open_checkpoints(models, revision)
     if output is not None:
         output = Path(output)

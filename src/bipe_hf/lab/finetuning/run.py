@@ -10,7 +10,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, HfArgumentParser, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError
-from ..common.messages import did_you_mean
+from ..common.messages import did_you_mean, install_hint
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_counts, check_reserved, check_training
@@ -21,7 +21,6 @@ from .tasks import TASKS
 
 
 FILES = RunFiles("finetune.yaml", "finetuning.json")
-EXTRA = "bipe-hf[finetune]"
 
 
 def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -165,7 +164,9 @@ def _check_arguments(
         raise InputError("early_stopping_patience: give load_best_model_at_end and an eval_strategy too")
     for package in task_class.requires:
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"task: {task_args.task} needs {package}, which is not installed: pip install '{EXTRA}'")
+            raise InputError(
+                f"task: {task_args.task} needs {package}, which is not installed; {install_hint('finetune')}"
+            )
 
 
 def _check_metric(task: Task, training_args: TrainingArguments) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean, geometric_mean
 
 from ....model.errors_bipe import InputError
+from ...common.messages import install_hint
 
 
 _PACKAGES = {"f1": "torchmetrics", "exact_match": "torchmetrics", "rouge": "rouge_score"}
@@ -15,8 +16,8 @@ def check_installed(metric: str) -> None:
     """Raises `ValueError` where the library of the metric is missing."""
     if importlib.util.find_spec(_PACKAGES[metric]) is None:
         raise InputError(
-            f"scores need {_PACKAGES[metric]}, which is not installed: pip install 'bipe-hf[finetune]'; predictions"
-            " alone (--predict-only) do without"
+            f"scores need {_PACKAGES[metric]}, which is not installed (predictions alone,"
+            f" --predict-only, do without); {install_hint('finetune')}"
         )
 
 
