@@ -27,6 +27,7 @@ TRAINING = {
     "tokens_seen": 4096,
     "parameters": 1234,
     "eval_loss": 2.0,
+    "config": {"validation_fraction": 0.05},
     "versions": {"bipe-hf": "0.1.0"},
 }
 FINETUNING = {

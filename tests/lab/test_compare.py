@@ -540,8 +540,8 @@ def test_overwriting_trains_again_what_is_another_and_nothing_else(here, trained
     [
         ("pretrain.yaml", "[", "its pretrain.yaml cannot be read"),
         ("pretrain.yaml", "text", "its pretrain.yaml cannot be read"),
-        ("training.json", "{", "training.json is not what"),
-        ("training.json", "[]", "training.json is not what"),
+        ("training.json", "{", "training.json is no record of a training"),
+        ("training.json", "[]", "training.json is no record of a training"),
     ],
 )
 def test_damaged_run_is_one_line(here, trained, file, content, message, capsys):

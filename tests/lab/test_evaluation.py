@@ -404,6 +404,7 @@ def test_stock_models_are_labelled_by_their_type():
 
 def write_training(folder, data, validation_fraction=0.05, train_length=64):
     content = {"train_length": train_length, "data": data, "config": {"validation_fraction": validation_fraction}}
+    content |= {"tokens_seen": 1, "parameters": 1, "eval_loss": None, "versions": {"bipe-hf": "0.1.0"}}
     (Path(folder) / "training.json").write_text(json.dumps(content))
 
 
@@ -424,6 +425,15 @@ def test_text_is_held_out_as_in_training(tmp_path):
         evaluate([first, second], [64], data=data)
     with pytest.warns(UserWarning, match="may know this text"):
         evaluate([first, second], [64], data=data, validation_fraction=0.2)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"train_length": 64, "data": "docs"}'])
+def test_a_training_of_another_program_is_as_good_as_none_and_said_so(tmp_path, text, content):
+    model = save(build_llama(), tmp_path / "model")
+    (Path(model) / "training.json").write_text(content)
+    with pytest.warns(UserWarning, match="training.json is of another program"):
+        (result,) = evaluate([model], [64], data=text).results
+    assert result.train_length is None
 
 
 def test_training_on_other_data_does_not_decide_what_is_held_out(tmp_path, text):
@@ -575,7 +585,6 @@ def write(name, content):
         (remove("model.safetensors"), "no weights"),
         (write("config.json", "{"), "cannot be read"),
         (write("tokenizer.json", "{"), "cannot be read"),
-        (write("training.json", "[1]"), "training.json"),
         (
             write("config.json", '{"model_type": "bipe_llama", "vocab_size": 9, "separator_token_ids": [10]}'),
             "cannot be",

@@ -35,16 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pushes and prints where the model is and of which files it consists."""
-    from ..hub.pushing import push
+    from pathlib import Path
 
+    from ..hub.push import push
+    from ..lab.common.checkpoints import open_folder
+    from ..lab.evaluation.results import results_of_model
+
+    model = open_folder(arguments.model)
+    evaluation = arguments.evaluation and results_of_model(arguments.evaluation, model)
     pushed = push(
-        arguments.model,
+        Path(arguments.model),
+        model.config,
+        model.tokenizer,
         arguments.repo,
         private=arguments.private,
         revision=arguments.revision,
         message=arguments.message,
-        evaluation=arguments.evaluation,
-        figure=arguments.figure,
+        evaluation=evaluation,
+        figure=arguments.figure and Path(arguments.figure),
         create_pr=arguments.create_pr,
     )
     print(f"pushed to {pushed.url}")

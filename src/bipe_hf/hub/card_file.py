@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import logging
 
-from .card import IDS_ALONE, MODEL_FILES, RECORD_FILES, describe
+from .card import IDS_ALONE, MODEL_FILES, TEMPLATE, describe
+from .records import RECORD_FILES
 
 
 logger = logging.get_logger(__name__)
@@ -94,12 +95,15 @@ def _write(folder: Path, name: str | None, with_records: bool) -> None:
     described = describe(folder, name, with_records)
     if described is None:
         return
-    metadata, body = described
+    metadata, content = described
     metadata["tags"] += [tag for tag in tags if tag not in metadata["tags"]]
     metadata |= {key: value for key, value in kept.items() if key not in _OUR_METADATA}
-    content = f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n{_MARK.format(_hash(body))}\n\n{body}\n"
+    written = ModelCard.from_template(ModelCardData(**metadata), template_path=str(TEMPLATE), **content)
+    body = written.text.strip()
     partial = card.with_name(f"{CARD_FILE}.{os.getpid()}.partial")
-    partial.write_text(content, encoding="utf-8")
+    partial.write_text(
+        f"---\n{written.data.to_yaml()}\n---\n\n{_MARK.format(_hash(body))}\n\n{body}\n", encoding="utf-8"
+    )
     os.replace(partial, card)
 
 

@@ -157,3 +157,13 @@ class BipeGPTNeoXForQuestionAnswering(
 register_checkpoint_conversion_mapping(
     "BipeGPTNeoXForCausalLM", [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True
 )
+
+
+AUTO_CLASSES = {
+    "AutoModel": BipeGPTNeoXModel,
+    "AutoModelForCausalLM": BipeGPTNeoXForCausalLM,
+    "AutoModelForSequenceClassification": BipeGPTNeoXForSequenceClassification,
+    "AutoModelForTokenClassification": BipeGPTNeoXForTokenClassification,
+    "AutoModelForQuestionAnswering": BipeGPTNeoXForQuestionAnswering,
+}
+"""The models of the family, by the Auto class that builds each."""

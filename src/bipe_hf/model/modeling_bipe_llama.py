@@ -148,3 +148,13 @@ class BipeLlamaForQuestionAnswering(BipeQuestionAnsweringMixin, BipeLlamaPreTrai
         self.model = BipeLlamaModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
+
+
+AUTO_CLASSES = {
+    "AutoModel": BipeLlamaModel,
+    "AutoModelForCausalLM": BipeLlamaForCausalLM,
+    "AutoModelForSequenceClassification": BipeLlamaForSequenceClassification,
+    "AutoModelForTokenClassification": BipeLlamaForTokenClassification,
+    "AutoModelForQuestionAnswering": BipeLlamaForQuestionAnswering,
+}
+"""The models of the family, by the Auto class that builds each."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ...hub.records import read_record
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError, InputNotFoundError
 from .messages import first_line
@@ -248,13 +250,12 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
 
 def _training(folder: Path) -> Training | None:
     file = folder / "training.json"
-    if not file.is_file():
+    record = read_record(file)
+    if record is None:
+        if file.is_file():
+            warnings.warn(f"{file} is of another program: how this model was trained is not known", stacklevel=3)
         return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return Training(content["train_length"], content["data"], content["config"]["validation_fraction"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not what `bipe-hf pretrain` writes ({error!r})") from error
+    return Training(record["train_length"], record["data"], record["config"]["validation_fraction"])
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ...hub.card import read_record
+from ...hub.records import read_record
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.checkpoints import open_folder
 from ..common.figures import require_matplotlib

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...hub.card import EVALUATION_FORMAT
+from ...hub.records import EVALUATION_FORMAT
+from ...model.errors_bipe import InputError
+from ..common.checkpoints import Checkpoint
 from ..common.results import read_results, write_results
 from ..common.tables import aligned, markdown, plain_number
 
@@ -88,6 +90,21 @@ class Evaluation:
     def load(cls, path: str | Path) -> "Evaluation":
         """Read what `save` wrote; raises as `read_results` does."""
         return read_results(path, EVALUATION_FORMAT, cls, Result)
+
+
+def results_of_model(file: str | Path, model: Checkpoint) -> dict[str, Any]:
+    """What `Evaluation.save` wrote into `file`, with the results of this model alone, to lie beside it.
+
+    Raises `ValueError` where there are none of the model as it is now, and otherwise as `Evaluation.load` does.
+    """
+    content = Evaluation.load(file)
+    results = [row for row in content.results if row.model_fingerprint == model.fingerprint]
+    if not results:
+        raise InputError(
+            f"evaluation {file}: no result in it is of {model.given} as it is now (models there: "
+            f"{', '.join(sorted({row.model for row in content.results})) or 'none'}); measure it again"
+        )
+    return {"format": EVALUATION_FORMAT, **asdict(replace(content, results=results))}
 
 
 def comparability_note(results: Iterable[Result]) -> str | None:

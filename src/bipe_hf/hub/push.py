@@ -1,13 +1,15 @@
 """A trained model on the Hub: what goes there, and that it comes there in one piece."""
 
+import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants
 from huggingface_hub.errors import (
@@ -20,19 +22,19 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-import bipe_hf
-
-from ..lab.common.checkpoints import Checkpoint, open_folder
-from ..lab.common.files import read_json
-from ..lab.common.messages import first_line
-from ..lab.evaluation.results import Evaluation
 from ..model.configuration_bipe import BipeConfigMixin
 from ..model.errors_bipe import InputError, InputNotFoundError, InputOSError
-from .card import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
+from ..model.modeling_bipe_gpt_neox import AUTO_CLASSES as GPT_NEOX_CLASSES
+from ..model.modeling_bipe_llama import AUTO_CLASSES as LLAMA_CLASSES
+from ..model.version_bipe import __version__
 from .card_file import CARD_FILE, is_ours, write_card_to_push, write_model_card
+from .records import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
 
+
+MODEL_CLASSES = {each.__name__: each for each in (*LLAMA_CLASSES.values(), *GPT_NEOX_CLASSES.values())}
 
 # What a model has only sometimes. Left from another one, `from_pretrained` would mix the two.
 _OPTIONAL_FILES = re.compile(
@@ -54,14 +56,16 @@ class Pushed:
 
 
 def push(
-    model: str | Path,
+    folder: Path,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
     repo: str,
     *,
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
-    evaluation: str | Path | None = None,
-    figure: str | Path | None = None,
+    evaluation: dict[str, Any] | None = None,
+    figure: Path | None = None,
     create_pr: bool = False,
 ) -> Pushed:
     """Puts a model with its tokenizer, code and card on the Hub, in one commit.
@@ -70,12 +74,13 @@ def push(
     state, checkpoint or log.
 
     Args:
-        model: folder with a complete BiPE model (`*.safetensors`) and its tokenizer.
+        folder: with the weights of a BiPE model (`*.safetensors`).
+        config, tokenizer: those of the model.
         repo: `owner/name`, or `name` for one's own; created where it does not exist.
         private: create it as a private repository.
         revision: branch to push to, made where it does not exist; `main` by default.
         message: of the commit.
-        evaluation: what `bipe-hf evaluate --output` wrote; the results of this model go along.
+        evaluation: what `bipe-hf evaluate` found of this model, to go along.
         figure: PNG to go along with it.
         create_pr: open a pull request instead of changing the repository, which must exist.
 
@@ -88,22 +93,19 @@ def push(
     _check_repo(repo)
     if create_pr and revision is not None:
         raise InputError("revision: a pull request is opened against main, give either a revision or create_pr")
-    candidate = open_folder(model)
-    weights = _check_model(candidate)
+    weights = _check_model(folder, config)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary)
-        _stage(candidate, weights, staging)
+        _stage(folder, config, tokenizer, weights, staging)
         if evaluation is not None:
-            _stage_evaluation(candidate, Path(evaluation), staging)
+            text = json.dumps(evaluation, indent=2, allow_nan=False) + "\n"
+            (staging / EVALUATION_FILE).write_text(text, encoding="utf-8")
         if figure is not None:
-            _stage_figure(Path(figure), staging)
+            _stage_figure(figure, staging)
         with _errors_in_one_line(repo):
-            api = HfApi(library_name="bipe-hf", library_version=bipe_hf.__version__)
+            api = HfApi(library_name="bipe-hf", library_version=__version__)
             repo = _open_repository(api, repo, private=private, create_pr=create_pr)
-            return _commit(api, repo, staging, revision, message or f"Upload {_architecture(candidate)}", create_pr)
-
-
-# ------------------------------------------------------------------------------------------ the model
+            return _commit(api, repo, staging, revision, message or f"Upload {_architecture(config)}", create_pr)
 
 
 def _check_repo(repo: str) -> None:
@@ -113,77 +115,68 @@ def _check_repo(repo: str) -> None:
         raise InputError(f"repository {repo!r}: give owner/name, or name for one of your own ({error})") from error
 
 
-def _architecture(candidate: Checkpoint) -> str:
-    return (candidate.config.architectures or ["none"])[0]
+def _architecture(config: PreTrainedConfig) -> str:
+    return (config.architectures or ["none"])[0]
 
 
-def _check_model(candidate: Checkpoint) -> list[Path]:
+def _check_model(folder: Path, config: PreTrainedConfig) -> list[Path]:
     """The files of the weights, which are complete and fit the config; their headers are read, not the weights."""
-    given, folder, architecture = candidate.given, candidate.folder, _architecture(candidate)
-    if not isinstance(candidate.config, BipeConfigMixin):
-        raise InputError(f"model {given}: its config says {candidate.config.model_type}, not one of this package")
-    if architecture not in bipe_hf.__all__:
-        raise InputError(f"model {given}: its config names no class of this package (architectures: {architecture})")
-    weights = _weight_files(folder, given)
+    if not isinstance(config, BipeConfigMixin):
+        raise InputError(f"model {folder}: its config says {config.model_type}, not one of this package")
+    architecture = _architecture(config)
+    if architecture not in MODEL_CLASSES:
+        raise InputError(f"model {folder}: its config names no class of this package (architectures: {architecture})")
+    weights = _weight_files(folder)
     try:
-        _, report = vars(bipe_hf)[architecture].from_pretrained(
+        _, report = MODEL_CLASSES[architecture].from_pretrained(
             folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"model {given}: its weights cannot be read ({first_line(error)})") from error
+        raise InputError(f"model {folder}: its weights cannot be read ({_first_line(error)})") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise InputError(
-                f"model {given}: its weights do not fit its config, {kind.replace('_', ' ')} "
+                f"model {folder}: its weights do not fit its config, {kind.replace('_', ' ')} "
                 f"{', '.join(map(str, sorted(report[kind])[:3]))}"
             )
     return weights
 
 
-def _weight_files(folder: Path, given: str) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     if (folder / SAFE_WEIGHTS_NAME).is_file():
         return [folder / SAFE_WEIGHTS_NAME]
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
-        raise InputNotFoundError(f"model {given}: there is neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}")
+        raise InputNotFoundError(f"model {folder}: there is neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}")
     try:
-        shards = sorted(set(read_json(index)["weight_map"].values()))
-    except (KeyError, AttributeError) as error:
-        raise InputError(f"model {given}: {index.name} holds no weight_map that names the shards") from error
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"model {folder}: {index.name} holds no weight_map that names the shards") from error
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise InputNotFoundError(
-            f"model {given}: {len(missing)} of the {len(shards)} shards that {index.name} names are missing: "
+            f"model {folder}: {len(missing)} of the {len(shards)} shards that {index.name} names are missing: "
             f"{', '.join(missing[:3])}"
         )
     return [index, *(folder / shard for shard in shards)]
 
 
-# ------------------------------------------------------------------------------------------ what goes along
-
-
-def _stage(candidate: Checkpoint, weights: Sequence[Path], staging: Path) -> None:
+def _stage(
+    folder: Path,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Sequence[Path],
+    staging: Path,
+) -> None:
     """Lays out what will be in the repository; the weights are links."""
     for file in weights:
         (staging / file.name).symlink_to(file.resolve())
     # Written anew, with the code of this version, whatever version the folder was saved by.
-    candidate.config.save_pretrained(staging)
-    candidate.tokenizer.save_pretrained(staging)
+    config.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
     for name in (GENERATION_CONFIG_NAME, *TRAINING_FILES, CARD_FILE):
-        if (candidate.folder / name).is_file():
-            shutil.copyfile(candidate.folder / name, staging / name)
-
-
-def _stage_evaluation(candidate: Checkpoint, file: Path, staging: Path) -> None:
-    content = Evaluation.load(file)
-    results = [row for row in content.results if row.model_fingerprint == candidate.fingerprint]
-    if not results:
-        raise InputError(
-            f"evaluation {file}: no result in it is of {candidate.given} as it is now (models there: "
-            f"{', '.join(sorted({row.model for row in content.results})) or 'none'}); measure it again"
-        )
-    replace(content, results=results).save(staging / EVALUATION_FILE)
-    (staging / EVALUATION_FILE).with_suffix(".md").unlink()  # the tables: the card has them
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, staging / name)
 
 
 def _stage_figure(file: Path, staging: Path) -> None:
@@ -192,9 +185,6 @@ def _stage_figure(file: Path, staging: Path) -> None:
     if not file.read_bytes().startswith(b"\x89PNG\r\n"):
         raise InputError(f"figure {file}: this is no PNG")
     shutil.copyfile(file, staging / FIGURE_FILE)
-
-
-# ------------------------------------------------------------------------------------------ the Hub
 
 
 def _open_repository(api: HfApi, repo: str, *, private: bool, create_pr: bool) -> str:
@@ -281,7 +271,7 @@ def _broken_off(repo: str) -> str:
 
 
 def _refusal(error: HfHubHTTPError) -> str:
-    said = error.server_message or first_line(error)
+    said = error.server_message or _first_line(error)
     if error.response.status_code == 401:
         return "the Hub refuses the token: run `hf auth login --force`, or correct HF_TOKEN, which goes first"
     if error.response.status_code == 403:
@@ -290,3 +280,7 @@ def _refusal(error: HfHubHTTPError) -> str:
             "request where the repository exists (--create-pr)"
         )
     return f"the Hub refuses ({said})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
