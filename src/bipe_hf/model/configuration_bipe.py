@@ -4,13 +4,14 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub.dataclasses import strict
-from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig
+from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from .encodings_bipe import encoding_fields, encoding_label, encoding_separators, token_fields
 from .errors_bipe import InputError, InputExistsError
 from .version_bipe import __version__
 
@@ -28,8 +29,6 @@ INTER_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "kerple", "t5", "none")
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
 SLOW_PAIRS = ("none", "segments")
-
-_INTER_LABELS = {"rope": "RoPE", "xpos": "xPos", "alibi": "ALiBi", "kerple": "Kerple", "t5": "T5 bias"}
 
 HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
@@ -167,22 +166,55 @@ class BipeConfigMixin(PreTrainedConfig):
                 f"scaling, got {self.rope_parameters['rope_type']!r}"
             )
 
+    @classmethod
+    def for_encoding(
+        cls,
+        name: str,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        train_length: int | None = None,
+        **fields: Any,
+    ) -> Self:
+        """The configuration of a positional encoding, with explicit fields.
+
+        `BipeLlamaConfig.for_encoding("bipe_rope", tokenizer=tokenizer, train_length=1024, hidden_size=768, ...)`
+
+        - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"nope"`: over tokens, as their papers have them.
+        - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.
+        - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
+          table of the places in a segment; ALiBi with the paper's factor of 96.
+        - `"hybrid"` over tokens and `"bipe_hybrid"` over segments, which end with clauses: rotary pairs of a
+          wavelength up to half of `train_length` (`hybrid_max_period`) turn with the token, the others not at all
+          (`hybrid_slow_pairs="none"`); `hybrid_alibi_scale=2.0` and `hybrid_alibi_power=0.5`; no intra encoding.
+
+        Args:
+            name (`str`): as above; all are in `encodings_bipe`.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+                Gives `vocab_size`, `bos_token_id`, `eos_token_id`, `pad_token_id` and, where segments end at
+                separators, `separator_token_ids`: those of a [`BipeTokenizer`], else those that
+                [`BipeTokenizer.from_tokenizer`] finds, of clauses for a hybrid and of sentences for the others.
+            train_length (`int`, *optional*):
+                Tokens in a training block: `max_position_embeddings`, and what is said above.
+            fields: any field of the configuration. They win over all that is derived.
+
+        Raises:
+            ValueError: if there is no such encoding; if it needs a train length or separators and none are given; or
+                for what the configuration refuses.
+        """
+        fields = encoding_fields(name, train_length, **fields)
+        separators = None
+        if fields["segmentation"] == "separators" and "separator_token_ids" not in fields:
+            separators = encoding_separators(name) or "sentences"
+        if tokenizer is not None:
+            fields = token_fields(tokenizer, separators) | fields
+        elif separators is not None:
+            raise InputError(f"encoding {name!r} ends segments at separators: give tokenizer or separator_token_ids")
+        return cls(**fields)
+
     @property
     def encoding_label(self) -> str:
         """What the field calls this positional encoding: `"BiPE-RoPE"`, `"ALiBi"`, `"learned APE"`, ..."""
-        inter = _INTER_LABELS.get(self.inter_encoding, self.inter_encoding)
-        if self.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
-            return "NoPE" if self.inter_encoding == "none" else inter
-        ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[self.intra_encoding]
-        if self.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-            if self.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
-                return ape
-            return inter if self.intra_encoding == "none" else f"{inter} with {ape}"
-        if self.inter_encoding == "none":
-            return f"{ape} in segments"
-        if self.intra_encoding == "none":
-            return f"{inter} over segments"
-        return f"BiPE-{inter}" if self.intra_encoding == "learned" else f"BiPE-{inter} ({self.intra_encoding})"
+        return encoding_label(self)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """As transformers does, with the code that loads the model where this package is not installed.

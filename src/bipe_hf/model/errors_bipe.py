@@ -1,5 +1,8 @@
 """What is raised for bad input, so that a command can tell it from a defect."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something that was given cannot be used. The message is one line: what it is, what was given, what is accepted.
@@ -19,3 +22,9 @@ class InputExistsError(InputError, FileExistsError):
 
 class InputOSError(InputError, OSError):
     """The machine or the network does not let happen what was asked for."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean x?"` where a word of `known` is close to `word`, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,88 +1,24 @@
-r"""A tokenizer that also says which segment every token stands in.
+"""A tokenizer that also says which segment every token stands in.
 
-[`BipeTokenizer`] wraps any fast tokenizer and adds `segment_ids` to what it returns. A segment ends with a separator,
-and what a separator is must be decided token by token, since the model sees nothing else. The presets decide by the
-text that a token stands for:
-
-- `"sentences"`: the token holds a newline, or a mark that ends a sentence. Dots, exclamation marks, question marks and
-  ellipses also stand inside words, numbers and code, so they count only where closing quotes or brackets and then
-  white space or the end of the token follow: `.`, `?!`, `...` and `."` do, `.com` and `3.14` do not. The marks of
-  other scripts, such as the ideographic full stop or the danda, stand nowhere else and count anywhere in the token.
-- `"lines"`: the token holds a newline (line feed, carriage return, next line, line or paragraph separator).
-- `"clauses"`: as `"sentences"`, with commas, semicolons, colons, quotes and the tab besides.
-- `"authors"`: ids 869 and 13 of the Llama tokenizer, a detached dot and the newline, as in the code that was released
-  with the paper (He et al., ICML 2024, arXiv 2401.16421).
-
-What a token cannot tell, no preset knows: the dot of `etc.`, of `1.` or of a method call counts as a full stop, an
-apostrophe that is a token of its own as a quote, the semicolon that ends a Greek question as a semicolon. Scripts
-without a sentence mark, such as Thai, break at newlines only. A mark that the vocabulary splits over several byte
-tokens is ended by none of them, so it is no separator at all: small byte-level vocabularies lose most marks beyond
-ASCII in this way. Special tokens are never separators of a preset.
+[`BipeTokenizer`] wraps any fast tokenizer and adds `segment_ids` to what it returns. A segment ends with a separator;
+`separators_bipe` says which tokens are.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from itertools import count, repeat
 from typing import Any
 
-from tokenizers import Tokenizer
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
 from .errors_bipe import InputError
-from .vocabulary_bipe import token_texts
+from .separators_bipe import find_separators
 
 
 logger = logging.get_logger(__name__)
 
 PADDING_SEGMENT_ID = -1
-
-# The sets below are written for a character class of `re`.
-_NEWLINES = r"\n\r\x85\u2028\u2029"
-_QUOTES = r"\"'\u2018-\u201f\xab\xbb\u2039\u203a\u300c-\u300f\u301d-\u301f\ufe41-\ufe44\uff02\uff07\uff62\uff63"
-_CLOSING_BRACKETS = r")\]}\u3009\u300b\u3011\u3015\u3017\u3019\u301b\uff09\uff3d\uff5d"
-
-# Marks that words, numbers and code contain as well: ASCII, the ellipsis and the other forms of the dot.
-_SENTENCE_MARKS_ALSO_INSIDE_WORDS = r".!?\u2026\u2024\ufe52\uff0e"
-# The rest of Unicode's Sentence_Terminal property in the Basic Multilingual Plane, with the Greek question mark, the
-# Hebrew sof pasuq, the Tibetan shads and the vertical ellipsis.
-_SENTENCE_MARKS = (
-    r"\u037e\u0589\u05c3\u061d-\u061f\u06d4"  # Greek, Armenian, Hebrew, Arabic, Urdu
-    r"\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e"  # Syriac, N'Ko, Samaritan
-    r"\u0964\u0965\u0f0d\u0f0e\u104a\u104b\u17d4\u17d5"  # Devanagari and its neighbours, Tibetan, Burmese, Khmer
-    r"\u1362\u1367\u1368\u166e\u1735\u1736"  # Ethiopic, Canadian syllabics, Philippine scripts
-    r"\u1803\u1809\u1944\u1945\u1aa8-\u1aab"  # Mongolian, Limbu, Tai Tham
-    r"\u1b4e\u1b4f\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d-\u1b7f\u1c3b\u1c3c\u1c7e\u1c7f"  # Balinese, Lepcha, Ol Chiki
-    r"\u203c\u203d\u2047-\u2049\u2cf9-\u2cfb\u2e2e\u2e3c\u2e53\u2e54\u2e60\u2e61"  # double and historical marks
-    r"\u3002\ufe12\ufe15\ufe16\ufe19\ufe56\ufe57\uff01\uff1f\uff61"  # Chinese and Japanese, all widths
-    r"\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f"  # Lisu, Vai, Bamum, Phags-pa, Saurashtra, Kayah Li
-    r"\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb"  # Javanese, Cham, Meetei Mayek
-)
-_CLAUSE_MARKS_ALSO_INSIDE_WORDS = ",;:" + _QUOTES
-_CLAUSE_MARKS = (
-    r"\t\u0387\u055d\u060c\u061b\u0703-\u0709\u07f8"  # tab, Greek, Armenian, Arabic, Syriac, N'Ko
-    r"\u1363-\u1366\u17d6\u1802\u1804\u1808"  # Ethiopic, Khmer, Mongolian
-    r"\u3001\ufe10\ufe11\ufe13\ufe14\ufe50\ufe51\ufe54\ufe55\uff0c\uff1a\uff1b\uff64"  # Chinese and Japanese
-    r"\ua4fe\ua60d\ua6f4-\ua6f6"  # Lisu, Vai, Bamum
-)
-
-
-def _pattern(anywhere: str, before_space: str) -> re.Pattern[str]:
-    """Matches a text with a character of `anywhere`, or with one of `before_space` that a word cannot go on after."""
-    return re.compile(rf"[{anywhere}]|[{before_space}][{_QUOTES}{_CLOSING_BRACKETS}]*(?:\s|\Z)")
-
-
-_PRESET_PATTERNS = {
-    "sentences": _pattern(_NEWLINES + _SENTENCE_MARKS, _SENTENCE_MARKS_ALSO_INSIDE_WORDS),
-    "lines": re.compile(rf"[{_NEWLINES}]"),
-    "clauses": _pattern(
-        _NEWLINES + _SENTENCE_MARKS + _CLAUSE_MARKS,
-        _SENTENCE_MARKS_ALSO_INSIDE_WORDS + _CLAUSE_MARKS_ALSO_INSIDE_WORDS,
-    ),
-}
-_AUTHORS_TOKENS = {869: "\u2581.", 13: "<0x0A>"}
-_PRESETS = (*_PRESET_PATTERNS, "authors")
 
 # What else than the backend decides how text is encoded, padded and decoded.
 _SETTINGS = (
@@ -169,7 +105,7 @@ class BipeTokenizer(TokenizersBackend):
                 Keeps its vocabulary, special tokens, padding and truncation side, maximum length, chat template and
                 input names. Wrapping a [`BipeTokenizer`] again changes its segmentation.
             segmentation (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
-                A preset, `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see the documentation of this module),
+                A preset, `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
                 or the separators themselves. A string in the list is an entry of the vocabulary, or else the text
                 that exactly one token stands for. An empty list makes one segment of every sequence.
 
@@ -181,7 +117,7 @@ class BipeTokenizer(TokenizersBackend):
                 no preset, does not fit the vocabulary or names what is not one token.
         """
         _check_wrappable(cls, tokenizer)
-        separator_token_ids = _find_separators(tokenizer, segmentation)
+        separator_token_ids = find_separators(tokenizer, segmentation)
         if not separator_token_ids and isinstance(segmentation, str):
             logger.warning(
                 f"segmentation={segmentation!r} finds no separator in this vocabulary: every sequence is one segment."
@@ -311,51 +247,3 @@ def _check_wrappable(cls: type[BipeTokenizer], tokenizer: PreTrainedTokenizerBas
             f"tokenizer={type(tokenizer).__name__} encodes or decodes with code of its own ({', '.join(own)}), which"
             " BipeTokenizer would lose. If its backend is enough, load it by PreTrainedTokenizerFast.from_pretrained."
         )
-
-
-def _find_separators(tokenizer: TokenizersBackend, segmentation: str | Sequence[int | str]) -> list[int]:
-    """Ids of the separators; raises `ValueError` for what [`BipeTokenizer.from_tokenizer`] does not accept."""
-    backend = tokenizer.backend_tokenizer
-    if isinstance(segmentation, (list, tuple)):
-        return [_find_token(backend, item) for item in segmentation]
-    if segmentation == "authors":
-        found = {token_id: backend.id_to_token(token_id) for token_id in _AUTHORS_TOKENS}
-        if found != _AUTHORS_TOKENS:
-            raise InputError(
-                f"segmentation='authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
-                f" {found}."
-            )
-        return list(_AUTHORS_TOKENS)
-    if not isinstance(segmentation, str) or segmentation not in _PRESET_PATTERNS:
-        raise InputError(
-            f"segmentation={segmentation!r} is not accepted; give one of {', '.join(map(repr, _PRESETS))}, or a list"
-            " of token ids and strings."
-        )
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
-    return [
-        token_id
-        for token_id, text in token_texts(backend).items()
-        if _PRESET_PATTERNS[segmentation].search(text) and token_id not in special
-    ]
-
-
-def _find_token(backend: Tokenizer, item: int | str) -> int:
-    """Id of one entry of an explicit list."""
-    if isinstance(item, str):
-        token_id = backend.token_to_id(item)
-        if token_id is not None:
-            return token_id
-        token_ids = sorted(token_id for token_id, text in token_texts(backend).items() if text == item)
-        if len(token_ids) != 1:
-            raise InputError(
-                f"segmentation: {item!r} is not one token of the vocabulary; ids with this text: {token_ids or None}."
-            )
-        return token_ids[0]
-    if isinstance(item, bool) or not isinstance(item, int):
-        raise InputError(f"segmentation: {item!r} is neither an int (a token id) nor a str.")
-    if item < 0 or backend.id_to_token(item) is None:
-        raise InputError(
-            f"segmentation: token id {item} is out of range; the vocabulary has {backend.get_vocab_size()} tokens."
-        )
-    return item

@@ -1,10 +1,12 @@
 """What the program says about bad input."""
 
-import difflib
 import json
 from typing import Any
 
-from ...model.errors_bipe import InputError
+from ...model.errors_bipe import InputError, did_you_mean
+
+
+__all__ = ["did_you_mean", "first_line", "parsed_json"]
 
 
 INSTALL = "in a clone of bipe-hf: pip install '.[{extra}]'"
@@ -18,12 +20,6 @@ def install_hint(extra: str) -> str:
 
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """`"; did you mean x?"` where a word of `known` is close to `word`, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def parsed_json(value: Any) -> Any:

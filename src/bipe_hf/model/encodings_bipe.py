@@ -1,0 +1,179 @@
+"""The positional encodings by the name that the field has for each, as fields of a configuration.
+
+Encodings over tokens and over the document are those that BiPE is compared with; the rest works over segments. To add
+an encoding is to add one entry to `ENCODINGS`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from .errors_bipe import InputError, did_you_mean
+from .tokenization_bipe import BipeTokenizer
+
+
+class Encoding(NamedTuple):
+    """One name of the field."""
+
+    label: str
+    """As it is written in tables and figures."""
+    fields: dict[str, Any]
+    """Fields of the configuration."""
+    from_train_length: dict[str, Callable[[int], Any]] = {}
+    """Fields that follow from the train length, in tokens: it must be given for such an encoding, or they."""
+    separators: str | None = None
+    """The preset of separators that it is meant for; None where segments do not end at separators."""
+
+
+def _over_tokens(label: str, inter_encoding: str, **fields: Any) -> Encoding:
+    """A plain relative encoding: every token is its own segment."""
+    return Encoding(
+        label, {"inter_encoding": inter_encoding, "intra_encoding": "none", "segmentation": "tokens", **fields}
+    )
+
+
+def _over_document(label: str, intra_encoding: str) -> Encoding:
+    """A plain absolute encoding: the document is one segment."""
+    return Encoding(
+        label,
+        {"inter_encoding": "none", "intra_encoding": intra_encoding, "segmentation": "document"},
+        {"max_segment_length": lambda train_length: train_length},
+    )
+
+
+def _bilevel(label: str, inter_encoding: str, **fields: Any) -> Encoding:
+    """BiPE as its paper has it: a relative encoding over segments and a learnt table of places in them."""
+    return Encoding(
+        label,
+        {"inter_encoding": inter_encoding, "intra_encoding": "learned", "segmentation": "separators", **fields},
+        separators="sentences",
+    )
+
+
+def _hybrid(label: str, segmentation: str, separators: str | None = None) -> Encoding:
+    """Rotary pairs of a wavelength up to half of the train length, which have seen two whole turns in training, turn
+    with the token and the others do not; the bias falls by up to 1 for each segment and has slopes that lie closer
+    together than those of ALiBi.
+    """
+    return Encoding(
+        label,
+        {
+            "inter_encoding": "hybrid",
+            "hybrid_slow_pairs": "none",
+            "hybrid_alibi_scale": 2.0,
+            "hybrid_alibi_power": 0.5,
+            "intra_encoding": "none",
+            "segmentation": segmentation,
+        },
+        {"hybrid_max_period": lambda train_length: train_length / 2},
+        separators,
+    )
+
+
+ENCODINGS = {
+    "rope": _over_tokens("RoPE", "rope"),
+    "xpos": _over_tokens("xPos", "xpos"),
+    "alibi": _over_tokens("ALiBi", "alibi", alibi_slope_scale=1.0),
+    "kerple": _over_tokens("Kerple", "kerple"),
+    "t5": _over_tokens("T5 bias", "t5"),
+    "nope": _over_tokens("NoPE", "none"),
+    "hybrid": _hybrid("hybrid", "tokens"),
+    "sinusoidal": _over_document("sinusoidal APE", "sinusoidal"),
+    "learned": _over_document("learned APE", "learned"),
+    "bipe_rope": _bilevel("BiPE-RoPE", "rope"),
+    "bipe_xpos": _bilevel("BiPE-xPos", "xpos"),
+    "bipe_alibi": _bilevel("BiPE-ALiBi", "alibi", alibi_slope_scale=96.0),
+    "bipe_kerple": _bilevel("BiPE-Kerple", "kerple"),
+    "bipe_t5": _bilevel("BiPE-T5 bias", "t5"),
+    "bipe_nope": _bilevel("learned APE in segments", "none"),
+    "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
+}
+ENCODING_NAMES = tuple(ENCODINGS)
+
+# What relative encodings are called where they stand alone.
+_INTER_LABELS = {
+    encoding.fields["inter_encoding"]: encoding.label
+    for encoding in ENCODINGS.values()
+    if encoding.fields["segmentation"] == "tokens"
+}
+
+
+def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
+    """The configuration fields of an encoding.
+
+    Args:
+        name: one of `ENCODING_NAMES`.
+        train_length (`int`, *optional*):
+            Tokens in a training block: `max_position_embeddings`, the rows of an absolute encoding over the document
+            (`max_segment_length`) and twice the longest wavelength of a hybrid that turns (`hybrid_max_period`).
+        fields: further fields. They win over those of the encoding.
+
+    Raises:
+        ValueError: if there is no such encoding, or if fields follow from the train length and neither it nor they are
+            given.
+    """
+    encoding = _find(name)
+    if train_length is None:
+        missing = encoding.from_train_length.keys() - fields.keys()
+        if missing:
+            raise InputError(f"encoding {name!r} needs train_length, from which {', '.join(missing)} follows")
+        return encoding.fields | fields
+    if not isinstance(train_length, int) or train_length < 1:
+        raise InputError(f"train_length must be a number of tokens from 1 on, got {train_length!r}")
+    derived = {field: derive(train_length) for field, derive in encoding.from_train_length.items()}
+    return encoding.fields | {"max_position_embeddings": train_length} | derived | fields
+
+
+def encoding_separators(name: str) -> str | None:
+    """The preset of separators that an encoding is meant for; None where its segments do not end at separators."""
+    return _find(name).separators
+
+
+def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None) -> dict[str, Any]:
+    """The configuration fields that a tokenizer decides.
+
+    Args:
+        tokenizer: of the model. Must be a fast one where separators are asked for.
+        separators: preset that finds them where the tokenizer is no [`BipeTokenizer`]; None where none are needed.
+    """
+    fields = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if separators is not None:
+        if not isinstance(tokenizer, BipeTokenizer):
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators)
+        fields["separator_token_ids"] = tokenizer.separator_token_ids
+    return fields
+
+
+def encoding_name(label: str) -> str | None:
+    """The name of the encoding whose label it is; None for one that has no name."""
+    return next((name for name, encoding in ENCODINGS.items() if encoding.label == label), None)
+
+
+def encoding_label(config: PreTrainedConfig) -> str:
+    """What the field calls the encoding of a configuration, whether or not it has a name here."""
+    inter = _INTER_LABELS[config.inter_encoding]
+    if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
+        return inter
+    ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]
+    if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
+        if config.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
+            return ape
+        return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
+    if config.inter_encoding == "none":
+        return f"{ape} in segments"
+    if config.intra_encoding == "none":
+        return f"{inter} over segments"
+    return f"BiPE-{inter}" if config.intra_encoding == "learned" else f"BiPE-{inter} ({config.intra_encoding})"
+
+
+def _find(name: str) -> Encoding:
+    if not isinstance(name, str) or name not in ENCODINGS:
+        hint = did_you_mean(name, ENCODINGS) if isinstance(name, str) else ""
+        raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, got {name!r}{hint}")
+    return ENCODINGS[name]

@@ -1,0 +1,169 @@
+"""One name, one encoding: the fields that a name stands for, where they come from, and the label as its inverse."""
+
+import pytest
+import yaml
+from families import FAMILIES
+from paths import ROOT
+from transformers import AutoConfig
+
+from bipe_hf import BipeLlamaConfig, BipeTokenizer
+from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_fields, encoding_name, encoding_separators
+
+
+SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+OVER_TOKENS = {"segmentation": "tokens", "intra_encoding": "none"}
+BILEVEL = {"segmentation": "separators", "intra_encoding": "learned"}
+HYBRID = {
+    "inter_encoding": "hybrid",
+    "intra_encoding": "none",
+    "hybrid_max_period": 64.0,
+    "hybrid_slow_pairs": "none",
+    "hybrid_alibi_scale": 2.0,
+    "hybrid_alibi_power": 0.5,
+}
+EXPECTED = {
+    "rope": ("RoPE", {"inter_encoding": "rope", **OVER_TOKENS}),
+    "xpos": ("xPos", {"inter_encoding": "xpos", **OVER_TOKENS}),
+    "alibi": ("ALiBi", {"inter_encoding": "alibi", "alibi_slope_scale": 1.0, **OVER_TOKENS}),
+    "kerple": ("Kerple", {"inter_encoding": "kerple", **OVER_TOKENS}),
+    "t5": ("T5 bias", {"inter_encoding": "t5", **OVER_TOKENS}),
+    "nope": ("NoPE", {"inter_encoding": "none", **OVER_TOKENS}),
+    "hybrid": ("hybrid", {**HYBRID, "segmentation": "tokens"}),
+    "sinusoidal": (
+        "sinusoidal APE",
+        {
+            "inter_encoding": "none",
+            "intra_encoding": "sinusoidal",
+            "segmentation": "document",
+            "max_segment_length": 128,
+        },
+    ),
+    "learned": (
+        "learned APE",
+        {"inter_encoding": "none", "intra_encoding": "learned", "segmentation": "document", "max_segment_length": 128},
+    ),
+    "bipe_rope": ("BiPE-RoPE", {"inter_encoding": "rope", **BILEVEL}),
+    "bipe_xpos": ("BiPE-xPos", {"inter_encoding": "xpos", **BILEVEL}),
+    "bipe_alibi": ("BiPE-ALiBi", {"inter_encoding": "alibi", "alibi_slope_scale": 96.0, **BILEVEL}),
+    "bipe_kerple": ("BiPE-Kerple", {"inter_encoding": "kerple", **BILEVEL}),
+    "bipe_t5": ("BiPE-T5 bias", {"inter_encoding": "t5", **BILEVEL}),
+    "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
+    "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["The cat sat, as ever; it ran.\nNo end! Why? So: yes."] * 5, 290)
+
+
+def separators_of(tokenizer, preset):
+    return BipeTokenizer.from_tokenizer(tokenizer, preset).separator_token_ids
+
+
+def test_every_name_has_its_fields(family):
+    assert tuple(EXPECTED) == ENCODING_NAMES
+    for name, (label, fields) in EXPECTED.items():
+        config = family.config.for_encoding(name, train_length=128, separator_token_ids=[3], vocab_size=60, **SHAPE)
+        given = {**fields, "separator_token_ids": [3], "max_position_embeddings": 128}
+        assert config.to_dict() == family.config(**{**given, "vocab_size": 60, **SHAPE}).to_dict(), name
+        assert config.encoding_label == label
+
+
+def test_the_label_of_a_configuration_is_the_inverse_of_its_name(family):
+    labels = []
+    for name in ENCODING_NAMES:
+        config = family.config.for_encoding(name, train_length=128, separator_token_ids=[3])
+        assert encoding_name(config.encoding_label) == name
+        labels.append(config.encoding_label)
+    assert len(set(labels)) == len(ENCODING_NAMES)
+    assert encoding_name("RoPE over segments") is None
+
+
+def test_a_hybrid_has_the_fields_of_the_recipe():
+    recipe = yaml.safe_load((ROOT / "configs" / "tiny_bipe_hybrid.yaml").read_text())
+    fields = encoding_fields("bipe_hybrid", recipe["train_length"])
+    for name in recipe.keys() & fields.keys():
+        assert fields[name] == recipe[name]
+    assert encoding_separators("bipe_hybrid") == recipe["separators"]
+
+
+def test_a_tokenizer_gives_vocabulary_special_tokens_and_separators(family, tokenizer):
+    config = family.config.for_encoding("bipe_rope", tokenizer=tokenizer, train_length=128, **SHAPE)
+    assert config.vocab_size == len(tokenizer)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
+    assert config.separator_token_ids == separators_of(tokenizer, "sentences") != []
+
+
+@pytest.mark.parametrize(("name", "preset"), [("bipe_alibi", "sentences"), ("bipe_hybrid", "clauses")])
+def test_a_plain_tokenizer_is_searched_for_the_separators_that_an_encoding_is_meant_for(tokenizer, name, preset):
+    expected = separators_of(tokenizer, preset)
+    assert expected != separators_of(tokenizer, "lines")
+    config = BipeLlamaConfig.for_encoding(name, tokenizer=tokenizer, train_length=128, **SHAPE)
+    assert config.separator_token_ids == expected
+    own = BipeTokenizer.from_tokenizer(tokenizer, "lines")
+    config = BipeLlamaConfig.for_encoding(name, tokenizer=own, train_length=128, **SHAPE)
+    assert config.separator_token_ids == own.separator_token_ids
+
+
+def test_segments_that_do_not_end_at_separators_need_none(tokenizer):
+    for name in ("rope", "learned"):
+        config = BipeLlamaConfig.for_encoding(name, tokenizer=tokenizer, train_length=128, **SHAPE)
+        assert config.separator_token_ids == []
+
+
+def test_given_fields_win(tokenizer):
+    config = BipeLlamaConfig.for_encoding(
+        "bipe_hybrid",
+        tokenizer=tokenizer,
+        train_length=128,
+        vocab_size=400,
+        separator_token_ids=[7],
+        hybrid_max_period=20,
+        max_position_embeddings=99,
+        intra_encoding="learned",
+        max_segment_length=5,
+        **SHAPE,
+    )
+    assert (config.vocab_size, config.separator_token_ids, config.hybrid_max_period) == (400, [7], 20)
+    assert (config.max_position_embeddings, config.max_segment_length) == (99, 5)
+    assert config.encoding_label == "BiPE-hybrid"
+    # what would follow from the train length may be given instead
+    without = BipeLlamaConfig.for_encoding("hybrid", hybrid_max_period=20, **SHAPE)
+    assert without.hybrid_max_period == 20
+
+
+def test_the_saved_configuration_holds_the_fields_and_not_the_name(family, tmp_path):
+    config = family.config.for_encoding("bipe_hybrid", train_length=128, separator_token_ids=[3], **SHAPE)
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert {name: loaded.to_dict()[name] for name in HYBRID} == HYBRID
+    assert loaded.encoding_label == "hybrid over segments"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("bipe_ropee", {}, "encoding must be one of rope, .*, got 'bipe_ropee'; did you mean bipe_rope"),
+        (3, {}, "encoding must be one of rope, .*, got 3$"),
+        ("hybrid", {}, "encoding 'hybrid' needs train_length, from which hybrid_max_period follows"),
+        ("learned", {}, "encoding 'learned' needs train_length, from which max_segment_length follows"),
+        ("bipe_hybrid", {"train_length": 0}, "train_length must be a number of tokens from 1 on, got 0"),
+        ("rope", {"train_length": 2.5}, "train_length must be a number of tokens from 1 on, got 2.5"),
+        ("bipe_rope", {}, "encoding 'bipe_rope' ends segments at separators: give tokenizer or separator_token_ids"),
+        ("bipe_rope", {"separator_token_ids": [70], "vocab_size": 60}, "separator_token_ids must lie in the vocab"),
+    ],
+)
+def test_bad_input_says_what_is_accepted(family, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        family.config.for_encoding(name, **arguments)
