@@ -19,11 +19,17 @@ The machine should have nothing else to do: two processes that share a processor
 takes many times the work itself, alike for all models. A row says what share of the processors others used.
 
 The file is written after every measurement. The same command goes on with what is missing, provided that machine,
-versions, model code and settings are the same; `--fresh` measures again.
+versions, model code and settings are the same; `--fresh` measures again. All of it takes about forty minutes, the
+longest row twelve.
+
+The model code is known by a hash of the files that travel with a checkpoint, without their comments and docstrings. A
+test compares that of results/benchmark.json with the code. After a change of the code either measure again, or note in
+the file, and so above its tables, what has changed since:
+
+    python scripts/benchmark.py --output results/benchmark.json --code-changed "the wording of two errors"
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -35,6 +41,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from benchmarking.code import code_hash
 from benchmarking.measurements import (
     MEASUREMENTS,
     NotMeasurableError,
@@ -43,7 +50,7 @@ from benchmarking.measurements import (
     compare_times,
 )
 from benchmarking.models import FAMILIES, SHAPES, Setting
-from benchmarking.report import over_limit, report
+from benchmarking.report import document, over_limit
 
 import bipe_hf
 
@@ -54,18 +61,6 @@ ALLOCATOR_OF_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2*
 # A step of decoding at 8192 tokens took up to 7000 page faults, in one model and not in another, before nothing was
 # given back but blocks of 32 MiB and more (which glibc cannot keep).
 ALLOCATOR_OF_TIMES = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-
-MODEL_CODE = (
-    "attention",
-    "cache",
-    "compatibility",
-    "configuration",
-    "generation",
-    "heads",
-    "modeling",
-    "positional",
-    "segmentation",
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,12 +74,22 @@ def main(arguments: list[str] | None = None) -> None:
     add("--rounds", type=int, help="rounds of every comparison of times (default: by what a round takes)")
     add("--output", type=Path, help="JSON file to write and to go on with; Markdown tables go beside it")
     add("--fresh", action="store_true", help="measure again what the file has; one of other settings is started over")
+    add("--code-changed", metavar="NOTE", help="measure nothing; note what of the model code changed since --output")
     add("--measure-here", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.measure_here:
         print(json.dumps(measure_here(options, *options.measure_here)))
+        return
+
+    if options.code_changed:
+        if not options.output:
+            parser.error("--code-changed needs --output, the file to note it in")
+        try:
+            note_change(options.output, options.code_changed)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
         return
 
     selected = [
@@ -108,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
             record["results"].get(family, {}).pop(name, None)
     failed = measure_all(selected, record, options.output, lambda family, name: measure(options, family, name))
 
-    print(report(record["results"]))
+    print(document(record))
     for line in over_limit(record["results"]):
         print(f"over the limit: {line}", file=sys.stderr)
     if failed:
@@ -117,10 +122,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def environment(device: str) -> dict[str, str | int]:
     """What times and memory depend on besides the settings."""
-    code = hashlib.sha256()
-    for path in sorted(Path(bipe_hf.__file__).parent.glob("*.py")):
-        if path.name.startswith(MODEL_CODE):
-            code.update(path.read_bytes())
     return {
         "machine": platform.machine(),
         "processor": torch.cuda.get_device_name() if device != "cpu" else f"{os.cpu_count()} cores",
@@ -129,7 +130,7 @@ def environment(device: str) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "bipe_hf": bipe_hf.__version__,
-        "model code": code.hexdigest()[:12],
+        "model code": code_hash(),
     }
 
 
@@ -139,17 +140,53 @@ def results_to_go_on_with(path: Path, record: dict) -> dict[str, dict[str, dict]
     Raises:
         ValueError: if it was measured elsewhere or otherwise than `record` says.
     """
+    found = read(path)
+    for part in ("settings", "environment"):
+        for key, value in record[part].items():
+            if found[part].get(key) != value:
+                raise ValueError(f"{path} was measured with {key} {found[part].get(key)}, this is {value}.")
+    return found["results"]
+
+
+def read(path: Path) -> dict:
+    """The record that the file holds.
+
+    Raises:
+        ValueError: if it is none of this benchmark.
+    """
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}).") from error
     if not isinstance(found, dict) or not {"settings", "environment", "results"} <= set(found):
         raise ValueError(f"{path} is not a file of this benchmark.")
-    for part in ("settings", "environment"):
-        for key, value in record[part].items():
-            if found[part].get(key) != value:
-                raise ValueError(f"{path} was measured with {key} {found[part].get(key)}, this is {value}.")
-    return found["results"]
+    return found
+
+
+def write(path: Path, record: dict) -> None:
+    """Writes the record, and its tables beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".md").write_text(document(record) + "\n")
+
+
+def note_change(path: Path, note: str) -> None:
+    """Adds to the file what has changed in the model code since its numbers were measured, and the hash of today's.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is none of this benchmark, or the code is the one that it has.
+    """
+    record = read(path)
+    if measured_or_noted(record) == code_hash():
+        raise ValueError(f"{path} has the model code as it is ({code_hash()}): there is no change to note.")
+    record.setdefault("code changed", []).append({"note": note, "model code": code_hash()})
+    write(path, record)
+
+
+def measured_or_noted(record: dict) -> str:
+    """The hash of the last model code that the record speaks of."""
+    return record.get("code changed", [record["environment"]])[-1]["model code"]
 
 
 def measure_all(
@@ -183,9 +220,7 @@ def measure_all(
             continue
         print(f" {time.monotonic() - start:.0f} s", file=sys.stderr)
         if output:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(record, indent=2) + "\n")
-            output.with_suffix(".md").write_text(report(record["results"]) + "\n")
+            write(output, record)
     return failed
 
 

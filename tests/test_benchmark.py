@@ -23,9 +23,10 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark
 from benchmarking import measurements
 from benchmarking.authors_way import AuthorsLlama
+from benchmarking.code import code_hash, without_prose
 from benchmarking.measurements import MEASUREMENTS, NotMeasurableError, Work
 from benchmarking.models import SHAPES, Setting, build, tokens
-from benchmarking.report import over_limit, report
+from benchmarking.report import document, over_limit, report
 
 
 @pytest.fixture
@@ -271,6 +272,81 @@ def test_a_file_of_something_else_is_not_touched(fake_measure, tmp_path, capsys,
     assert str(output) in capsys.readouterr().err
     assert output.read_text() == content
     assert not fake_measure
+
+
+def test_the_committed_benchmark_is_of_the_model_code_as_it_is():
+    """Fails after a change of the model code: measure again, or note the change as scripts/benchmark.py says."""
+    record = json.loads((ROOT / "results" / "benchmark.json").read_text())
+    assert benchmark.measured_or_noted(record) == code_hash()
+
+
+def test_the_committed_tables_are_those_of_the_committed_measurements():
+    record = json.loads((ROOT / "results" / "benchmark.json").read_text())
+    assert (ROOT / "results" / "benchmark.md").read_text() == document(record) + "\n"
+
+
+PROGRAM = """
+def f(x: int) -> int:
+    return x + 1  # one more
+"""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        '"""About."""\n' + PROGRAM,
+        PROGRAM.replace("    return", '    """Adds\n\n    # one.\n    """\n\n    return'),
+        PROGRAM.replace("one more", "größer").replace("return", "# first\n    return"),
+    ],
+)
+def test_prose_is_no_code(other):
+    assert other != PROGRAM
+    assert without_prose(other) == without_prose(PROGRAM) == "def f(x: int) -> int:\n    return x + 1"
+
+
+@pytest.mark.parametrize("other", [PROGRAM.replace("1", "2"), PROGRAM.replace("return", "x = '# one'\n    return")])
+def test_everything_else_is_code(other):
+    assert without_prose(other) != without_prose(PROGRAM)
+
+
+def test_every_file_that_travels_counts_but_the_number_of_the_release(tmp_path):
+    for name in ("alibi_bipe.py", "version_bipe.py"):
+        (tmp_path / name).write_text("a = 1\n")
+    before = code_hash(tmp_path)
+    (tmp_path / "version_bipe.py").write_text("a = 2\n")
+    assert code_hash(tmp_path) == before
+    (tmp_path / "alibi_bipe.py").write_text("a = 2\n")
+    assert code_hash(tmp_path) != before
+
+
+def test_a_change_of_the_code_can_be_noted_and_stands_above_the_tables(fake_measure, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "bench.json"
+    arguments = ["--shape", "tiny", "--family", "gpt_neox", "--output", str(output)]
+    benchmark.main(arguments)
+    note = ["--output", str(output), "--code-changed", "the words of an error"]
+    with pytest.raises(SystemExit):
+        benchmark.main(note)
+    assert "there is no change to note" in capsys.readouterr().err
+    measured = json.loads(output.read_text())
+    monkeypatch.setattr(benchmark, "code_hash", lambda: "0123456789ab")
+    benchmark.main(note)
+    record = json.loads(output.read_text())
+    assert benchmark.measured_or_noted(record) == "0123456789ab"
+    assert record["environment"] == measured["environment"]
+    assert record["results"] == measured["results"]
+    assert "were measured: the words of an error (0123456789ab)." in output.with_suffix(".md").read_text()
+    with pytest.raises(SystemExit):  # rows of different code do not go into one file
+        benchmark.main(arguments)
+    assert "was measured with model code" in capsys.readouterr().err
+    benchmark.main([*arguments, "--fresh"])
+    assert "code changed" not in json.loads(output.read_text())
+
+
+def test_a_change_is_noted_in_a_file_of_the_benchmark_only(tmp_path, capsys):
+    for file, reason in ((None, "needs --output"), (tmp_path / "none.json", "none.json")):
+        with pytest.raises(SystemExit):
+            benchmark.main(["--code-changed", "all", *(["--output", str(file)] if file else [])])
+        assert reason in capsys.readouterr().err
 
 
 def test_a_process_that_dies_costs_its_own_row_alone(fake_measure, tmp_path, monkeypatch):

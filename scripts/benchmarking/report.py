@@ -24,6 +24,17 @@ AUTHORS_NOTE = (
 )
 
 
+def document(record: dict) -> str:
+    """Markdown: where and with what the numbers were measured, what changed since, and the tables."""
+    environment = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items() if value is not None)
+    parts = [f"Measured with {environment}; {settings}."]
+    if changes := record.get("code changed"):
+        notes = "; ".join(f"{change['note']} ({change['model code']})" for change in changes)
+        parts.append(f"The model code has changed since these numbers were measured: {notes}.")
+    return "\n\n".join([*parts, report(record["results"])])
+
+
 def report(results: dict[str, dict[str, dict]]) -> str:
     """Markdown: a table for each family, and one for the authors' way, of what has been measured."""
     parts = [LEGEND]

@@ -51,7 +51,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def crop(self, tokens_to_remove: int) -> None:
-        # A negative number removes from the end; older transformers also give the length to keep as a positive number.
+        # A negative number, as transformers has it: so many go from the end.
         if self.states is not None and tokens_to_remove != 0:
             self.states = self.states[:, :tokens_to_remove]
 
