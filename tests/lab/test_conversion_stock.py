@@ -706,17 +706,24 @@ def test_checkpoint_is_found_by_its_name_on_the_hub(checkpoint, hub_cache, outpu
     if is_pickle:
         as_pickle(stock)
     repository = hub_cache / "models--owner--tiny"
-    shutil.copytree(stock, repository / "snapshots" / "abc")
+    commit = "abc4" * 10
+    shutil.copytree(stock, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
+    (repository / "refs" / "main").write_text(commit)
     report = convert_stock_checkpoint("owner/tiny", output)
     assert str(report).splitlines()[-1].startswith("owner/tiny -> ")
     assert_same_weights("llama", stock, output)
 
 
-@pytest.mark.parametrize("name", ["owner/missing", "no/such/folder"])
-def test_checkpoint_that_is_nowhere_is_named(hub_cache, output, name):
-    refused(name, output, f"checkpoint {name} is no folder here and cannot be downloaded", FileNotFoundError)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("owner/missing", r"cannot be downloaded from the Hub \(HF_HUB_OFFLINE is set, and it is not in the cache\)"),
+        ("no/such/folder", r"is no name on the Hub \(owner/name\)"),
+    ],
+)
+def test_checkpoint_that_is_nowhere_is_named(hub_cache, output, name, reason):
+    refused(name, output, f"checkpoint {name}: there is no such folder, and it {reason}", FileNotFoundError)
 
 
 def test_configuration_of_the_stock_class_reads_the_same_fields(checkpoint, output):

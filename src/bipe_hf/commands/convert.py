@@ -20,6 +20,7 @@ STOCK_FLAGS = (
     "hybrid_alibi_scale",
     "hybrid_alibi_power",
     "intra_init",
+    "revision",
 )
 
 
@@ -97,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("zeros", "normal"),
         help="what the learned intra-segment table holds at first: zeros change nothing (default: zeros)",
     )
+    stock.add_argument("--revision", help="branch, tag or commit of a CHECKPOINT on the Hub (default: main)")
 
 
 def run(arguments: argparse.Namespace) -> None:

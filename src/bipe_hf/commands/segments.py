@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER|HUB",
         help="a tokenizer, or a model, which brings its own separators and max_segment_length",
     )
+    parser.add_argument("--revision", help="branch, tag or commit of a tokenizer or model on the Hub (default: main)")
     parser.add_argument(
         "--separators",
         help="tokens that end a segment: sentences, lines, clauses, authors, or a JSON list of token ids and strings"
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         tokenizer=arguments.tokenizer,
         separators=parsed_json(arguments.separators),
         max_segment_length=arguments.max_segment_length,
+        revision=arguments.revision,
         lengths=lengths,
         text_column=arguments.text_column,
         output=arguments.output,

@@ -114,12 +114,13 @@ def open_checkpoints(
     folders = [checkpoint_folder(source, revision) for source in sources]
     if len(set(folders)) < len(folders):
         raise InputError(f"models: the same one is given twice in {', '.join(map(str, sources))}")
-    found = list(zip(map(str, sources), folders, strict=True))
-    names = short_names([folder if _is_folder(source) else Path("/", source) for source, folder in found])
+    commits = [None if local_folder(source) else folder.name for source, folder in zip(sources, folders, strict=True)]
+    found = list(zip(map(str, sources), folders, commits, strict=True))
+    names = short_names([folder if commit is None else Path("/", source) for source, folder, commit in found])
     at = "" if revision is None else f"@{revision}"
     return [
-        _open(folder, source + at, name + at, None if _is_folder(source) else folder.name, config_fields)
-        for (source, folder), name in zip(found, names, strict=True)
+        _open(folder, source + at, name + at, commit, config_fields)
+        for (source, folder, commit), name in zip(found, names, strict=True)
     ]
 
 
@@ -149,15 +150,11 @@ def checkpoint_folder(source: str | Path, revision: str | None = None, what: str
     Raises:
         InputNotFoundError: there is neither such a folder nor, for this user and now, such a repository or revision.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise InputError(f"revision: {revision!r} given, but {what} {source} is a folder, not a name on the Hub")
+    folder = local_folder(source, revision, what)
+    if folder is not None:
         return folder.resolve()
     try:
         validate_repo_id(str(source))
-        if folder.exists():
-            raise InputError(f"{what} {source}: this is a file, not a folder")
     except HFValidationError as error:
         raise InputNotFoundError(
             f"{what} {source}: there is no such folder, and it is no name on the Hub (owner/name)"
@@ -174,6 +171,21 @@ def checkpoint_folder(source: str | Path, revision: str | None = None, what: str
     return folder.resolve()
 
 
+def local_folder(source: str | Path, revision: str | None = None, what: str = "model") -> Path | None:
+    """The folder of that name (`~` is the home); None where there is none, which leaves the Hub.
+
+    Raises `InputError` for a file, and for a folder with a `revision`, which only a repository has.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_file():
+        raise InputError(f"{what} {source}: this is a file, not a folder")
+    if not folder.is_dir():
+        return None
+    if revision is not None:
+        raise InputError(f"revision: {revision!r} given, but {what} {source} is a folder, not a name on the Hub")
+    return folder
+
+
 def _why(error: Exception, source: str | Path, revision: str | None) -> str:
     if isinstance(error, GatedRepoError):
         return f"it is gated: ask for access at {constants.ENDPOINT}/{source}, then `hf auth login` or set HF_TOKEN"
@@ -186,10 +198,6 @@ def _why(error: Exception, source: str | Path, revision: str | None) -> str:
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return f"{constants.ENDPOINT} refuses: {error.server_message or first_line(error)}"
     return f"no connection to {constants.ENDPOINT}, and it is not in the cache"
-
-
-def _is_folder(source: str) -> bool:
-    return Path(source).expanduser().is_dir()
 
 
 def open_folder(
@@ -269,9 +277,10 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def load_part(auto_class: type, key: str, source: str | Path, revision: str | None = None) -> Any:
     """`auto_class.from_pretrained(source)` of a config or tokenizer, whose errors name the key it was given for."""
+    folder = local_folder(source, revision, key)
     try:
         # Without a word on remote code there would be a question on the terminal.
-        return auto_class.from_pretrained(source, revision=revision, trust_remote_code=False)
+        return auto_class.from_pretrained(folder or source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{key}: {source} cannot be loaded ({first_line(error.__cause__ or error)})") from error
 
@@ -301,7 +310,7 @@ def load_model(
     """
     try:
         model, report = head.from_pretrained(
-            source,
+            local_folder(source) or source,
             config=config,
             dtype=dtype,
             attn_implementation=attention,

@@ -10,10 +10,11 @@ from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 
 from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError
+from .checkpoints import LoadedModel
 from .run_folder import RunFiles, finish_run
 
 
@@ -21,7 +22,7 @@ class RunTrainer(Trainer):
     """A Trainer whose folder has the model card of this package, in place of the one that Trainer drafts on a push.
 
     Args:
-        load_model: reads the model of a checkpoint, for `load_best_model_at_end`: Trainer reads the file as it is and
+        load_model: reads the model in a checkpoint, for `load_best_model_at_end`: Trainer reads the file as it is and
             would miss weights that are saved under other names, as the head of GPT-NeoX is.
         train_collator: makes the batches to train on, where they differ from those of `data_collator`.
     """
@@ -29,7 +30,7 @@ class RunTrainer(Trainer):
     def __init__(
         self,
         *args,
-        load_model: Callable[[Path], PreTrainedModel],
+        load_model: Callable[[Path], LoadedModel],
         train_collator: Callable | None = None,
         **kwargs,
     ) -> None:
@@ -55,7 +56,7 @@ class RunTrainer(Trainer):
             super()._load_best_model()
         else:
             best = Path(self.args.output_dir, Path(self.state.best_model_checkpoint).name)  # the folder may have moved
-            self.model.load_state_dict(self.load_model(best).state_dict())
+            self.model.load_state_dict(self.load_model(best).model.state_dict())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves as Trainer does, but not once more for a push of what is saved: it may have been rounded since."""

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
-from ...model.errors_bipe import InputError, InputNotFoundError
+from ...model.errors_bipe import InputError
 from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
 from ...model.tokenization_bipe import BipeTokenizer
+from ..common.checkpoints import checkpoint_folder
 from ..common.files import read_json
 from .report import ConversionReport, check_output, make_config, save
 from .weights import (
@@ -49,9 +49,6 @@ NOT_CARRIED = {
 RENAMED = {BipeGPTNeoXForCausalLM: {"embed_out.weight": "lm_head.weight"}, BipeLlamaForCausalLM: {}}
 # In files of older versions; today these buffers are not saved.
 COMPUTED = re.compile(r".+\.rotary_emb\.inv_freq|gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)")
-# Safetensors are tried first: a repository may hold the same weights as pickles too.
-HUB_FILES = ("*.json", "*.jinja", "model*.safetensors")
-HUB_PICKLES = ("pytorch_model*.bin",)
 SEPARATORS_SHOWN = 12
 
 
@@ -74,6 +71,7 @@ def convert_stock_checkpoint(
     hybrid_alibi_scale: float | None = None,
     hybrid_alibi_power: float | None = None,
     intra_init: str | None = None,
+    revision: str | None = None,
     overwrite: bool = False,
 ) -> ConversionReport:
     """Turns a stock Llama or GPT-NeoX checkpoint into a folder with a BiPE model, ready for continued pretraining.
@@ -98,6 +96,7 @@ def convert_stock_checkpoint(
         intra_init (`str`, *optional*, defaults to `"zeros"`):
             What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
             the `initializer_range` of the checkpoint, the same in every run.
+        revision: branch, tag or commit of a checkpoint on the Hub.
         overwrite: write into a folder that is not empty.
 
     Returns:
@@ -123,9 +122,9 @@ def convert_stock_checkpoint(
         "separator_token_ids": [0] if segmentation == "separators" else None,
     }
     _check_settings(settings | {"separators": separators, "intra_init": intra_init})
-    name, output = Path(checkpoint), Path(output)
+    name, output = Path(checkpoint).expanduser(), Path(output)
     check_output(output, name, overwrite)
-    folder = _checkpoint_folder(checkpoint)
+    folder = checkpoint_folder(checkpoint, revision, "checkpoint")
 
     source = read_json(folder / "config.json")
     config_class, model_class = _family(source, name)
@@ -170,22 +169,6 @@ def _check_settings(settings: dict[str, Any]) -> None:
             raise InputError(f"{name}: {settings[name]!r} given, but only {reader} {' or '.join(values)} reads it")
     if settings["intra_init"] not in (None, *INTRA_INITS):
         raise InputError(f"intra_init must be one of {', '.join(INTRA_INITS)}, got {settings['intra_init']!r}")
-
-
-def _checkpoint_folder(checkpoint: str | Path) -> Path:
-    """The folder itself, or that into which its files are downloaded from the Hub."""
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    try:
-        folder = Path(snapshot_download(str(checkpoint), allow_patterns=HUB_FILES))
-        if not any(folder.glob("model*.safetensors")):
-            snapshot_download(str(checkpoint), allow_patterns=HUB_PICKLES)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise InputNotFoundError(
-            f"checkpoint {checkpoint} is no folder here and cannot be downloaded ({reason})"
-        ) from error
-    return folder
 
 
 def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:

@@ -2,23 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ...model.configuration_bipe import HEADS
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..training.model import load_part
+from ..common.checkpoints import LoadedModel, load_model, load_part
 from .task import Task
 
 
@@ -64,16 +60,13 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_model(
-    source: str | Path, config: PreTrainedConfig, task: Task, attn_implementation: str
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model in `source` with the head of the task, in float32, and the weights of the head that are new.
+def load_with_head(source: str | Path, config: PreTrainedConfig, task: Task, attn_implementation: str) -> LoadedModel:
+    """The model in `source` with the head of the task, in float32; what is missing there are weights of the head.
 
     Raises:
         ValueError: the model has the head of another task; its weights are damaged, or missing or of another size
             anywhere but in a new head; or the head that is there has other labels than the data.
     """
-    arguments: dict[str, Any] = {"config": config, "attn_implementation": attn_implementation, "dtype": torch.float32}
     there = load_part(AutoConfig, "initial_model", str(source))
     own = task.head.__name__.removeprefix("AutoModel")
     for architecture in there.architectures or []:
@@ -83,29 +76,27 @@ def load_model(
                 f"initial_model: {source} is a {architecture}, the task needs a language model or one with the head"
                 f" {own}"
             )
-    try:
-        model, report = task.head.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
-    except SafetensorError as error:
-        raise InputError(f"the weights in {source} are damaged: {error}") from error
-    new = sorted(report["missing_keys"])
-    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    loaded = load_model(
+        source,
+        head=task.head,
+        config=config,
+        attention=attn_implementation,
+        what=f"initial_model: {source}",
+        other_sizes=True,
+    )
 
     def elsewhere(names: list[str]) -> list[str]:
         is_head_kept = task.head is AutoModelForCausalLM
-        return [name for name in names if is_head_kept or name.startswith(f"{model.base_model_prefix}.")]
+        return [name for name in names if is_head_kept or name.startswith(f"{loaded.model.base_model_prefix}.")]
 
-    if elsewhere(new):
-        raise InputError(f"initial_model: {source} has no weights for {', '.join(elsewhere(new))}")
-    if elsewhere(mismatched):
-        raise InputError(
-            f"initial_model: {source} has weights of other sizes than its config: {', '.join(elsewhere(mismatched))}"
-        )
-    has_other_labels = task.labels is not None and not new and there.id2label != config.id2label
-    if mismatched or has_other_labels:
+    if missing := elsewhere(loaded.missing):
+        raise InputError(f"initial_model: {source} has no weights for {', '.join(missing)}")
+    if resized := elsewhere(loaded.mismatched):
+        raise InputError(f"initial_model: {source} has weights of other sizes than its config: {', '.join(resized)}")
+    has_other_labels = task.labels is not None and not loaded.missing and there.id2label != config.id2label
+    if loaded.mismatched or has_other_labels:
         raise InputError(
             f"initial_model: the classifier in {source} knows the labels {list(there.id2label.values())}, the data has"
             f" {list(config.id2label.values())}"
         )
-    return model, new
+    return loaded

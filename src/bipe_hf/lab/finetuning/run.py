@@ -15,7 +15,7 @@ from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_counts, check_reserved, check_training
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, RowArguments, TaskArguments
-from .model import load_config, load_model, load_tokenizer
+from .model import load_config, load_tokenizer, load_with_head
 from .task import Task
 from .tasks import TASKS
 
@@ -79,8 +79,8 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
             if cuts[split]:
                 say(f"{split}: {cuts[split]:,} of {len(examples[split]):,} examples {task.cut}")
     set_seed(training_args.seed)
-    load = partial(load_model, config=config, task=task, attn_implementation=task_args.attn_implementation)
-    model, new_weights = load(source)
+    load = partial(load_with_head, config=config, task=task, attn_implementation=task_args.attn_implementation)
+    model, new_weights, *_ = load(source)
     if new_weights:
         say(f"new weights, random at first: {', '.join(new_weights)}")
     say(
@@ -106,7 +106,7 @@ def finetune(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits,
         callbacks=callbacks,
-        load_model=lambda best: load(best)[0],
+        load_model=load,
     )
     if checkpoint is None and is_main:
         begin_run(folder, settings, digest, overwrite=overwrite, files=FILES)

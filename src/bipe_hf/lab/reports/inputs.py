@@ -9,10 +9,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ...model.configuration_bipe import BipeConfigMixin, BipeLlamaConfig
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.checkpoints import is_bipe
+from ..common.checkpoints import is_bipe, load_part, local_folder
 from ..data import load_documents
 from ..data.tables import holds_tables
-from ..training.model import load_part
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,10 @@ class Segmenter:
 
 
 def open_segmenter(
-    source: str, separators: str | list[int | str] | None = None, max_segment_length: int | None = None
+    source: str,
+    separators: str | list[int | str] | None = None,
+    max_segment_length: int | None = None,
+    revision: str | None = None,
 ) -> Segmenter:
     """Loads a tokenizer and what ends its segments.
 
@@ -37,18 +39,20 @@ def open_segmenter(
             None takes that, or `"sentences"` where it brings nothing.
         max_segment_length: rows of the intra table, instead of those of the model. None takes these, or else the
             default of a config.
+        revision: branch, tag or commit of `source` on the Hub.
 
     Raises:
         ValueError: it cannot be loaded or is no fast tokenizer, or the separators do not fit it.
     """
     if max_segment_length is not None and max_segment_length < 1:
         raise InputError(f"max_segment_length: {max_segment_length} is less than 1 token")
-    tokenizer = load_part(AutoTokenizer, "tokenizer", source)
+    tokenizer = load_part(AutoTokenizer, "tokenizer", source, revision)
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer: {source} is no fast tokenizer, and no other tells where its tokens stand")
     fields = {} if max_segment_length is None else {"max_segment_length": max_segment_length}
-    is_model = not Path(source).is_dir() or (Path(source) / "config.json").is_file()
-    config = load_part(AutoConfig, "tokenizer", source) if is_model else None
+    folder = local_folder(source)
+    is_model = folder is None or (folder / "config.json").is_file()
+    config = load_part(AutoConfig, "tokenizer", source, revision) if is_model else None
     if separators is None and config is not None and is_bipe(config):
         for name, value in fields.items():
             setattr(config, name, value)

@@ -45,6 +45,7 @@ def report_segments(
     tokenizer: str,
     separators: str | list[int | str] | None = None,
     max_segment_length: int | None = None,
+    revision: str | None = None,
     lengths: Sequence[int] = LENGTHS,
     text_column: str = "text",
     output: str | Path | None = None,
@@ -56,7 +57,7 @@ def report_segments(
     Args:
         text: what `bipe_hf.lab.data.load_documents` reads. All of it is measured: a text file as one document,
             training documents before validation documents.
-        tokenizer, separators, max_segment_length: as in `open_segmenter`.
+        tokenizer, separators, max_segment_length, revision: as in `open_segmenter`.
         lengths: of the blocks in which segments are counted, distinct, in tokens.
         text_column: as in `load_documents`.
         output: folder for `FILES`: the numbers as JSON and Markdown, the histogram as PNG and SVG, and the page. None
@@ -76,14 +77,14 @@ def report_segments(
     if output is not None:
         output = Path(output)
         _check_folder(output, overwrite)
-    segmenter = open_segmenter(tokenizer, separators, max_segment_length)
+    segmenter = open_segmenter(tokenizer, separators, max_segment_length, revision)
     documents = read_documents(text, text_column)
     ids = _read_stream(documents, segmenter)
     report = SegmentReport(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         text=text,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer if revision is None else f"{tokenizer}@{revision}",
         segmentation=segmenter.description,
         separator_token_ids=segmenter.config.separator_token_ids,
         max_segment_length=segmenter.config.max_segment_length,

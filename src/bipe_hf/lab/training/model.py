@@ -1,13 +1,10 @@
 """From settings to a config, a tokenizer and a model, for any model class that transformers knows."""
 
 import dataclasses
-import os
-from typing import Any
 
 import torch
 from datasets import DatasetDict, IterableDatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -21,6 +18,7 @@ from transformers import (
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
+from ..common.checkpoints import load_model, load_part
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
@@ -149,29 +147,15 @@ def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
     return "segmentation" in config.to_dict() and config.segmentation == "separators"
 
 
-def load_part(auto_class: type, key: str, source: str) -> Any:
-    """`auto_class.from_pretrained(source)`, whose errors name the key that `source` was given for."""
-    try:
-        return auto_class.from_pretrained(source, trust_remote_code=False)  # instead of a question on the terminal
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = str(error.__cause__ or error).strip().split("\n", 1)[0]
-        raise InputError(f"{key}: {source} cannot be loaded ({reason})") from error
-
-
 def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
     """A float32 model with `config`: random weights, or those of `initial_model`."""
     if model_args.initial_model is not None:
-        return load_model(model_args.initial_model, model_args, config=config)
+        return load_model(
+            model_args.initial_model,
+            config=config,
+            attention=model_args.attn_implementation,
+            what=f"initial_model: {model_args.initial_model}",
+        ).model
     return AutoModelForCausalLM.from_config(
         config, attn_implementation=model_args.attn_implementation, dtype=torch.float32
     )
-
-
-def load_model(source: str | os.PathLike, model_args: ModelArguments, **kwargs: Any) -> PreTrainedModel:
-    """The model saved in `source`, in float32: the steps of an optimizer are too small for 16-bit weights."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            source, attn_implementation=model_args.attn_implementation, dtype=torch.float32, **kwargs
-        )
-    except SafetensorError as error:
-        raise InputError(f"the weights in {source} are damaged: {error}") from error

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
+from ..common.checkpoints import load_model
 from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
 from ..data import make_blocks, tokenize_documents
@@ -32,7 +33,7 @@ from .arguments import (
     check_arguments,
     check_reserved,
 )
-from .model import build_config, build_model, fit_tokenizer, load_model, load_tokenizer, read_documents
+from .model import build_config, build_model, fit_tokenizer, load_tokenizer, read_documents
 
 
 def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         config.alibi_slope_scale = mean_segment_length(train_blocks, config)
         say(f"alibi_slope_scale {config.alibi_slope_scale:.2f}: the mean length of a segment of the training blocks")
     set_seed(training_args.seed)
-    model = build_model(model_args, config) if checkpoint is None else load_model(checkpoint, model_args)
+    load = partial(load_model, attention=model_args.attn_implementation)
+    model = build_model(model_args, config) if checkpoint is None else load(checkpoint).model
     if data_args.max_validation_blocks is not None:
         validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
     say(_summary(model, train_blocks, data_args, training_args))
@@ -103,7 +105,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         train_collator=extension,
         processing_class=tokenizer,
         callbacks=[CurrentIntervals()] + ([] if extension is None else [extension]),
-        load_model=partial(load_model, model_args=model_args),
+        load_model=load,
     )
     if checkpoint is None and is_main:
         begin_run(folder, settings, digest, overwrite=overwrite)

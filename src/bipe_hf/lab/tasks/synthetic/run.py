@@ -15,12 +15,13 @@ from transformers import (
     set_seed,
 )
 
+from ...common.checkpoints import load_model
 from ...common.run_folder import begin_run, find_checkpoint
 from ...common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
 from ...common.session import train as train_to_the_end
 from ...training import DataArguments, ModelArguments, build_config, build_model, fit_tokenizer
 from ...training.arguments import check_reserved
-from ...training.model import ends_segments_at_separators, load_model
+from ...training.model import ends_segments_at_separators
 from .accuracy import FILES, check_positions, measure
 from .arguments import ARGUMENT_CLASSES, RESERVED_KEYS, check_arguments
 from .examples import Examples, TokenizedExamples
@@ -72,7 +73,8 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
     check_positions("max_operators", task_args.max_operators, task, config)
     check_positions("test_operators", task_args.test_operators[-1], task, config)
     set_seed(training_args.seed)
-    model = build_model(model_args, config) if checkpoint is None else load_model(checkpoint, model_args)
+    load = partial(load_model, attention=model_args.attn_implementation)
+    model = build_model(model_args, config) if checkpoint is None else load(checkpoint).model
     per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
     sizes = range(1, task_args.max_operators + 1)
@@ -91,7 +93,7 @@ def train(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any
         data_collator=DataCollatorForTokenClassification(tokenizer),
         processing_class=tokenizer,
         callbacks=[CurrentIntervals()],
-        load_model=partial(load_model, model_args=model_args),
+        load_model=load,
     )
     if checkpoint is None and is_main:
         begin_run(folder, settings, None, overwrite=overwrite, files=FILES)
