@@ -77,6 +77,34 @@ def test_invalid_fields_fail_at_construction_and_say_what_is_accepted(family, fi
         family.make_config(**{**TINY, **fields})
 
 
+def test_every_field_is_documented_and_says_what_reads_it(family):
+    own = configuration_bipe.own_fields()
+    added = set(family.config().to_dict()) - set(family.stock_config().to_dict())
+    assert set(own) == added - {"bipe_hf_version"}
+    for name, each in own.items():
+        assert f"{name} (`" in family.config.__doc__
+        assert "\n" not in each.metadata["help"]
+        for reader, values in each.metadata["read_by"].items():
+            assert set(values) < set(own[reader].metadata["choices"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "reason"),
+    [
+        ("alibi_slope_scale", {"inter_encoding": "alibi"}, None),
+        ("alibi_slope_scale", {"inter_encoding": "hybrid"}, "only inter_encoding alibi reads it"),
+        ("alibi_slope_scale", {}, "only inter_encoding alibi reads it"),  # the default is rope
+        ("hybrid_slow_pairs", {"inter_encoding": "hybrid"}, None),
+        ("max_segment_length", {"intra_encoding": "none"}, "only intra_encoding learned or sinusoidal reads it"),
+        ("separator_token_ids", {}, None),
+        ("fixed_segment_length", {"segmentation": "tokens"}, "only segmentation fixed reads it"),
+        ("inter_encoding", {"segmentation": "tokens"}, None),
+    ],
+)
+def test_a_field_that_nothing_reads_is_told(name, fields, reason):
+    assert configuration_bipe.why_unread(name, fields) == reason
+
+
 @pytest.mark.parametrize("fields", [{"separator_token_ids": ["."]}, {"max_segment_length": "long"}])
 def test_fields_of_the_wrong_type_fail_as_in_every_transformers_configuration(family, fields):
     with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(fields))):

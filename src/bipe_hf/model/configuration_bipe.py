@@ -1,8 +1,12 @@
 """The configuration fields of BiPE, once, and the configuration class of each family."""
 
+import inspect
 import math
 import os
 import shutil
+import textwrap
+from collections.abc import Mapping
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,72 +37,103 @@ SLOW_PAIRS = ("none", "segments")
 HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
-@strict
-class BipeConfigMixin(PreTrainedConfig):
-    """Fields that a BiPE configuration has beyond its parent's.
+def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, read_by: dict | None = None) -> Any:
+    """A field of a configuration that users set, with all that is said of it anywhere.
 
     Args:
-        inter_encoding (`str`, *optional*, defaults to `"rope"`):
-            Relative encoding over segment ids: `"rope"`, `"xpos"`, `"alibi"`, `"hybrid"`, `"kerple"`, `"t5"` or
-            `"none"` (see the classes of `positional.py`). `"kerple"` and `"t5"` have a bias for each pair of tokens:
-            their memory grows with the square of the length, and flash attention cannot compute them.
-        intra_encoding (`str`, *optional*, defaults to `"learned"`):
-            Absolute encoding of the position inside a segment, added to the word embedding: `"learned"`,
-            `"sinusoidal"` or `"none"`.
-        segmentation (`str`, *optional*, defaults to `"separators"`):
-            What a segment is: `"separators"` (a run of tokens up to a separator), `"fixed"` (each
-            `fixed_segment_length` tokens), `"tokens"` (each token its own, which makes the plain encoding of
-            `inter_encoding`) or `"document"` (all one, which makes a plain absolute encoding).
-        separator_token_ids (`list[int]`, *optional*, defaults to `[]`):
-            Tokens that end a segment, for `segmentation="separators"`. `BipeTokenizer.separator_token_ids` has them.
-        fixed_segment_length (`int`, *optional*):
-            Tokens in a segment, for `segmentation="fixed"`.
-        max_segment_length (`int`, *optional*, defaults to 1024):
-            Rows of the intra table, in tokens. Later positions of a longer segment share the last row.
-        intra_initializer_range (`float`, *optional*):
-            Standard deviation of the first values of the learned intra table; by default `initializer_range`, as the
-            authors have it. With 0 the table starts at zero.
-        alibi_slope_scale (`float`, *optional*, defaults to 96.0):
-            Factor on the ALiBi slopes of Press et al. The paper takes 96 over segments; plain ALiBi is 1.0.
-        log_scale_train_length (`int`, *optional*):
-            Turns on the authors' `log_scale`: queries are multiplied by `log(seg + 1) / log(log_scale_train_length)`.
-        logn_train_length (`int`, *optional*):
-            Multiplies queries by `max(1, log(position + 1) / log(logn_train_length))`, positions in tokens (Chiang and
-            Cholak, ACL 2022).
-        hybrid_max_period (`float`, *optional*):
-            For `inter_encoding="hybrid"`, which needs it: rotary pairs that turn once in so many tokens or fewer turn
-            with the token index. Half of the train length keeps those that have seen two whole turns.
-        hybrid_slow_pairs (`str`, *optional*, defaults to `"none"`):
-            What the other pairs turn with: `"segments"`, or `"none"` where they do not turn.
-        hybrid_alibi_scale (`float`, *optional*, defaults to 4.0):
-            Factor on the slopes of the ALiBi over segments of a hybrid; 0 leaves it out. With as many as a segment has
-            tokens in the mean, and power 1, the bias falls about as fast as that of plain ALiBi.
-        hybrid_alibi_power (`float`, *optional*, defaults to 1.0):
-            Exponent put on the slopes of Press et al. before that factor, from 0 to 1: below 1 those of the heads lie
-            closer together, with 0 every head has the slope `hybrid_alibi_scale`.
-        bipe_hf_version (`str`, *optional*):
-            Version of this package that saved the configuration; set by `save_pretrained`.
+        text: what it is, in a line, as `help`: documentation and command line show it.
+        choices: the values that it may have; None where they are no list.
+        read_by: other fields and their values; where another one has none of them, nothing reads this field.
+    """
+    return field(default=default, metadata={"help": text, "choices": choices, "read_by": read_by or {}})
 
-    A model is built from these fields: set them before, not afterwards.
+
+@strict
+class BipeConfigMixin(PreTrainedConfig):
+    """Fields that a BiPE configuration has beyond its parent's; [`own_fields`] lists them.
+
+    A model is built from these fields: set them before, not afterwards. `bipe_hf_version` is the version of this
+    package that saved the configuration, set by `save_pretrained`.
 
     Raises:
         ValueError: if a field has a value that is not accepted; the message says which are.
     """
 
-    inter_encoding: str = "rope"
-    intra_encoding: str = "learned"
-    segmentation: str = "separators"
-    separator_token_ids: list[int] | None = None
-    max_segment_length: int = 1024
-    intra_initializer_range: float | int | None = None
-    alibi_slope_scale: float | int = 96.0
-    log_scale_train_length: int | None = None
-    logn_train_length: int | None = None
-    fixed_segment_length: int | None = None
-    hybrid_max_period: float | int | None = None
-    hybrid_slow_pairs: str = "none"
-    hybrid_alibi_scale: float | int = 4.0
-    hybrid_alibi_power: float | int = 1.0
+    inter_encoding: str = _field(
+        "rope",
+        "relative encoding over segments (see the classes of `positional_bipe`); kerple and t5 have a bias for each"
+        " pair of tokens: their memory grows with the square of the length, and flash attention cannot compute them",
+        choices=INTER_ENCODINGS,
+    )
+    intra_encoding: str = _field(
+        "learned",
+        "absolute encoding of the place inside a segment, added to the word embedding",
+        choices=INTRA_ENCODINGS,
+    )
+    segmentation: str = _field(
+        "separators",
+        "what a segment is: separators (a run of tokens up to a separator: BiPE), fixed (so many tokens), tokens (each"
+        " token: the plain inter encoding), document (the whole text: a plain absolute encoding)",
+        choices=SEGMENTATIONS,
+    )
+    separator_token_ids: list[int] | None = _field(
+        None,
+        "tokens that end a segment; `BipeTokenizer.separator_token_ids` has them",
+        read_by={"segmentation": ("separators",)},
+    )
+    max_segment_length: int = _field(
+        1024,
+        "rows of the intra table, in tokens; later tokens of a longer segment share the last row",
+        read_by={"intra_encoding": ("learned", "sinusoidal")},
+    )
+    intra_initializer_range: float | int | None = _field(
+        None,
+        "standard deviation of the first values of the learned intra table, 0: it starts at zero; by default"
+        " initializer_range, as the authors have it",
+        read_by={"intra_encoding": ("learned",)},
+    )
+    alibi_slope_scale: float | int = _field(
+        96.0,
+        "factor on the ALiBi slopes of Press et al.: 96 over segments in the paper, 1 for plain ALiBi",
+        read_by={"inter_encoding": ("alibi",)},
+    )
+    log_scale_train_length: int | None = _field(
+        None,
+        "the authors' log_scale: queries are multiplied by log(segment + 1) / log(this)",
+    )
+    logn_train_length: int | None = _field(
+        None,
+        "queries are multiplied by max(1, log(position + 1) / log(this)), positions in tokens (Chiang and Cholak, ACL"
+        " 2022)",
+    )
+    fixed_segment_length: int | None = _field(
+        None,
+        "tokens in a segment",
+        read_by={"segmentation": ("fixed",)},
+    )
+    hybrid_max_period: float | int | None = _field(
+        None,
+        "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
+        " that have seen two whole turns",
+        read_by={"inter_encoding": ("hybrid",)},
+    )
+    hybrid_slow_pairs: str = _field(
+        "none",
+        "what the other rotary pairs turn with, none: they do not turn",
+        choices=SLOW_PAIRS,
+        read_by={"inter_encoding": ("hybrid",)},
+    )
+    hybrid_alibi_scale: float | int = _field(
+        4.0,
+        "factor on the slopes of the ALiBi over segments, 0: there is none; with as many as a segment has tokens in"
+        " the mean, and power 1, the bias falls about as fast as that of plain ALiBi",
+        read_by={"inter_encoding": ("hybrid",)},
+    )
+    hybrid_alibi_power: float | int = _field(
+        1.0,
+        "exponent put on the slopes of Press et al. before that factor, from 0 (all heads alike) to 1 (as in ALiBi)",
+        read_by={"inter_encoding": ("hybrid",)},
+    )
     bipe_hf_version: str | None = None
 
     def __post_init__(self, **kwargs):
@@ -114,13 +149,9 @@ class BipeConfigMixin(PreTrainedConfig):
 
     def validate_bipe_fields(self):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""
-        for name, accepted in (
-            ("inter_encoding", INTER_ENCODINGS),
-            ("intra_encoding", INTRA_ENCODINGS),
-            ("segmentation", SEGMENTATIONS),
-            ("hybrid_slow_pairs", SLOW_PAIRS),
-        ):
-            if getattr(self, name) not in accepted:
+        for name, own in own_fields().items():
+            accepted = own.metadata["choices"]
+            if accepted is not None and getattr(self, name) not in accepted:
                 raise InputError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if self.max_segment_length < 1:
             raise InputError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
@@ -269,20 +300,43 @@ def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) ->
     return kept | given
 
 
-FIELDS_DOC = f"""{BipeConfigMixin.__doc__.partition("Args:")[2]}
+def own_fields() -> dict[str, Field]:
+    """The fields of BiPE that users set, by name; each with type, default and metadata as `_field` takes them."""
+    return {each.name: each for each in fields(BipeConfigMixin) if "read_by" in each.metadata}
 
-    With `inter_encoding="rope"`, lengths in `rope_parameters` and `max_position_embeddings` count segments where the
-    rotary scaling reads them.
-    """
+
+def why_unread(name: str, given: Mapping[str, Any]) -> str | None:
+    """Why nothing reads the field `name` of a configuration with the fields `given`, or None where something does."""
+    own = own_fields()
+    for reader, values in own[name].metadata["read_by"].items():
+        if given.get(reader, own[reader].default) not in values:
+            return f"only {reader} {' or '.join(values)} reads it"
+    return None
+
+
+def _documentation() -> str:
+    """The section of a docstring that says what the fields are."""
+    lines = ["Args:"]
+    for name, own in own_fields().items():
+        default = "" if own.default is None else f", defaults to `{own.default!r}`"
+        lines.append(f"    {name} (`{inspect.formatannotation(own.type)}`, *optional*{default}):")
+        text, choices, read_by = (own.metadata[key] for key in ("help", "choices", "read_by"))
+        text = f"{text[0].upper()}{text[1:]}."
+        text += f" One of {', '.join(choices)}." if choices else ""
+        text += "".join(f" For {reader} {' or '.join(values)}." for reader, values in read_by.items())
+        lines += textwrap.wrap(text, 111, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return "\n".join(lines)
 
 
 @strict
 class BipeLlamaConfig(BipeConfigMixin, LlamaConfig):
     __doc__ = f"""Configuration of a Llama model with bilevel positional encoding.
 
-    All fields of [`~transformers.LlamaConfig`], and:
+All fields of [`~transformers.LlamaConfig`], and those below. With `inter_encoding="rope"`, lengths in
+`rope_parameters` and `max_position_embeddings` count segments where the rotary scaling reads them.
 
-    {FIELDS_DOC}"""
+{_documentation()}
+"""
 
     model_type = "bipe_llama"
 
@@ -291,8 +345,10 @@ class BipeLlamaConfig(BipeConfigMixin, LlamaConfig):
 class BipeGPTNeoXConfig(BipeConfigMixin, GPTNeoXConfig):
     __doc__ = f"""Configuration of a GPT-NeoX model with bilevel positional encoding.
 
-    All fields of [`~transformers.GPTNeoXConfig`], and:
+All fields of [`~transformers.GPTNeoXConfig`], and those below. With `inter_encoding="rope"`, lengths in
+`rope_parameters` and `max_position_embeddings` count segments where the rotary scaling reads them.
 
-    {FIELDS_DOC}"""
+{_documentation()}
+"""
 
     model_type = "bipe_gpt_neox"
