@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 import bipe_hf
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, generate, main
-from bipe_hf.commands.pretrain import read_settings
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.training import PretrainSettings
 from bipe_hf.model.errors_bipe import InputError, InputExistsError, InputNotFoundError
 
 
@@ -130,9 +130,13 @@ def config(tmp_path):
     return write
 
 
+def given(path: str, flags: list[str] | None = None) -> dict:
+    return PretrainSettings.read(path, flags or []).given()
+
+
 def test_yaml_sets_and_flags_override(config):
     path = config("learning_rate: 1e-4\nmax_steps: 10\nhidden_size: 16\nstreaming: true\n")
-    settings = read_settings(path, ["--max_steps", "20", "--hidden-size=32", "--seed", "7"])
+    settings = given(path, ["--max_steps", "20", "--hidden-size=32", "--seed", "7"])
     assert settings["learning_rate"] == 1e-4
     assert settings["max_steps"] == 20
     assert settings["hidden_size"] == 32
@@ -157,7 +161,7 @@ def test_yaml_sets_and_flags_override(config):
     ],
 )
 def test_yaml_values_are_read_like_the_text_of_a_flag(config, line, key, value):
-    assert read_settings(config(line), []).get(key) == value
+    assert given(config(line)).get(key) == value
 
 
 @pytest.mark.parametrize(
@@ -170,31 +174,26 @@ def test_yaml_values_are_read_like_the_text_of_a_flag(config, line, key, value):
     ],
 )
 def test_separators_are_a_preset_or_a_list(config, line, flag, value):
-    from bipe_hf.lab.training import DataArguments
-
-    for settings in (read_settings(config(line), []), read_settings(config("{}"), ["--separators", flag])):
-        assert DataArguments(**{key: settings[key] for key in ["separators"]}).separators == value
+    assert PretrainSettings.read(config(line), []).data.separators == value
+    assert PretrainSettings.read(config("{}"), ["--separators", flag]).data.separators == value
 
 
 def test_mapping_keeps_its_numbers(config):
-    from bipe_hf.lab.training import ModelArguments
-
-    settings = read_settings(config("rope_parameters: {rope_type: linear, factor: 2, rope_theta: 5e5}"), [])
-    expected = {"rope_type": "linear", "factor": 2, "rope_theta": 500_000.0}
-    assert ModelArguments(rope_parameters=settings["rope_parameters"]).rope_parameters == expected
+    settings = PretrainSettings.read(config("rope_parameters: {rope_type: linear, factor: 2, rope_theta: 5e5}"), [])
+    assert settings.model.rope_parameters == {"rope_type": "linear", "factor": 2, "rope_theta": 500_000.0}
 
 
 def test_output_folder_is_named_after_the_config(config):
-    assert read_settings(config("{}"), [])["output_dir"] == os.path.join("runs", "small")
-    assert read_settings(config("output_dir: elsewhere"), [])["output_dir"] == "elsewhere"
-    assert read_settings(config("output_dir: elsewhere"), ["--output_dir", "there"])["output_dir"] == "there"
+    assert given(config("{}"))["output_dir"] == os.path.join("runs", "small")
+    assert given(config("output_dir: elsewhere"))["output_dir"] == "elsewhere"
+    assert given(config("output_dir: elsewhere"), ["--output_dir", "there"])["output_dir"] == "there"
 
 
 @pytest.mark.parametrize(("installed", "target"), [(True, "tensorboard"), (False, None)])
 def test_tensorboard_is_used_where_it_is_installed(config, installed, target, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
-    assert read_settings(config("{}"), []).get("report_to") == target
-    assert "report_to" not in read_settings(config("report_to: none"), [])
+    assert given(config("{}")).get("report_to") == target
+    assert "report_to" not in given(config("report_to: none"))
 
 
 @pytest.mark.parametrize(

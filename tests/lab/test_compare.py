@@ -15,11 +15,11 @@ from words import WORDS
 import bipe_hf.lab.comparison.run as run_module
 from bipe_hf.commands import main
 from bipe_hf.lab.comparison import ComparisonResults, compare, markdown_tables, read_comparison
+from bipe_hf.lab.comparison.experiments import EXPERIMENTS
 from bipe_hf.lab.comparison.figures import draw_loss_by_position, draw_perplexity
 from bipe_hf.lab.comparison.results import Row
 from bipe_hf.lab.comparison.run import Clock, Job
 from bipe_hf.lab.comparison.tables import Rows, effective_length
-from bipe_hf.lab.comparison.tasks import TASKS
 from bipe_hf.lab.evaluation import evaluate
 from bipe_hf.lab.training import build_config, build_model
 
@@ -130,13 +130,13 @@ def empty(finished, tmp_path, monkeypatch, no_figures):
 @pytest.fixture
 def trained(monkeypatch):
     """The folders that trainings go to from now on."""
-    folders, pretrain = [], run_module.TASKS["text"].run
+    folders, pretrain = [], run_module.EXPERIMENTS["text"].run
 
     def recorded(task, settings, overwrite):
-        folders.append(Path(settings["output_dir"]).name)
+        folders.append(Path(settings.training["output_dir"]).name)
         return pretrain(task, settings, overwrite)
 
-    monkeypatch.setattr(run_module.TASKS["text"], "run", recorded)
+    monkeypatch.setattr(run_module.EXPERIMENTS["text"], "run", recorded)
     return folders
 
 
@@ -248,7 +248,7 @@ def test_only_some_entries_are_run_and_the_model_they_need(empty, trained):
 
 
 def test_interrupted_comparison_goes_on_to_the_same_results(empty, finished, trained, monkeypatch, capsys):
-    task_run = TASKS["text"].run
+    task_run = EXPERIMENTS["text"].run
 
     def interrupted(task, settings, overwrite):
         if len(trained) == 2:
@@ -256,7 +256,7 @@ def test_interrupted_comparison_goes_on_to_the_same_results(empty, finished, tra
         return task_run(task, settings, overwrite)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TASKS["text"], "run", interrupted)
+        patch.setattr(EXPERIMENTS["text"], "run", interrupted)
         assert main(["compare", str(write(CONTENT))]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert {(row["entry"], row["seed"]) for row in load()["results"]} == {
@@ -274,15 +274,15 @@ def test_interrupted_comparison_goes_on_to_the_same_results(empty, finished, tra
 
 
 def test_failed_entry_is_told_and_tried_again_and_costs_no_other(empty, monkeypatch, capsys):
-    task_run = TASKS["text"].run
+    task_run = EXPERIMENTS["text"].run
 
     def failing(task, settings, overwrite):
-        if "bipe" in settings["output_dir"] and settings["seed"] == 1:
+        if "bipe" in settings.training["output_dir"] and settings.training["seed"] == 1:
             raise RuntimeError("the disk is full")
         return task_run(task, settings, overwrite)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TASKS["text"], "run", failing)
+        patch.setattr(EXPERIMENTS["text"], "run", failing)
         assert main(["compare", str(write(CONTENT))]) == 1
     assert "- BiPE-RoPE, seed 1: training: RuntimeError: the disk is full" in capsys.readouterr().out
     assert "the disk is full" in Path("runs/compare/tiny/comparison.md").read_text()
@@ -312,12 +312,11 @@ def test_models_of_one_seed_start_from_the_same_weights(empty, family):
     }
     content = changed(CONTENT, entries=CONTENT["entries"] | entries, settings__model_type=f"bipe_{family}")
     comparison = read_comparison(write(content))
-    task = TASKS["text"](comparison)
     states = []
     for name in ("RoPE", "BiPE-RoPE", *entries):
-        model_args, data_args, _ = task._arguments(comparison.entries[name])
+        settings = comparison.entries[name].settings
         torch.manual_seed(1)
-        states.append(build_model(model_args, build_config(model_args, data_args)).state_dict())
+        states.append(build_model(settings.model, build_config(settings.model, settings.data)).state_dict())
     plain = states[0]
     for state in states[1:]:
         assert plain.keys() <= state.keys()

@@ -10,16 +10,16 @@ import pytest
 import torch
 import yaml
 from paths import ROOT
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, HfArgumentParser, LlamaConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bipe_hf import BipeTokenizer
-from bipe_hf.commands import finetune, main
-from bipe_hf.commands.pretrain import read_settings
+from bipe_hf.commands import main
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.finetuning import FinetuneSettings
 from bipe_hf.lab.finetuning.tasks import TASKS
-from bipe_hf.lab.training import ARGUMENT_CLASSES, build_config, build_model, fit_tokenizer
+from bipe_hf.lab.training import PretrainSettings, build_config, build_model, fit_tokenizer
 
 
 CONFIGS = ROOT / "configs"
@@ -72,7 +72,13 @@ every_finetuning = every(f"{FINETUNE}*.yaml")
 
 def arguments(path: Path):
     """The three argument objects of a file, as far as this machine can build them (bf16 wants a GPU or `use_cpu`)."""
-    return HfArgumentParser(ARGUMENT_CLASSES).parse_dict(read_settings(path, []) | {"use_cpu": True})
+    settings = PretrainSettings.read(path, ["--use_cpu", "true"])
+    return settings.model, settings.data, settings.training_arguments()
+
+
+def given(path: Path) -> dict:
+    """The settings of a pretraining that differ from the defaults."""
+    return PretrainSettings.read(path, []).given()
 
 
 def stated(path: Path, name: str) -> float:
@@ -131,7 +137,7 @@ def test_stated_tokens_are_true(path):
 
 @pytest.mark.parametrize("names", FAMILIES.values(), ids=["paper", "tiny"])
 def test_models_to_compare_differ_in_the_positional_encoding_alone(names):
-    settings = [read_settings(CONFIGS / name, []) for name in names]
+    settings = [given(CONFIGS / name) for name in names]
     rest = [{key: value for key, value in each.items() if key not in ENCODING_KEYS} for each in settings]
     assert all(each == rest[0] for each in rest)
     encodings = [tuple(str(each.get(key)) for key in sorted(ENCODING_KEYS - {"output_dir"})) for each in settings]
@@ -140,7 +146,7 @@ def test_models_to_compare_differ_in_the_positional_encoding_alone(names):
 
 def test_paper_setting_is_the_published_recipe():
     _, data_args, training_args = arguments(CONFIGS / "bipe_rope.yaml")
-    settings = read_settings(CONFIGS / "bipe_rope.yaml", [])
+    settings = given(CONFIGS / "bipe_rope.yaml")
     published = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
     assert published.items() <= settings.items()
     assert (data_args.vocab_size, data_args.train_length) == (32000, 1024)
@@ -229,7 +235,7 @@ def test_yarn_is_stretched_as_its_comments_say():
     """Blocks that are 8 times longer, and segments of 16 tokens in those that the model was trained on."""
     before = arguments(CONFIGS / "bipe_rope.yaml")[1].train_length
     model_args, data_args, _ = arguments(CONFIGS / YARN)
-    assert read_settings(CONFIGS / YARN, [])["initial_model"] == "runs/bipe_rope"
+    assert given(CONFIGS / YARN)["initial_model"] == "runs/bipe_rope"
     assert model_args.rope_parameters["factor"] == data_args.train_length / before
     assert model_args.max_position_embeddings == data_args.train_length
     assert f"({before:,} / 16)" in (CONFIGS / YARN).read_text()
@@ -240,10 +246,10 @@ def test_yarn_is_stretched_as_its_comments_say():
 def test_a_finetuning_runs_with_its_configuration(path, tmp_path, monkeypatch):
     """With a tiny checkpoint and rows in place of what stands on the Hub, and fewer steps."""
     task = path.stem.removeprefix(FINETUNE)
-    settings = finetune.read_settings(path, [])
+    settings = FinetuneSettings.read(path, []).given()
     assert settings["task"] == task
     assert settings["initial_model"] == f"runs/{Path(CONTINUED).stem}"
-    columns = json.loads(settings.get("columns", "{}"))
+    columns = settings.get("columns", {})
     row = {
         "text": "The cat sat. It ran!",
         "prompt": "Who sat? ",

@@ -20,8 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, L
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
-from bipe_hf.commands.synthetic import read_settings
-from bipe_hf.lab.tasks.synthetic import accuracy, measure, train
+from bipe_hf.lab.tasks.synthetic import SyntheticSettings, accuracy, measure, train
 from bipe_hf.lab.tasks.synthetic.accuracy import Score, score
 from bipe_hf.lab.tasks.synthetic.arithmetic import Arithmetic
 from bipe_hf.lab.tasks.synthetic.chain import Chain
@@ -518,7 +517,7 @@ def test_a_task_runs_with_its_configuration(task, tmp_path, capsys):
     assert main(["synthetic", str(config), *(f"--{key}={value}" for key, value in here.items())]) == 0
     result = json.loads((folder / "synthetic.json").read_text())
     assert result["task"] == task
-    text, settings = config.read_text(), read_settings(config, [])
+    text, settings = config.read_text(), SyntheticSettings.read(config, []).given()
     assert f"# parameters: {result['parameters']:,}\n" in text
     examples = settings["max_steps"] * settings["per_device_train_batch_size"]
     assert f"# examples: {examples:,} ({settings['max_steps']:,} steps of" in text

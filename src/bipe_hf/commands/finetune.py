@@ -1,8 +1,6 @@
 """`bipe-hf finetune CONFIG.yaml [--key value ...]`: train a model for a task from the settings of a YAML file."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from . import settings
 
@@ -24,21 +22,13 @@ an interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.finetuning import RowArguments, TaskArguments
+    from ..lab.finetuning import FinetuneSettings
 
-    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": TaskArguments, "data": RowArguments})
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, FinetuneSettings)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
-    from ..lab.finetuning import finetune
+    from ..lab.finetuning import FinetuneSettings, finetune
 
-    settings.run_resumable(finetune, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
-
-
-def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a fine-tuning run: see `lab.common.settings.read_settings`."""
-    from ..lab.common import settings as reader
-    from ..lab.finetuning import ARGUMENT_CLASSES, RESERVED_KEYS
-
-    return reader.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)
+    settings.run_resumable(finetune, FinetuneSettings.read(arguments.config, arguments.overrides), arguments.overwrite)

@@ -1,8 +1,6 @@
 """`bipe-hf pretrain CONFIG.yaml [--key value ...]`: train a model from the settings of a YAML file."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from . import settings
 
@@ -22,22 +20,13 @@ checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.training import DataArguments, ModelArguments
+    from ..lab.training import PretrainSettings
 
-    keys = {"model": ModelArguments, "data": DataArguments}
-    settings.add_settings_arguments(parser, NAME, DESCRIPTION, keys)
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, PretrainSettings)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
-    from ..lab.training import pretrain
+    from ..lab.training import PretrainSettings, pretrain
 
-    settings.run_resumable(pretrain, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
-
-
-def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a pretraining run: see `lab.common.settings.read_settings`."""
-    from ..lab.common import settings as reader
-    from ..lab.training import ARGUMENT_CLASSES, RESERVED_KEYS
-
-    return reader.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)
+    settings.run_resumable(pretrain, PretrainSettings.read(arguments.config, arguments.overrides), arguments.overwrite)

@@ -4,8 +4,11 @@ import argparse
 import dataclasses
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:
+    from ..lab.common.settings import RunSettings
 
 TRAINING_KEYS = """\
 keys of the training: every field of transformers.TrainingArguments (learning_rate, max_steps, save_steps,
@@ -18,7 +21,7 @@ Defaults that differ here:
 
 
 def add_settings_arguments(
-    parser: argparse.ArgumentParser, name: str, description: str, keys: dict[str, type]
+    parser: argparse.ArgumentParser, name: str, description: str, settings_class: type["RunSettings"]
 ) -> None:
     """Adds what every command with a file of settings takes. Flags that `parser` does not know are keys: `overrides`.
 
@@ -26,12 +29,12 @@ def add_settings_arguments(
         parser: of the command.
         name: of the command.
         description: shown above the keys.
-        keys: the command's own argument classes by what their keys are of.
+        settings_class: whose keys are listed.
     """
     parser.usage = f"bipe-hf {name} CONFIG.yaml [--overwrite] [--key value ...]"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = description
-    listings = [_listing(f"keys of the {title}:", arguments) for title, arguments in keys.items()]
+    listings = [_listing(f"keys of the {part}:", arguments) for part, arguments in settings_class.parts().items()]
     parser.epilog = "\n\n".join([*listings, TRAINING_KEYS])
     parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
     parser.add_argument(
@@ -41,13 +44,14 @@ def add_settings_arguments(
     parser.set_defaults(overrides=[])
 
 
-def run_resumable(train: Callable, settings: dict[str, Any], overwrite: bool) -> None:
+def run_resumable(train: Callable, settings: "RunSettings", overwrite: bool) -> None:
     """Trains; after Ctrl-C, says how to go on."""
     try:
         train(settings, overwrite=overwrite)
     except KeyboardInterrupt:
+        folder = settings.training["output_dir"]
         raise KeyboardInterrupt(
-            f"the same command, without --overwrite, resumes from the last checkpoint in {settings['output_dir']}"
+            f"the same command, without --overwrite, resumes from the last checkpoint in {folder}"
         ) from None
 
 

@@ -1,8 +1,6 @@
 """`bipe-hf synthetic CONFIG.yaml [--key value ...]`: train a model on a generated task and measure its accuracy."""
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from . import settings
 
@@ -23,22 +21,13 @@ interruption, resumes from the last checkpoint.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.tasks.synthetic import GeneratorArguments
-    from ..lab.training import ModelArguments
+    from ..lab.tasks.synthetic import SyntheticSettings
 
-    settings.add_settings_arguments(parser, NAME, DESCRIPTION, {"task": GeneratorArguments, "model": ModelArguments})
+    settings.add_settings_arguments(parser, NAME, DESCRIPTION, SyntheticSettings)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings, trains and measures."""
-    from ..lab.tasks.synthetic import train
+    from ..lab.tasks.synthetic import SyntheticSettings, train
 
-    settings.run_resumable(train, read_settings(arguments.config, arguments.overrides), arguments.overwrite)
-
-
-def read_settings(config: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """The settings of a run on a generated task: see `lab.common.settings.read_settings`."""
-    from ..lab.common import settings as reader
-    from ..lab.tasks.synthetic import ARGUMENT_CLASSES, RESERVED_KEYS
-
-    return reader.read_settings(config, overrides, ARGUMENT_CLASSES, RESERVED_KEYS)
+    settings.run_resumable(train, SyntheticSettings.read(arguments.config, arguments.overrides), arguments.overwrite)

@@ -1,153 +1,146 @@
-"""Settings of a run: a YAML file whose keys are flags of the same names, which override it."""
+"""Settings of a run: a YAML file whose keys are flags of the same names, which override it.
 
+The parser is transformers' own `HfArgumentParser`: it comes with the base install, knows `TrainingArguments`, and its
+flags are those of every script of the ecosystem. It reads a setting once, into the objects of a [`RunSettings`], which
+are handed on from there.
+"""
+
+import dataclasses
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-import yaml
+from transformers import HfArgumentParser, TrainingArguments
 
 from ...model.errors_bipe import InputError, InputNotFoundError
-from .messages import did_you_mean
+from .messages import did_you_mean, first_line
+from .yaml_file import read_yaml
 
 
-def read_settings(
-    config: str | Path, overrides: list[str], argument_classes: Sequence[type], reserved_keys: Iterable[str]
-) -> dict[str, Any]:
-    """The settings of a YAML file with flags on top.
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of one run. A subclass for each kind of run has one field more for each of its argument classes.
 
-    Every YAML value is read as the text of the flag of that name would be, so both have the same types and checks
-    (`learning_rate: 1e-4` is a number, `eval_strategy: no` is not a boolean).
-
-    Args:
-        config: YAML file, one flat mapping. `null` stands for the default.
-        overrides: flags, `["--key", "value", "--other-key=value"]`.
-        argument_classes: data classes whose fields are the keys.
-        reserved_keys: fields that are not proposed for a misspelt key.
-
-    Returns:
-        Values of the keys that differ from the defaults of `argument_classes`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no flat mapping, a key twice or unknown, or a value of another type than the key's.
+    `training` are the fields of `transformers.TrainingArguments` that were given; these are made when the run starts,
+    by [`RunSettings.training_arguments`], since they look at the device.
     """
-    config = Path(config)
-    output_dir = str(Path("runs") / config.stem)
-    return typed_settings(_read_yaml(config), overrides, argument_classes, reserved_keys, str(config), output_dir)
+
+    training: dict[str, Any]
+
+    reserved_keys: ClassVar[dict[str, str]]
+    """Keys that are not the user's to set, and why."""
+
+    @classmethod
+    def read(cls, config: str | Path, overrides: list[str]) -> Self:
+        """The settings of a YAML file with flags on top.
+
+        A value of the file is read as the text of the flag of that name would be, so both have the same types and
+        checks.
+
+        Args:
+            config: YAML file, one flat mapping (see [`read_yaml`]). `null` stands for the default.
+            overrides: flags, `["--key", "value", "--other-key=value"]`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no flat mapping, a key twice or unknown, a value that is not accepted.
+        """
+        config = Path(config)
+        if not config.is_file():
+            raise InputNotFoundError(f"{config}: no such file (the settings come first: CONFIG.yaml --key value)")
+        return cls.parse(read_yaml(config), overrides, str(config), str(Path("runs") / config.stem))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], overrides: list[str], source: str, output_dir: str | None) -> Self:
+        """What [`RunSettings.read`] returns, from the `values` of a file that messages call `source`; `output_dir` is
+        where a run goes that says nothing of it. Values that are the default count as not given."""
+        keys = _parser(cls)
+        defaults = vars(keys.parse_args([]))
+        known = defaults.keys() - cls.reserved_keys.keys()
+        words = [
+            f"--report_to={'tensorboard' if importlib.util.find_spec('tensorboard') else 'none'}",
+            "--save_total_limit=2",
+            *([] if output_dir is None else [f"--output_dir={output_dir}"]),
+        ]
+        for key, value in values.items():
+            if key not in defaults:
+                raise InputError(f"{source}: unknown key {key!r}{did_you_mean(str(key), known)}")
+            if isinstance(value, list) and isinstance(defaults[key], list):
+                words += [f"--{key}", *map(str, value)]
+            elif value is not None:
+                words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
+        typed, unknown = keys.parse_known_args(words + overrides)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            key = name.removeprefix("--").replace("-", "_")
+            raise InputError(f"unknown argument {name!r}{did_you_mean(key, known)}")
+        return cls.from_dict({key: value for key, value in vars(typed).items() if value != defaults[key]})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Settings from typed values by key. Raises `ValueError` for keys that are unknown or not to be set."""
+        for key in cls.reserved_keys.keys() & values.keys():
+            raise InputError(f"{key} cannot be set: {cls.reserved_keys[key]}")
+        left, parts = dict(values), {}
+        for name, arguments in cls.parts().items():
+            parts[name] = arguments(**{key: left.pop(key) for key in _names(arguments) if key in left})
+        for key in left.keys() - _names(TrainingArguments):
+            raise InputError(f"unknown key {key!r}{did_you_mean(key, cls.all_keys() - cls.reserved_keys.keys())}")
+        return cls(training=left, **parts)
+
+    @classmethod
+    def of(cls, settings: Self | dict[str, Any]) -> Self:
+        """`settings` themselves, or made of a dictionary."""
+        return settings if isinstance(settings, cls) else cls.from_dict(settings)
+
+    @classmethod
+    def parts(cls) -> dict[str, type]:
+        """The argument classes by the names of their fields here."""
+        return {field.name: field.type for field in dataclasses.fields(cls) if field.name != "training"}
+
+    @classmethod
+    def all_keys(cls) -> set[str]:
+        """All keys, those that cannot be set included."""
+        return set().union(*map(_names, (*cls.parts().values(), TrainingArguments)))
+
+    def with_training(self, **fields: Any) -> Self:
+        """The same with other fields of `TrainingArguments`."""
+        return replace(self, training=self.training | fields)
+
+    def stored(self) -> dict[str, Any]:
+        """What a run folder keeps: every field of its own argument classes, and those of the training given."""
+        parts = [dataclasses.asdict(getattr(self, name)) for name in self.parts()]
+        return {key: value for part in parts for key, value in part.items()} | self.training
+
+    def given(self) -> dict[str, Any]:
+        """What differs from the defaults."""
+        defaults = {
+            field.name: field.default for arguments in self.parts().values() for field in dataclasses.fields(arguments)
+        }
+        return {key: value for key, value in self.stored().items() if key not in defaults or value != defaults[key]}
+
+    def training_arguments(self) -> TrainingArguments:
+        """The arguments of the Trainer. Raises `ValueError` for what they or this machine do not accept."""
+        try:
+            return TrainingArguments(**self.training)
+        except ValueError as error:
+            raise InputError(first_line(error)) from error
 
 
-def typed_settings(
-    values: dict[str, Any],
-    overrides: list[str],
-    argument_classes: Sequence[type],
-    reserved_keys: Iterable[str],
-    source: str,
-    output_dir: str,
-) -> dict[str, Any]:
-    """What [`read_settings`] returns, from the `values` of its file: numbers or their text, `None` for the default.
-
-    `source` is named in the messages, `output_dir` is where a run goes that says nothing of it.
-    """
-    from transformers import HfArgumentParser
-
-    class Keys(HfArgumentParser):
-        def error(self, message):
-            raise InputError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))
-
-    keys = Keys(argument_classes, add_help=False, allow_abbrev=False)
-    defaults = vars(keys.parse_args([]))
-    known = defaults.keys() - set(reserved_keys)
-    words = []
-    for key, value in values.items():
-        if key not in defaults:
-            raise InputError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
-        if isinstance(value, list) and isinstance(defaults[key], list):
-            words += [f"--{key}", *map(str, value)]
-        elif value is not None:
-            words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
-
-    keys.set_defaults(
-        output_dir=output_dir,
-        report_to="tensorboard" if importlib.util.find_spec("tensorboard") else "none",
-        save_total_limit=2,
-    )
-    values, unknown = keys.parse_known_args(words + overrides)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        key = name.removeprefix("--").replace("-", "_")
-        raise InputError(f"unknown argument {name!r}{did_you_mean(key, known)}")
-    return {key: value for key, value in vars(values).items() if value != defaults[key]}
+class _Parser(HfArgumentParser):
+    def error(self, message):
+        raise InputError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))
 
 
-def read_nested_yaml(path: Path) -> dict[str, Any]:
-    """The mapping of a YAML file, of nested mappings too; only `true` and `false` are booleans, not `no` or `on`.
-
-    Raises `FileNotFoundError` without the file, `ValueError` where it is no YAML mapping or one has a key twice.
-    """
-    if not path.is_file():
-        raise InputNotFoundError(f"{path}: no such file")
-    try:
-        content = _NestedLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected lines of the form `key: value`")
-    return content
+@cache
+def _parser(settings_class: type[RunSettings]) -> _Parser:
+    classes = [*settings_class.parts().values(), TrainingArguments]
+    return _Parser(classes, add_help=False, allow_abbrev=False)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Top-level keys with their values: a scalar as its text, `None` for null, lists and mappings as they are."""
-    if not path.is_file():
-        raise InputNotFoundError(f"{path}: no such file (the settings come first: CONFIG.yaml --key value)")
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            raise InputError(f"{path}: expected lines of the form `key: value`")
-        values = {}
-        for key, value in root.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise InputError(f"{path}: the key in line {key.start_mark.line + 1} is no word")
-            if key.value in values:
-                raise InputError(f"{path}: key {key.value!r} is given twice, again in line {key.start_mark.line + 1}")
-            if not isinstance(value, yaml.ScalarNode):
-                values[key.value] = loader.construct_object(value, deep=True)
-            elif value.tag == "tag:yaml.org,2002:null":
-                values[key.value] = None
-            else:
-                values[key.value] = value.value
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e4` for text; inside lists and mappings it shall be the number that it looks like."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-class _NestedLoader(_Loader):
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
-        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node, deep=False):
-        keys = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key is no word", problem_mark=key.start_mark)
-            if key.value in keys:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
-            keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_NestedLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|false"), list("tf"))
+def _names(arguments: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(arguments) if field.init}

@@ -1,6 +1,7 @@
 """Entries that differ in their positional encoding alone, trained, measured, side by side: `bipe-hf compare`."""
 
-from .plan import Comparison, Entry, read_comparison
+from .entries import Comparison, Entry
+from .plan import read_comparison
 from .results import ComparisonResults, Row
 from .run import compare
 from .tables import markdown_tables

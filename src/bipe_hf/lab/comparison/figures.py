@@ -20,7 +20,7 @@ from .tables import Rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .plan import Comparison
+    from .entries import Comparison
     from .results import ComparisonResults
 
 

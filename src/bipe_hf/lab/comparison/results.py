@@ -9,7 +9,8 @@ from typing import Any
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.results import check_writable, read_results, write_results
 from ..common.run_folder import differing_settings
-from .plan import Comparison, Entry, parse_comparison
+from .entries import Comparison, Entry
+from .plan import parse_comparison
 
 
 FORMAT = "bipe-hf comparison 1"
@@ -143,7 +144,7 @@ def _differences(then: dict[str, Any], comparison: Comparison, rows: Sequence[Ro
 
 def _settings(entry: Entry) -> dict[str, Any]:
     own = {"trained_as": entry.trained_as, "evaluate_with": entry.evaluate_with}
-    return entry.settings | {key: value for key, value in own.items() if value}
+    return entry.settings.given() | {key: value for key, value in own.items() if value}
 
 
 def _fixed(measure: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from ..common.figures import require_matplotlib
 from ..common.messages import first_line
 from ..common.results import describe_environment
 from ..common.run_folder import differing_settings, read_stored_settings
+from ..common.settings import RunSettings
+from .entries import Comparison, Entry
+from .experiments import EXPERIMENTS, Experiment
 from .figures import draw_figures
-from .plan import Comparison, Entry
 from .results import ComparisonResults, earlier_results, other_place, results_file
 from .tables import markdown_tables
-from .tasks import TASKS, Task
 
 
 class Job(NamedTuple):
@@ -82,16 +83,16 @@ def compare(
     require_matplotlib("compare")
     output = comparison.folder if output is None else Path(output)
     chosen = comparison.chosen(only)
-    task = TASKS[comparison.task](comparison)
-    task.check()
+    experiment = EXPERIMENTS[comparison.task](comparison)
+    experiment.check()
     results = earlier_results(comparison, output, overwrite)
-    text = task.prepare()
+    text = experiment.prepare()
     if results is not None and results.results and results.text != text:
         differing = [key for key in text if results.text.get(key) != text[key]]
         raise InputError(
             f"{results_file(output)} is of another text or tokenizer ({', '.join(differing)}; {other_place()})"
         )
-    jobs = _jobs(comparison, task, chosen, results, overwrite, output)
+    jobs = _jobs(comparison, experiment, chosen, results, overwrite, output)
     results = ComparisonResults(
         calls=[] if results is None else results.calls,
         config=comparison.content,
@@ -101,13 +102,13 @@ def compare(
         results=[] if results is None else results.results,
     )
     if jobs:
-        results.begin_call(command, describe_environment(task.device(chosen[0]), "float32"))
+        results.begin_call(command, describe_environment(experiment.device(chosen[0]), "float32"))
 
     def save() -> None:
         results.save(output, markdown_tables(results, comparison))
 
     save()
-    _work(jobs, comparison, task, results, save)
+    _work(jobs, comparison, experiment, results, save)
     if results.results:
         draw_figures(results, comparison, output)
     return results
@@ -120,7 +121,7 @@ def _is_asked_for(failure: dict[str, Any], comparison: Comparison) -> bool:
 
 def _jobs(
     comparison: Comparison,
-    task: Task,
+    experiment: Experiment,
     chosen: Sequence[Entry],
     results: ComparisonResults | None,
     overwrite: bool,
@@ -150,7 +151,7 @@ def _jobs(
                         f" {results_file(output)} has results of, is gone ({other_place()})"
                     )
                 continue
-            job = _training_job(comparison, task, entry, seed, overwrite)
+            job = _training_job(comparison, experiment, entry, seed, overwrite)
             if measured and (job is not None or _fingerprint(entry, folder) != measured[0].model_fingerprint):
                 raise InputError(
                     f"{results_file(output)} has results of {entry.name!r}, seed {seed}, that are not of the model in"
@@ -171,22 +172,24 @@ def _jobs(
     return jobs
 
 
-def _training_job(comparison: Comparison, task: Task, entry: Entry, seed: int, overwrite: bool) -> Job | None:
+def _training_job(
+    comparison: Comparison, experiment: Experiment, entry: Entry, seed: int, overwrite: bool
+) -> Job | None:
     """The training that the model of `entry` needs, None where it is there."""
     model, folder = comparison.model_of(entry), comparison.model_folder(entry, seed)
     if not folder.exists() or not any(folder.iterdir()):
         return Job("training", model, seed)
-    settings_file, result_file = folder / task.files.settings, folder / task.files.result
+    settings_file, result_file = folder / experiment.files.settings, folder / experiment.files.result
     if not settings_file.is_file():
         raise InputExistsError(f"{folder} is not empty and holds no training run (no {settings_file.name})")
     try:
         stored = read_stored_settings(settings_file)
         if stored is None:
             raise InputError(f"its {settings_file.name} cannot be read")
-        differences = differing_settings(stored, task.resolved(_run_settings(comparison, model, seed)))
+        differences = differing_settings(stored, _run_settings(comparison, model, seed).stored())
         if differences:
             raise InputError(f"it was trained with other settings: {', '.join(differences)}")
-        task.check_model(folder)
+        experiment.check_model(folder)
     except ValueError as error:
         if overwrite:
             return Job("training", model, seed, overwrite=True)
@@ -205,8 +208,8 @@ def _record(file: Path) -> dict[str, Any]:
     return record
 
 
-def _run_settings(comparison: Comparison, entry: Entry, seed: int) -> dict[str, Any]:
-    return entry.settings | {"seed": seed, "output_dir": str(comparison.model_folder(entry, seed))}
+def _run_settings(comparison: Comparison, entry: Entry, seed: int) -> RunSettings:
+    return entry.settings.with_training(seed=seed, output_dir=str(comparison.model_folder(entry, seed)))
 
 
 def _fingerprint(entry: Entry, folder: Path) -> str:
@@ -214,7 +217,11 @@ def _fingerprint(entry: Entry, folder: Path) -> str:
 
 
 def _work(
-    jobs: list[Job], comparison: Comparison, task: Task, results: ComparisonResults, save: Callable[[], None]
+    jobs: list[Job],
+    comparison: Comparison,
+    experiment: Experiment,
+    results: ComparisonResults,
+    save: Callable[[], None],
 ) -> None:
     clock = Clock()
     clock.seconds["training"] += [run["seconds"] for run in results.runs]
@@ -229,9 +236,9 @@ def _work(
                 if model in broken:
                     raise RuntimeError(broken[model])
                 if job.kind == "training":
-                    _train(job, comparison, task)
+                    _train(job, comparison, experiment)
                 else:
-                    _measure(job, comparison, task, results, save)
+                    _measure(job, comparison, experiment, results, save)
                 results.settle(job.entry.name, job.seed)
             except Exception as error:  # whatever it is: one entry must not lose the others
                 reason = broken.get(model) or f"{job.kind}: {type(error).__name__}: {first_line(error)}"
@@ -246,22 +253,22 @@ def _work(
             bar.update()
 
 
-def _train(job: Job, comparison: Comparison, task: Task) -> None:
-    loss = task.run(_run_settings(comparison, job.entry, job.seed), job.overwrite)["eval_loss"]
+def _train(job: Job, comparison: Comparison, experiment: Experiment) -> None:
+    loss = experiment.run(_run_settings(comparison, job.entry, job.seed), job.overwrite)["eval_loss"]
     if not loss < float("inf"):  # nan included
         raise InputError(f"the training diverged, its validation loss is {loss}")
 
 
 def _measure(
-    job: Job, comparison: Comparison, task: Task, results: ComparisonResults, save: Callable[[], None]
+    job: Job, comparison: Comparison, experiment: Experiment, results: ComparisonResults, save: Callable[[], None]
 ) -> None:
     entry, seed = job.entry.name, job.seed
     folder = comparison.model_folder(job.entry, seed)
     # Read from the folder: the model may have been trained by another call, for other results.
-    results.add_run(comparison.model_of(job.entry).name, seed, folder, _record(folder / task.files.result))
+    results.add_run(comparison.model_of(job.entry).name, seed, folder, _record(folder / experiment.files.result))
     fingerprint = _fingerprint(job.entry, folder)
     done = {row.size for row in results.results if (row.entry, row.seed) == (entry, seed)}
     missing = [size for size in comparison.measure.sizes if size not in done]
-    for measured in task.results(job.entry, folder, missing):
+    for measured in experiment.results(job.entry, folder, missing):
         results.add(entry, seed, measured.size, measured.value, fingerprint, measured.found)
         save()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..common.tables import markdown, plain_number
 from ..evaluation.results import PROTOCOLS
-from .plan import Comparison, Entry
+from .entries import Comparison, Entry
 from .results import ComparisonResults, Row
 
 
@@ -94,7 +94,7 @@ def _text_tables(results: ComparisonResults, comparison: Comparison, rows: Rows)
     )
     reference = comparison.entries.get(comparison.reference)
     if reference is not None:
-        base_length = reference.settings.get("train_length", 1024)
+        base_length = reference.settings.data.train_length
         base = rows.mean(reference, base_length)
         if base is not None:
             parts.append(

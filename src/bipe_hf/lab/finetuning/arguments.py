@@ -1,12 +1,11 @@
-"""The keys of `bipe-hf finetune` beyond those of `transformers.TrainingArguments`."""
+"""The settings of `bipe-hf finetune`: its keys beyond those of `transformers.TrainingArguments`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-from transformers import TrainingArguments
+from typing import ClassVar, Literal
 
 from ...model.errors_bipe import InputError
 from ..common.messages import parsed_json
+from ..common.settings import RunSettings
 
 
 # Fields of TrainingArguments that are not the user's to set, and why.
@@ -132,4 +131,11 @@ class RowArguments:
             raise InputError(f'columns: {self.columns!r} is no mapping such as {{"text": "review"}}')
 
 
-ARGUMENT_CLASSES = (TaskArguments, RowArguments, TrainingArguments)
+@dataclass(frozen=True)
+class FinetuneSettings(RunSettings):
+    """The settings of a fine-tuning run."""
+
+    task: TaskArguments
+    rows: RowArguments
+
+    reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS

@@ -21,7 +21,7 @@ class CausalLM(Task):
     best_metric = "loss"
     cut = "lost the token behind them, the last of their document, which alone would be predicted by nothing"
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         check_texts(rows, "text")
 
     @property

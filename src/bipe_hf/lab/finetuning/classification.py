@@ -23,7 +23,7 @@ class Classification(Task):
     best_metric = "f1"
     cut = "longer than max_length: the end of the text was cut"
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         check_texts(rows, "text")
         check_rows(rows, "text", is_text, "is blank")
         check_rows(rows, "label", lambda label: label is not None, "is missing")

@@ -26,7 +26,7 @@ class Instructions(CausalLM):
     columns = ("prompt", "completion")
     cut = "longer than max_length: the beginning of the prompt was cut, then the end of the answer"
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         for column in self.columns:
             for split, part in rows.items():
                 feature = part.features[column]

@@ -37,7 +37,7 @@ class QuestionAnswering(Task):
     requires = ("torchmetrics",)
     best_metric = "f1"
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         for column in ("question", "context"):
             check_texts(rows, column)
             check_rows(rows, column, is_text, "is blank")
@@ -56,7 +56,7 @@ class QuestionAnswering(Task):
                         raise row_error(
                             "answers", part, split, index, f"has no {text!r} at character {start} of its context"
                         )
-        self.stride = DEFAULT_STRIDE if data_args.stride is None else data_args.stride
+        self.stride = DEFAULT_STRIDE if row_args.stride is None else row_args.stride
         self.rows = rows["validation"]
         self.loss = span_loss
         self.may_be_empty = any(not answers["text"] for part in rows.values() for answers in part["answers"])

@@ -30,15 +30,15 @@ class Scrolls(CausalLM):
     )
 
     @classmethod
-    def read(cls, task_args: TaskArguments, data_args: RowArguments) -> DatasetDict:
+    def read(cls, task_args: TaskArguments, row_args: RowArguments) -> DatasetDict:
         find_task("scrolls_task", task_args.scrolls_task)
         return DatasetDict(
-            {split: read_split(data_args.data, task_args.scrolls_task, split) for split in ("train", "validation")}
+            {split: read_split(row_args.data, task_args.scrolls_task, split) for split in ("train", "validation")}
         )
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         self.scrolls_task = find_task("scrolls_task", task_args.scrolls_task)
-        self.answer_length = data_args.answer_length or self.scrolls_task.answer_length
+        self.answer_length = row_args.answer_length or self.scrolls_task.answer_length
         for column in self.columns:
             check_rows(rows, column, lambda text: text is not None, "is missing")
         for split, part in rows.items():

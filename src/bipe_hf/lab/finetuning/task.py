@@ -24,7 +24,7 @@ class Task:
 
     Args:
         task_args: keys of the task.
-        data_args: keys of the data.
+        row_args: keys of the data.
         rows: splits `train` and `validation`, with the columns `columns`; checked here.
 
     Raises:
@@ -50,11 +50,11 @@ class Task:
     """For `Trainer(compute_loss_func=...)`; None takes the loss of the model."""
 
     @classmethod
-    def read(cls, task_args: TaskArguments, data_args: RowArguments) -> DatasetDict:
+    def read(cls, task_args: TaskArguments, row_args: RowArguments) -> DatasetDict:
         """The splits `train` and `validation` of the data, with all their columns."""
-        return load_rows(data_args.data, validation_fraction=data_args.validation_fraction)
+        return load_rows(row_args.data, validation_fraction=row_args.validation_fraction)
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         raise NotImplementedError
 
     @property

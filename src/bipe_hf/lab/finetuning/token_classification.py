@@ -36,7 +36,7 @@ class TokenClassification(Task):
     best_metric = "f1"
     cut = "have words without a token (beyond max_length, or blank), which are neither learnt nor scored"
 
-    def __init__(self, task_args: TaskArguments, data_args: RowArguments, rows: DatasetDict) -> None:
+    def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         for column in self.columns:
             for split, part in rows.items():
                 if not isinstance(part.features[column], List | LargeList):
@@ -53,7 +53,7 @@ class TokenClassification(Task):
                     raise row_error("tokens", part, split, index, f"holds {words[0]!r}, which is no word")
         values = chain.from_iterable(chain.from_iterable(part["tags"] for part in rows.values()))
         self.labels = find_labels("tags", rows["train"].features["tags"].feature, values)
-        self.labelled = data_args.labelled_tokens or "first"
+        self.labelled = row_args.labelled_tokens or "first"
         counts = Counter(self.labels.ids[tag] for tag in chain.from_iterable(rows["train"]["tags"]))
         self.weights = weigh_labels(task_args.class_weights, self.labels, counts)
         self.loss = classification_loss(self.weights)

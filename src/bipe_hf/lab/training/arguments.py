@@ -1,13 +1,14 @@
-"""The keys of `bipe-hf pretrain` beyond those of `transformers.TrainingArguments`."""
+"""The settings of `bipe-hf pretrain`: its keys beyond those of `transformers.TrainingArguments`."""
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from transformers import CONFIG_MAPPING, TrainingArguments
 
 from ...model.errors_bipe import InputError
 from ..common.messages import did_you_mean, parsed_json
+from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
 
@@ -222,7 +223,14 @@ class DataArguments:
             )
 
 
-ARGUMENT_CLASSES = (ModelArguments, DataArguments, TrainingArguments)
+@dataclass(frozen=True)
+class PretrainSettings(RunSettings):
+    """The settings of a pretraining run."""
+
+    model: ModelArguments
+    data: DataArguments
+
+    reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
@@ -266,12 +274,6 @@ def check_training(training_args: TrainingArguments) -> None:
     check_counts(vars(training_args), batch)
     if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
         raise InputError("no training step is left to do: give max_steps or num_train_epochs above 0")
-
-
-def check_reserved(settings: dict[str, Any], reserved_keys: dict[str, str]) -> None:
-    """Refuses keys that are not the user's to set, with the reason of each."""
-    for key in reserved_keys.keys() & settings.keys():
-        raise InputError(f"{key} cannot be set: {reserved_keys[key]}")
 
 
 def check_counts(settings: dict[str, Any], keys: list[str]) -> None:

@@ -1,6 +1,5 @@
 """The run itself: data, `transformers.Trainer`, and what is written at the end."""
 
-import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from transformers import (
     AutoTokenizer,
-    HfArgumentParser,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,26 +22,18 @@ from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, r
 from ..data import make_blocks, tokenize_documents
 from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
-from .arguments import (
-    ARGUMENT_CLASSES,
-    INDEX_EXTENSIONS,
-    MEASURED,
-    RESERVED_KEYS,
-    DataArguments,
-    check_arguments,
-    check_reserved,
-)
+from .arguments import INDEX_EXTENSIONS, MEASURED, DataArguments, PretrainSettings, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_tokenizer, read_documents
 
 
-def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
+def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
     """Trains a causal language model into `output_dir`, or resumes the interrupted run found there.
 
     The folder then loads with `AutoModelForCausalLM` and `AutoTokenizer`.
 
     Args:
-        settings: fields of `ModelArguments`, `DataArguments` and `transformers.TrainingArguments` by name, typed as
-            they are there.
+        settings: of the run, or a dictionary of fields of `ModelArguments`, `DataArguments` and
+            `transformers.TrainingArguments` by name, typed as they are there.
         overwrite: delete the run that `output_dir` holds and train again.
 
     Returns:
@@ -55,16 +45,16 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         FileNotFoundError: data, tokenizer or initial model not found.
         FileExistsError: `output_dir` holds a finished run, or something that is no run.
     """
-    check_reserved(settings, RESERVED_KEYS)
-    model_args, data_args, training_args = HfArgumentParser(ARGUMENT_CLASSES).parse_dict(settings)
+    settings = PretrainSettings.of(settings)
+    model_args, data_args, training_args = settings.model, settings.data, settings.training_arguments()
     training_args.include_num_input_tokens_seen = "all"
     check_arguments(model_args, data_args, training_args)
-    settings = settings | dataclasses.asdict(model_args) | dataclasses.asdict(data_args)
+    stored = settings.stored()
     is_main = training_args.process_index == 0
     say = print if is_main else lambda line: None
 
     folder = Path(training_args.output_dir)
-    checkpoint = find_checkpoint(folder, settings, overwrite=overwrite, say=say, processes=training_args.world_size)
+    checkpoint = find_checkpoint(folder, stored, overwrite=overwrite, say=say, processes=training_args.world_size)
     config = build_config(model_args, data_args) if checkpoint is None else None
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
@@ -108,7 +98,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         load_model=load,
     )
     if checkpoint is None and is_main:
-        begin_run(folder, settings, digest, overwrite=overwrite)
+        begin_run(folder, stored, digest, overwrite=overwrite)
     seconds = train(trainer, checkpoint)
     validation = save_and_measure(trainer)
 
@@ -117,7 +107,7 @@ def pretrain(settings: dict[str, Any], *, overwrite: bool = False) -> dict[str, 
         "data": data_args.data,
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "eval_loss": validation["eval_loss"],
-    } | record(trainer, checkpoint, seconds, settings)
+    } | record(trainer, checkpoint, seconds, stored)
     if is_measured:
         result["alibi_slope_scale"] = model.config.alibi_slope_scale
     finish(trainer, result, PRETRAIN)

@@ -1,13 +1,15 @@
-"""The keys of `bipe-hf synthetic` beyond those of the model and of `transformers.TrainingArguments`."""
+"""The settings of `bipe-hf synthetic`: its keys beyond those of the model and of `transformers.TrainingArguments`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any, ClassVar, Self
 
 from transformers import TrainingArguments
 
 from ....model.errors_bipe import InputError
 from ...common.messages import parsed_json
+from ...common.settings import RunSettings
 from ...training.arguments import MEASURED, ModelArguments, check_counts, check_model, check_training
 from .tasks import find_task
 
@@ -56,20 +58,34 @@ class GeneratorArguments:
         self.test_operators = parsed_json(self.test_operators)
 
 
-ARGUMENT_CLASSES = (GeneratorArguments, ModelArguments, TrainingArguments)
+@dataclass(frozen=True)
+class SyntheticSettings(RunSettings):
+    """The settings of a run on a generated task."""
+
+    generator: GeneratorArguments
+    model: ModelArguments
+
+    reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        settings = super().from_dict(values)
+        given = settings.generator
+        if given.test_operators is None and given.max_operators is not None:
+            filled_in = replace(given, test_operators=list(range(1, given.max_operators + 1)))
+            settings = replace(settings, generator=filled_in)
+        return settings
 
 
 def check_arguments(
-    task_args: GeneratorArguments, model_args: ModelArguments, training_args: TrainingArguments
+    generator_args: GeneratorArguments, model_args: ModelArguments, training_args: TrainingArguments
 ) -> None:
-    """Refuses settings that make no sense or contradict each other, before any work; fills in `test_operators`."""
-    find_task(task_args.task)
-    if task_args.max_operators is None:
+    """Refuses settings that make no sense or contradict each other, before any work."""
+    find_task(generator_args.task)
+    if generator_args.max_operators is None:
         raise InputError("give max_operators")
-    check_counts(vars(task_args), ["max_operators", "test_samples"])
-    if task_args.test_operators is None:
-        task_args.test_operators = list(range(1, task_args.max_operators + 1))
-    check_sizes("test_operators", task_args.test_operators)
+    check_counts(vars(generator_args), ["max_operators", "test_samples"])
+    check_sizes("test_operators", generator_args.test_operators)
     check_model(model_args)
     if model_args.alibi_slope_scale == MEASURED:
         raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")

@@ -4,12 +4,11 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, HfArgumentParser, PreTrainedConfig, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ...model.errors_bipe import InputError
 from .. import training
@@ -17,22 +16,20 @@ from ..common.checkpoints import open_folder, with_fields
 from ..common.devices import check_device
 from ..common.mappings import read_mapping
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
+from ..common.settings import RunSettings
 from ..data import load_documents
 from ..evaluation.run import check_arguments as check_measurement
 from ..evaluation.run import measure_model
-from ..evaluation.scoring import STRIDE
 from ..evaluation.text import read_text, tokenizer_key
 from ..tasks import synthetic
 from ..tasks.synthetic.accuracy import FILES
 from ..tasks.synthetic.arguments import check_arguments as check_task_arguments
 from ..tasks.synthetic.arguments import check_sizes
+from ..training.arguments import DataArguments, ModelArguments, PretrainSettings, check_counts
 from ..training.arguments import check_arguments as check_training_arguments
-from ..training.arguments import check_counts
 from ..training.model import build_config, fit_tokenizer, load_tokenizer, read_documents
+from .entries import Comparison, Entry, GeneratedMeasurement, Measurement, TextMeasurement
 
-
-if TYPE_CHECKING:
-    from .plan import Comparison, Entry
 
 # Fields of the model that are no positional encoding: all entries share them.
 _SHARED_MODEL_FIELDS = {
@@ -56,74 +53,26 @@ class Measured(NamedTuple):
     found: Any
 
 
-@dataclass(frozen=True)
-class TextMeasurement:
-    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on."""
-
-    lengths: list[int]
-    protocol: str = "blocks"
-    stride: int = STRIDE
-    data: str | None = None
-    split: str = "validation"
-    text_column: str = "text"
-    validation_fraction: float = 0.05
-    max_tokens: int | None = None
-    batch_tokens: int = 8192
-
-    @property
-    def sizes(self) -> list[int]:
-        """What there is a column of."""
-        return self.lengths
-
-
-@dataclass(frozen=True)
-class GeneratedMeasurement:
-    """Keys of `measure` of a generated task: numbers of operators, and what `lab.tasks.synthetic.measure` takes."""
-
-    sizes: list[int]
-    samples: int = 500
-    seed: int = 0
-    batch_size: int = 100
-
-
-Measurement = TextMeasurement | GeneratedMeasurement
-
-
-class Task:
-    """What [`compare`] needs of a task. One object serves one comparison."""
+class Experiment:
+    """How one task is trained and measured. One object serves one comparison."""
 
     measurement: ClassVar[type]
-    package: ClassVar[Any]
-    """That trains: it has `ARGUMENT_CLASSES` and `RESERVED_KEYS`."""
+    settings: ClassVar[type[RunSettings]]
+    """Of the training of an entry."""
     own_entry_keys: ClassVar[set[str]]
     """Settings beyond the model's in which entries may differ."""
     files: ClassVar[RunFiles]
     has_reference: ClassVar[bool] = False
     """Whether there is a table of ratios to one entry."""
 
-    def __init__(self, comparison: "Comparison"):
+    def __init__(self, comparison: Comparison):
         self.comparison = comparison
         self.measure = comparison.measure
 
     @classmethod
-    def argument_classes(cls) -> tuple[type, ...]:
-        """Data classes whose fields are the settings."""
-        return cls.package.ARGUMENT_CLASSES
-
-    @classmethod
-    def reserved_keys(cls) -> dict[str, str]:
-        """Settings that are nobody's to set."""
-        return cls.package.RESERVED_KEYS
-
-    @classmethod
-    def all_keys(cls) -> set[str]:
-        """All settings."""
-        return {field.name for arguments in cls.argument_classes() for field in dataclasses.fields(arguments)}
-
-    @classmethod
     def entry_keys(cls) -> set[str]:
         """Settings in which entries may differ."""
-        of_model = {field.name for field in dataclasses.fields(training.ModelArguments)}
+        of_model = {field.name for field in dataclasses.fields(ModelArguments)}
         return (of_model - _SHARED_MODEL_FIELDS) | cls.own_entry_keys
 
     @classmethod
@@ -136,17 +85,9 @@ class Task:
         """The mapping `measure`, checked as far as can be done without data."""
         return read_mapping("measure", cls.measurement, content)
 
-    def resolved(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings of a run as its folder keeps them."""
-        parsed = HfArgumentParser(self.argument_classes()).parse_dict(settings)
-        for arguments in parsed:
-            if not isinstance(arguments, TrainingArguments):
-                settings = settings | dataclasses.asdict(arguments)
-        return settings
-
-    def device(self, entry: "Entry") -> torch.device:
+    def device(self, entry: Entry) -> torch.device:
         """Where an entry is measured: where it was trained."""
-        return check_device("cpu" if entry.settings.get("use_cpu") else None)
+        return check_device("cpu" if entry.settings.training.get("use_cpu") else None)
 
     def check(self) -> None:
         """Refuses what cannot be trained or measured, as far as can be said without data."""
@@ -159,20 +100,20 @@ class Task:
     def check_model(self, folder: Path) -> None:
         """Refuses a trained model that does not belong to the data."""
 
-    def run(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    def run(self, settings: RunSettings, overwrite: bool) -> dict[str, Any]:
         """Trains into `output_dir`, or goes on there, and returns the record."""
         raise NotImplementedError
 
-    def results(self, entry: "Entry", folder: Path, sizes: list[int]) -> Iterator[Measured]:
+    def results(self, entry: Entry, folder: Path, sizes: list[int]) -> Iterator[Measured]:
         """Measures the model in `folder`, one result after the other."""
         raise NotImplementedError
 
 
-class TextTask(Task):
+class TextExperiment(Experiment):
     """Language modelling: `bipe-hf pretrain`, and perplexity by length."""
 
     measurement = TextMeasurement
-    package = training
+    settings = PretrainSettings
     own_entry_keys = {"separators", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"}
     files = PRETRAIN
     has_reference = True
@@ -198,7 +139,8 @@ class TextTask(Task):
         tokens = {}
         for entry in self.comparison.entries.values():
             try:
-                model_args, data_args, training_args = self._arguments(entry)
+                model_args, data_args = entry.settings.model, entry.settings.data
+                training_args = entry.settings.training_arguments()
                 check_training_arguments(model_args, data_args, training_args)
                 config = build_config(model_args, data_args)
                 if entry.evaluate_with:
@@ -222,7 +164,7 @@ class TextTask(Task):
     def prepare(self):
         measure = self.measure
         entry = next(iter(self.comparison.entries.values()))
-        model_args, data_args, _ = self._arguments(entry)
+        model_args, data_args = entry.settings.model, entry.settings.data
         documents = read_documents(data_args)
         texts = documents.select_columns("text")
         self.data_sha256 = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
@@ -249,13 +191,9 @@ class TextTask(Task):
             "training_text_sha256": self.data_sha256,
         }
 
-    def _arguments(self, entry: "Entry") -> tuple[Any, ...]:
-        # Nothing is written here: the folder only has to be some.
-        return HfArgumentParser(self.argument_classes()).parse_dict(entry.settings | {"output_dir": "."})
-
-    def _check_segments(self, entry: "Entry") -> None:
+    def _check_segments(self, entry: Entry) -> None:
         """Refuses lengths that the mean segment of the text does not fit in."""
-        model_args, data_args, _ = self._arguments(entry)
+        model_args, data_args = entry.settings.model, entry.settings.data
         config = build_config(model_args, data_args)
         try:
             fit_tokenizer(config, self.tokenizer, model_args, data_args)
@@ -295,18 +233,18 @@ class TextTask(Task):
             self.text,
             [(self.measure.protocol, stride, length) for length in sizes],
             device=self.device(entry),
-            attn_implementation=entry.settings.get("attn_implementation"),
+            attn_implementation=entry.settings.given().get("attn_implementation"),
             batch_tokens=self.measure.batch_tokens,
         )
         for result in measured:
             yield Measured(result.length, result.perplexity, result)
 
 
-class GeneratedTask(Task):
+class GeneratedExperiment(Experiment):
     """A generated task: `bipe-hf synthetic`, and accuracy by the number of operators."""
 
     measurement = GeneratedMeasurement
-    package = synthetic
+    settings = synthetic.SyntheticSettings
     own_entry_keys = set()
     files = FILES
 
@@ -326,11 +264,10 @@ class GeneratedTask(Task):
         for entry in self.comparison.entries.values():
             if entry.evaluate_with:
                 raise InputError(f"entry {entry.name!r}: evaluate_with is for the task text only")
-            arguments = HfArgumentParser(self.argument_classes()).parse_dict(entry.settings | {"output_dir": "."})
+            settings = entry.settings
             try:
-                check_task_arguments(*arguments)
-                data_args = training.DataArguments(train_length=64)  # of no account for what is checked
-                build_config(arguments[1], data_args)
+                check_task_arguments(settings.generator, settings.model, settings.training_arguments())
+                build_config(settings.model, DataArguments(train_length=64))  # of no account for what is checked
             except ValueError as error:
                 raise InputError(f"entry {entry.name!r}: {error}") from error
 
@@ -366,4 +303,8 @@ def _check_weights(trained: PreTrainedConfig, measured: PreTrainedConfig) -> Non
             raise InputError(f"evaluate_with: the weights that are trained do not fit it ({name})")
 
 
-TASKS: dict[str, type[Task]] = {"text": TextTask, "arithmetic": GeneratedTask, "chain": GeneratedTask}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "text": TextExperiment,
+    "arithmetic": GeneratedExperiment,
+    "chain": GeneratedExperiment,
+}

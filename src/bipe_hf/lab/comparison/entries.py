@@ -1,0 +1,102 @@
+"""What is compared: entries, what they share, and what they are measured with."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...model.errors_bipe import InputError
+from ..common.messages import did_you_mean
+from ..common.settings import RunSettings
+from ..evaluation.scoring import STRIDE
+
+
+@dataclass(frozen=True)
+class TextMeasurement:
+    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on."""
+
+    lengths: list[int]
+    protocol: str = "blocks"
+    stride: int = STRIDE
+    data: str | None = None
+    split: str = "validation"
+    text_column: str = "text"
+    validation_fraction: float = 0.05
+    max_tokens: int | None = None
+    batch_tokens: int = 8192
+
+    @property
+    def sizes(self) -> list[int]:
+        """What there is a column of."""
+        return self.lengths
+
+
+@dataclass(frozen=True)
+class GeneratedMeasurement:
+    """Keys of `measure` of a generated task: numbers of operators, and what `lab.tasks.synthetic.measure` takes."""
+
+    sizes: list[int]
+    samples: int = 500
+    seed: int = 0
+    batch_size: int = 100
+
+
+Measurement = TextMeasurement | GeneratedMeasurement
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the tables.
+
+    `settings` are those of its training, shared ones included, without seed and folder. With `trained_as` it has no
+    training of its own but the models of that entry. `evaluate_with` are config fields set for the measurement.
+    """
+
+    name: str
+    settings: RunSettings
+    seeds: list[int]
+    trained_as: str | None
+    evaluate_with: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """The name in the names of folders."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A file of `bipe-hf compare`: `content` as it was read, the rest checked and typed."""
+
+    name: str
+    task: str
+    entries: dict[str, Entry]
+    measure: Measurement
+    reference: str | None
+    content: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where its models go."""
+        return Path("runs", "compare", self.name)
+
+    def model_of(self, entry: Entry) -> Entry:
+        """The entry whose training gives the model of `entry`."""
+        return entry if entry.trained_as is None else self.entries[entry.trained_as]
+
+    def model_folder(self, entry: Entry, seed: int) -> Path:
+        """Where the model of `entry` is."""
+        return self.folder / f"{self.model_of(entry).slug}-seed{seed}"
+
+    def chosen(self, names: Sequence[str] | None) -> list[Entry]:
+        """The entries of these names, or all without any. Raises `ValueError` for a name that there is not."""
+        for name in names or ():
+            if name not in self.entries:
+                raise InputError(f"only: there is no entry {name!r}{among(name, self.entries)}")
+        return [entry for name, entry in self.entries.items() if not names or name in names]
+
+
+def among(name: Any, entries: dict[str, Entry]) -> str:
+    """The end of a message about an entry that there is not."""
+    return did_you_mean(str(name), entries) or f" among {', '.join(entries)}"
