@@ -77,13 +77,16 @@ def test_python_blocks_run_one_after_the_other(demo):
     assert AutoModelForCausalLM.from_pretrained("runs/sft/merged").config.model_type == "bipe_llama"
 
 
-def test_the_commands_on_segments_and_pass_keys_run(demo):
+def test_the_commands_on_segments_and_passkeys_run(demo):
     (demo / "book.txt").write_text("It was late. The night, cold and long, had come!\n" * 200)
-    for name in ("segments", "passkey"):
-        ((_, *words),) = commands(f"bipe-hf {name}")
-        assert main(words) == 0
+    ((_, *words),) = commands("bipe-hf segments")
+    assert main(words) == 0
     assert "<html" in (demo / "runs" / "segments" / "segments.html").read_text()
-    assert len(json.loads((demo / "runs" / "passkey.json").read_text())["results"]) == 6
+    ((_, *words),) = [words for words in commands("bipe-hf evaluate") if "bipe_passkey" in words]
+    assert main(words) == 0
+    rows = json.loads((demo / "runs" / "passkey.json").read_text())["results"]
+    assert sum(row["metric"] == "found" for row in rows) == 6
+    assert (demo / "runs" / "passkey-passkey-tiny_bipe_rope.png").is_file()
 
 
 def test_the_fine_tuning_command_runs(demo):
@@ -101,7 +104,7 @@ def test_the_commands_of_the_evaluation_harness_run(demo, monkeypatch):
     (demo / "tasks" / "capitals.yaml").write_text(CAPITALS)
     rows = [{"country": "France", "capital": "Paris"}, {"country": "England", "capital": "London"}]
     (demo / "tasks" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ours = next(words for words in commands("bipe-hf evaluate") if "--tasks" in words)
+    ours = next(words for words in commands("bipe-hf evaluate") if "capitals" in words)
     assert main(ours[1:]) == 0
     score = next(
         row for row in json.loads((demo / "runs" / "tasks.json").read_text())["results"] if row["metric"] == "acc"

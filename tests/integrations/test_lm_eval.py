@@ -17,7 +17,8 @@ from word_tokenizer import EOS, make_word_tokenizer, random_words, segment_ids
 
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
-from bipe_hf.lab.evaluation import TaskEvaluation, evaluate_tasks, tasks
+from bipe_hf.lab.tasks import harness as tasks
+from bipe_hf.lab.tasks.harness import TaskEvaluation, evaluate_tasks
 from bipe_hf.model.modeling_bipe import BipeModelMixin
 
 

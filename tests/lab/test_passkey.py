@@ -1,21 +1,28 @@
-"""`bipe-hf passkey`: prompts counted by hand, a rigged model, decoding one token at a time, and what is refused."""
+"""The task `bipe_passkey`: prompts counted by hand, a rigged model, decoding one token at a time, what is refused."""
 
-import json
 import re
 import sys
 
+import lm_eval
+import lm_eval.tasks
 import pytest
 import torch
 from families import FAMILIES
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-import bipe_hf.lab.tasks.passkey.run as passkey_module
+import bipe_hf.lab.tasks.greedy as greedy
+import bipe_hf.lab.tasks.harness as harness
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
 from bipe_hf.lab.common.generation import write_greedily
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.tasks.greedy import GreedyModel
+from bipe_hf.lab.tasks.harness import TaskEvaluation, evaluate_tasks
 from bipe_hf.lab.tasks.passkey.picture import draw_heat_map
 from bipe_hf.lab.tasks.passkey.prompts import (
     CLASSIC_FILLER,
@@ -25,11 +32,27 @@ from bipe_hf.lab.tasks.passkey.prompts import (
     words_filler,
     write_prompt,
 )
-from bipe_hf.lab.tasks.passkey.run import PasskeyEvaluation, PasskeyResult, answer, first_number, measure_passkey
+from bipe_hf.lab.tasks.passkey.task import ANSWER_TOKENS, first_number
+from bipe_hf.lab.tasks.results import TaskResult
 
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
+
+
+def measure_passkey(models, lengths, **options):
+    """Settings of the task and arguments of `evaluate_tasks` in one."""
+    of_task = ("depths", "samples", "seed", "data", "text_column", "validation_fraction")
+    metadata = {"lengths": lengths} | {name: options.pop(name) for name in of_task if name in options}
+    return evaluate_tasks(models, ["bipe_passkey"], metadata=metadata, **{"device": "cpu"} | options)
+
+
+def found(evaluation):
+    return [row for row in evaluation.results if row.metric == "found"]
+
+
+def places(evaluation):
+    return [(row.part["length"], row.part["depth"]) for row in found(evaluation)]
 
 
 def word_level(starts_with=None):
@@ -174,14 +197,15 @@ def test_words_of_a_text_are_taken_in_their_order_with_their_line_breaks():
 
 def test_a_model_that_finds_the_key_at_some_depths_only_is_measured_as_such(tmp_path, model, rigged):
     depths = [1.0, 0.0, 0.4, 0.75]
-    evaluation = measure_passkey([model], [400, 200], depths=depths, samples=3, batch_tokens=500)
-    assert [(row.length, row.depth) for row in evaluation.results] == [
-        (length, depth) for length in (400, 200) for depth in depths
-    ]
+    evaluation = measure_passkey([model], [400, 200], depths=depths, samples=3, batch_size=2)
+    assert places(evaluation) == [(length, depth) for length in (400, 200) for depth in depths]
     for row in evaluation.results:
-        assert (row.found, row.accuracy) == ((3, 1.0) if row.depth < 0.5 else (0, 0.0))
-        assert row.samples == 3
-        assert row.length - 10 < row.prompt_tokens <= row.length
+        assert (row.samples, row.max_length, row.task) == (3, None, "bipe_passkey")
+        if row.metric == "found":
+            assert row.value == (1.0 if row.part["depth"] < 0.5 else 0.0)
+        else:
+            assert row.metric == "prompt_tokens"
+            assert row.part["length"] - 10 < row.value <= row.part["length"]
     assert len(rigged.prompts) == 2 * 4 * 3
 
 
@@ -191,7 +215,7 @@ def test_the_key_is_hidden_in_held_out_text(tmp_path, model, rigged):
         (tmp_path / "texts" / split / "a.txt").write_text(f"{word} " * 400)
     data = str(tmp_path / "texts")
     evaluation = measure_passkey([model], [250], depths=[0.2, 0.9], samples=2, data=data)
-    assert [row.found for row in evaluation.results] == [2, 0]
+    assert [row.value for row in found(evaluation)] == [1, 0]
     assert all("unseen unseen" in prompt and "grass" not in prompt for prompt in rigged.prompts)
     with pytest.raises(ValueError, match=r"lengths: 9999 tokens are more than the text has \(\d+\)"):
         measure_passkey([model], [250, 9999], samples=1, data=data)
@@ -203,11 +227,11 @@ def test_prompts_of_a_length_are_the_same_whatever_others_are_measured(tmp_path,
     data.write_text("\n\n".join(" ".join(f"word{at}" for at in range(part, part + 12_000)) for part in (0, 90_000)))
     given = {"depths": [0.2], "samples": 4, "data": str(data), "output": tmp_path / "results.json"}
     measure_passkey([model], [250], **given)
-    shorter = PasskeyEvaluation.load(given["output"])
+    shorter = TaskEvaluation.load(given["output"])
     prompts = rigged.prompts.copy()
     longer = measure_passkey([model], [600, 250], **given, resume=True)
-    assert [row.length for row in longer.results] == [250, 600]
-    assert longer.results[0] == shorter.results[0]
+    assert places(longer) == [(250, 0.2), (600, 0.2)]
+    assert found(longer)[0] == found(shorter)[0]
     assert rigged.prompts[:4] == prompts
     rigged.prompts.clear()
     measure_passkey([model], [250, 600], **given, overwrite=True)
@@ -241,11 +265,38 @@ def decode_alone(model, ids, count):
 def test_answers_are_those_of_greedy_decoding_without_cache_or_padding(family, tiny_model, inter_encoding):
     model = tiny_model(family, inter_encoding=inter_encoding)  # 60 tokens
     backend = Tokenizer(models.WordLevel({str(at): at for at in range(60)}, unk_token="0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     torch.manual_seed(1)
     prompts = [torch.randint(0, 60, (length,)).tolist() for length in (40, 31, 37)]
-    alone = [decode_alone(model, prompt, passkey_module.ANSWER_TOKENS) for prompt in prompts]
-    assert answer(model, tokenizer, prompts) == [tokenizer.decode(ids) for ids in alone]
+    alone = [decode_alone(model, prompt, ANSWER_TOKENS) for prompt in prompts]
+    assert ask(model, tokenizer, prompts) == [tokenizer.decode(ids) for ids in alone]
+
+
+def ask(model, tokenizer, prompts, batch_size=None):
+    """The answers to prompts, given as token ids."""
+    document = {"max_new_tokens": ANSWER_TOKENS}
+    requests = [
+        Instance("generate_until", document, (tokenizer.decode(ids), {}), at) for at, ids in enumerate(prompts)
+    ]
+    return GreedyModel(model, tokenizer, batch_size, "").generate_until(requests, disable_tqdm=True)
+
+
+def test_a_batch_has_as_many_prompts_as_have_8192_tokens_or_as_many_as_are_asked_for(monkeypatch):
+    widths = []
+
+    def writes_nothing(model, prompts, count, **options):
+        widths.append([len(prompt) for prompt in prompts])
+        return [[2]] * len(prompts)
+
+    monkeypatch.setattr(greedy, "write_greedily", writes_nothing)
+    tokenizer = word_level()
+    prompts = [[5] * length for length in (4000, 4096, 4000, 9000, 1, 1)]
+    assert ask(None, tokenizer, prompts) == [""] * 6
+    assert widths == [[4000, 4096], [4000], [9000], [1, 1]]
+    widths.clear()
+    ask(None, tokenizer, prompts, batch_size=4)
+    assert widths == [[4000, 4096, 4000, 9000], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -287,30 +338,44 @@ def test_the_first_number_counts(text, number):
 def test_a_saved_model_is_measured_from_the_command_line(tmp_path, family, capsys):
     folder = save_model(tmp_path / "model.v1", family)
     output = tmp_path / "new" / "results.json"
-    words = ["passkey", folder, "--lengths", "140,200", "--depths", "0,1", "--samples", "2", "--output", str(output)]
+    metadata = '{"lengths": [140, 200], "depths": [0, 1], "samples": 2}'
+    words = ["evaluate", folder, "--tasks", "bipe_passkey", "--metadata", metadata, "--output", str(output)]
     assert main(words) == 0
-    evaluation = PasskeyEvaluation.load(output)
-    assert [(row.length, row.depth) for row in evaluation.results] == [(140, 0), (140, 1), (200, 0), (200, 1)]
-    assert evaluation.settings["samples"] == 2
-    assert json.loads(output.read_text())["format"] == "bipe-hf passkey 1"
+    evaluation = TaskEvaluation.load(output)
+    assert places(evaluation) == [(140, 0), (140, 1), (200, 0), (200, 1)]
+    assert evaluation.settings["metadata"]["bipe_passkey"]["samples"] == 2
     printed = capsys.readouterr().out
     table = [line.split() for line in printed.splitlines() if line.startswith(("model  ", "model.v1"))]
     assert table[0] == ["model", "depth", "140", "200"]
     assert [line[2] for line in table[1:]] == ["0", "1", "mean"]
     assert "| model.v1 (BiPE-RoPE) | mean |" in output.with_suffix(".md").read_text()
     assert sorted(file.name for file in output.parent.iterdir()) == [
-        "results-model.v1.png", "results-model.v1.svg", "results.json", "results.md"
+        "results-passkey-model.v1.png", "results-passkey-model.v1.svg", "results.json", "results.md"
     ]  # fmt: skip
     assert main(words) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
 
 
+def test_the_harness_alone_gets_the_same_answers(model):
+    """As `lm_eval run --model hf --include_path` does, with room for the whole prompt."""
+    metadata = {"pretrained": model, "lengths": [160, 140], "depths": [0.5], "samples": 3}
+    manager = TaskManager(include_path=harness.FOLDER, include_defaults=False, metadata=metadata)
+    task = manager.load(["bipe_passkey"])
+    theirs = lm_eval.evaluate(HFLM(model, max_length=200, device="cpu"), task)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ours = lm_eval.evaluate(GreedyModel(AutoModelForCausalLM.from_pretrained(model), tokenizer, None, ""), task)
+    answers = [[sample["filtered_resps"] for sample in found["samples"]["bipe_passkey"]] for found in (theirs, ours)]
+    assert answers[0] == answers[1]
+    assert len(set(map(str, answers[0]))) == 6
+    assert theirs["results"]["bipe_passkey"]["prompt_tokens,none"] == pytest.approx(150, abs=10)
+
+
 def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigged, monkeypatch):
     def run(output, depths=(0, 0.6, 1), **more):
-        return measure_passkey([model], [200, 300], depths=depths, samples=2, output=output, **more)
+        return measure_passkey([model], [200, 300], depths=list(depths), samples=2, output=output, **more)
 
     whole = run(tmp_path / "whole.json")
-    measure, calls = passkey_module._measure, []
+    measure, calls = harness._measure_part, []
 
     def interrupted(*arguments):
         if len(calls) == 4:
@@ -318,22 +383,23 @@ def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigg
         calls.append(arguments)
         return measure(*arguments)
 
-    monkeypatch.setattr(passkey_module, "_measure", interrupted)
+    monkeypatch.setattr(harness, "_measure_part", interrupted)
     output = tmp_path / "results.json"
     with pytest.raises(KeyboardInterrupt):
         run(output)
-    assert len(PasskeyEvaluation.load(output).results) == 4
+    assert len(places(TaskEvaluation.load(output))) == 4
 
-    monkeypatch.setattr(passkey_module, "_measure", lambda *given: calls.append(given) or measure(*given))
+    monkeypatch.setattr(harness, "_measure_part", lambda *given: calls.append(given) or measure(*given))
     resumed = run(output, resume=True)
     assert len(calls) == 6
-    assert PasskeyEvaluation.load(output) == resumed
-    for one, other in zip(resumed.results, whole.results, strict=True):
-        assert (one.length, one.depth, one.found) == (other.length, other.depth, other.found)
+    assert TaskEvaluation.load(output) == resumed
+    assert [(row.metric, row.part, row.value) for row in resumed.results] == [
+        (row.metric, row.part, row.value) for row in whole.results
+    ]
     loaded = len(rigged.loaded)
     assert run(output, resume=True).results == resumed.results
     assert len(rigged.loaded) == loaded
-    run(output, depths=(0, 0.3), resume=True)  # a depth more
+    run(output, depths=[0, 0.3], resume=True)  # a depth more
     assert len(calls) == 8
     with pytest.raises(ValueError, match="other settings"):
         run(output, resume=True, seed=1)
@@ -342,27 +408,32 @@ def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigg
 def test_resumed_run_measures_again_what_has_changed(tmp_path):
     output = tmp_path / "results.json"
     options = {"depths": [0, 1], "samples": 1, "output": output}
-    before = measure_passkey([save_model(tmp_path / "model")], [140, 160], **options).results
-    after = measure_passkey([save_model(tmp_path / "model", seed=1)], [140], resume=True, **options).results
-    assert len(before) == 4
-    assert len(after) == 2
-    assert after[0].model_fingerprint != before[0].model_fingerprint
+    before = measure_passkey([save_model(tmp_path / "model")], [140, 160], **options)
+    after = measure_passkey([save_model(tmp_path / "model", seed=1)], [140], resume=True, **options)
+    assert len(places(before)) == 4
+    assert len(places(after)) == 2
+    assert after.results[0].model_fingerprint != before.results[0].model_fingerprint
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"models": []}, "at least one model"),
-        ({"lengths": []}, "lengths: give at least one"),
+        ({"lengths": []}, r"lengths: \[\] given, a list of whole numbers"),
+        ({"lengths": "200"}, "lengths: '200' given, a list of whole numbers"),
+        ({"lengths": [200.5]}, r"lengths: \[200.5\] given, a list of whole numbers"),
         ({"lengths": [200, 200]}, "lengths: the same one is given twice in 200, 200"),
         ({"lengths": [200, 20]}, r"lengths: 20 tokens are too few.* take \d+ \(tokenizer of"),
-        ({"depths": []}, "depths: give at least one"),
+        ({"depths": []}, r"depths: \[\] given, a list of numbers"),
         ({"depths": [0.5, 0.50]}, "depths: the same one is given twice"),
         ({"depths": [1.01]}, "depths: 1.01 is not between 0"),
         ({"depths": [-0.1]}, "depths: -0.1 is not between 0"),
         ({"depths": [float("nan")]}, "depths: nan is not between 0"),
         ({"samples": 0}, "samples: 0 is less than 1"),
-        ({"batch_tokens": 0}, "batch_tokens: 0 is less than 1"),
+        ({"batch_size": 0}, "batch_size: 0 is less than 1"),
+        ({"limit": 0}, "limit: 0 is less than 1"),
+        ({"text_column": "words"}, "text_column: without data there is no text to read"),
+        ({"validation_fraction": 0.1}, "validation_fraction: without data there is no text to read"),
         ({"dtype": "int8"}, "'int8' is none of auto"),
         ({"data": "missing.txt"}, "missing.txt"),
         ({"output": "results.txt"}, "must end in .json"),
@@ -377,20 +448,42 @@ def test_bad_argument_is_refused_before_any_model_is_loaded(tmp_path, model, arg
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("metadata", "message"),
     [
-        (["--lengths", "200,x"], "--lengths: '200,x' is not a comma-separated list of whole numbers"),
-        (["--lengths", "200", "--depths", "0;1"], "--depths: '0;1' is not a comma-separated list of numbers"),
-        (["--lengths", "200", "--text-column", "text"], "--text-column: only --data takes this"),
-        (["--lengths", "60"], "lengths: 60 tokens are too few"),
+        ('{"lengths": [200, "x"]}', "metadata of bipe_passkey, lengths: [200, 'x'] given, a list of whole numbers"),
+        ('{"lengths": [200], "depths": "0;1"}', "metadata of bipe_passkey, depths: '0;1' given, a list of numbers"),
+        ('{"lengths": [200], "text_column": "words"}', "text_column: without data there is no text to read"),
+        ('{"lengths": [60]}', "lengths: 60 tokens are too few"),
+        ('{"length": [200]}', "metadata: unknown key 'length'; bipe_passkey read data, depths, lengths, samples"),
+        ("{}", "--metadata: '{}' is no mapping of fields to values in JSON"),
+        ("200", "--metadata: '200' is no mapping of fields to values in JSON"),
+        ('{"depths": [0]}', "metadata of bipe_passkey: lengths is missing"),
     ],
 )
-def test_bad_flag_is_one_line(tmp_path, model, words, message, capsys):
-    assert main(["passkey", model, *words, "--output", str(tmp_path / "results.json")]) == 2
+def test_bad_flag_is_one_line(tmp_path, model, metadata, message, capsys):
+    words = ["evaluate", model, "--tasks", "bipe_passkey", "--metadata", metadata]
+    assert main([*words, "--output", str(tmp_path / "results.json")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"bipe-hf: error: {message}")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_task_of_the_harness_with_the_same_word_is_told_apart(monkeypatch):
+    """What the harness calls passkey is Russian."""
+
+    class Index:
+        all_tasks = ["passkey", "bipe_passkey"]
+
+        def __init__(self, include_path):
+            assert include_path == [harness.FOLDER]
+
+        def match_tasks(self, words):
+            return words
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", Index)
+    with pytest.warns(UserWarning, match="passkey is that of the lm-evaluation-harness, not bipe_passkey"):
+        assert harness._find_tasks(["passkey"], None)[1] == ["passkey"]
 
 
 def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path, monkeypatch):
@@ -405,27 +498,29 @@ def test_the_heat_map_of_another_model_with_the_same_name_is_not_replaced(tmp_pa
     given = {"depths": [0.5], "samples": 1, "output": tmp_path / "results.json"}
     measure_passkey([one], [200], **given)
     kept = {file.name: file.read_bytes() for file in tmp_path.glob("results*")}
-    assert "results-tiny.png" in kept
+    assert "results-passkey-tiny.png" in kept
     with pytest.raises(
-        ValueError, match=rf"models: the heat maps of {one} and {other} would share .*results-tiny\.png"
+        ValueError, match=rf"models: the figures of {one} and {other} would share .*results-passkey-tiny\.png"
     ):
         measure_passkey([other], [200], **given, resume=True)
     assert {file.name: file.read_bytes() for file in tmp_path.glob("results*")} == kept
     measure_passkey([one], [200, 250], **given, resume=True)
-    assert (tmp_path / "results-tiny.png").read_bytes() != kept["results-tiny.png"]
+    assert (tmp_path / "results-passkey-tiny.png").read_bytes() != kept["results-passkey-tiny.png"]
 
 
 def test_a_picture_that_belongs_to_no_result_is_kept_on_resume(tmp_path, model, rigged):
     given = {"depths": [0.5], "samples": 1, "output": tmp_path / "results.json"}
     measure_passkey([model], [200], **given)
-    (tmp_path / "results-new.svg").write_text("precious")
+    (tmp_path / "results-passkey-new.svg").write_text("precious")
     new = save_model(tmp_path / "new", seed=1)
-    with pytest.raises(FileExistsError, match=r"results-new\.svg exists"):
+    with pytest.raises(FileExistsError, match=r"results-passkey-new\.svg exists"):
         measure_passkey([model, new], [200], **given, resume=True)
-    assert (tmp_path / "results-new.svg").read_text() == "precious"
+    assert (tmp_path / "results-passkey-new.svg").read_text() == "precious"
 
 
-@pytest.mark.parametrize("existing", ["results.json", "results.md", "results-tiny.png", "results-tiny.svg"])
+@pytest.mark.parametrize(
+    "existing", ["results.json", "results.md", "results-passkey-tiny.png", "results-passkey-tiny.svg"]
+)
 def test_existing_output_is_kept_without_overwrite(tmp_path, model, rigged, existing):
     (tmp_path / existing).write_text("precious")
     with pytest.raises(FileExistsError, match=existing):
@@ -438,21 +533,25 @@ def test_existing_output_is_kept_without_overwrite(tmp_path, model, rigged, exis
 def test_file_of_another_command_is_not_resumed(tmp_path, model):
     output = tmp_path / "results.json"
     output.write_text('{"format": "bipe-hf evaluation 1", "results": []}')
-    with pytest.raises(ValueError, match="not written by `bipe-hf passkey`"):
+    with pytest.raises(ValueError, match="not written by `bipe-hf evaluate`"):
         measure_passkey([model], [200], output=output, resume=True)
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"bipe-hf\[plot\]"):
+    with pytest.raises(ValueError, match=r"'.\[lab\]'"):
         measure_passkey([model], [200], output=tmp_path / "results.json")
 
 
 def build_results(shares, name="a"):
     return [
-        PasskeyResult("runs/a", name, "BiPE-RoPE", 128, length, depth, round(10 * share), 10, share, 99.0, 1.0, "")
+        TaskResult(
+            model="runs/a", name=name, encoding="BiPE-RoPE", train_length=128, request="bipe_passkey",
+            task="bipe_passkey", metric="found", filter="none", value=share, stderr=None, samples=10, num_fewshot=0,
+            max_length=None, seconds=1.0, model_fingerprint="", part={"length": length, "depth": depth},
+        )
         for (length, depth), share in shares.items()
-    ]
+    ]  # fmt: skip
 
 
 def test_the_heat_map_has_a_labelled_cell_for_each_place_on_a_scale_to_100_percent():

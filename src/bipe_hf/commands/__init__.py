@@ -18,7 +18,6 @@ COMMANDS = (
     "evaluate",
     "compare",
     "scrolls",
-    "passkey",
     "segments",
     "plot",
     "generate",

@@ -17,6 +17,7 @@ Measure the perplexity of saved models at several test lengths, or score them on
 
   bipe-hf evaluate runs/bipe_rope runs/rope --lengths 256,512,1024
   bipe-hf evaluate runs/bipe_rope runs/rope --tasks lambada_openai,hellaswag --output tasks.json
+  bipe-hf evaluate runs/bipe_rope runs/rope --tasks bipe_passkey --metadata '{"lengths": [256, 512]}'
 
 Protocols of --lengths (a result means nothing without the name of its protocol):
   blocks   non-overlapping blocks; every token is scored but the first of each block
@@ -29,7 +30,14 @@ bits per byte do.
 
 --tasks runs the lm-evaluation-harness (the extra lm-eval), which cuts the beginning off a request that is
 longer than --max-length: by default the model's max_position_embeddings, and that is the train length of what
-`bipe-hf pretrain` made.
+`bipe-hf pretrain` made. Beside its own tasks there are those of this package, for which nothing is cut, answers are
+greedy, and a figure is drawn beside the output. --metadata sets what they measure:
+
+bipe_passkey  (Mohtashami and Jaggi 2023): a number stands somewhere in a long text that says nothing else, and the
+  model is asked for it. The share of keys found at each of `lengths`, which count every token of the prompt, and
+  `depths` (0, 0.25, 0.5, 0.75, 1; 0 puts the key before the text, 1 behind it), of `samples` (20) keys each, from
+  `seed` (0). A prompt takes as much text as fits: the sentences of the paper, or the held-out part of `data`
+  (`text_column`, `validation_fraction`). A key is found if the first number that the model writes is that key.
 """
 # The arguments that belong to one of the two measurements.
 OF_LENGTHS = (
@@ -44,7 +52,7 @@ OF_LENGTHS = (
     "batch_tokens",
     "config_fields",
 )
-OF_TASKS = ("tasks_folder", "num_fewshot", "limit", "max_length", "batch_size")
+OF_TASKS = ("tasks_folder", "metadata", "num_fewshot", "limit", "max_length", "batch_size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,10 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     tasks = parser.add_argument_group("tasks (--tasks)", argument_default=argparse.SUPPRESS)
     tasks.add_argument("--tasks-folder", help="folder with more tasks, as .yaml files of the harness")
+    tasks.add_argument("--metadata", help="settings of the tasks of this package, in JSON (see above)")
     tasks.add_argument("--num-fewshot", type=int, help="solved examples before a question (default: as the task says)")
     tasks.add_argument("--limit", type=int, help="score so many documents of each task, to try it out (default: all)")
     tasks.add_argument("--max-length", type=int, help="tokens of a request (default: max_position_embeddings)")
-    tasks.add_argument("--batch-size", type=int, help="requests per batch: speed and memory (default: 1)")
+    tasks.add_argument(
+        "--batch-size", type=int, help="requests per batch: speed and memory (default: 1; of bipe_*, 8192 tokens)"
+    )
     measuring.add_output_arguments(
         parser,
         "evaluation.json",
@@ -111,8 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     }
     if arguments.tasks is not None:
         names = _names(arguments.tasks)
+        if "metadata" in options:
+            options["metadata"] = _mapping("--metadata", options["metadata"])
 
-        from ..lab.evaluation import evaluate_tasks, task_table
+        from ..lab.tasks.harness import evaluate_tasks, task_table
 
         evaluation = evaluate_tasks(arguments.models, names, **options)
         table = task_table(evaluation.results)

@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a prompt, behind the special tokens that the tokenizer puts first. Those in the text are text."""
+    return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 @torch.inference_mode()

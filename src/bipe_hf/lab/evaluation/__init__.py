@@ -1,10 +1,9 @@
-"""Perplexity of causal language models against test length, by the protocols that this field reports, and tasks.
+"""Perplexity of causal language models against test length, by the protocols that this field reports.
 
-Tasks are those of the lm-evaluation-harness (`tasks.py`). For perplexity all models read one stream of token ids: the
-documents of a split in their order, each closed by the tokenizer's end-of-text token, cut to a multiple of the least
-common multiple of the lengths (the longest length where the others divide it), so that every length covers the same
-text. Windows cut through document boundaries: nothing is packed or masked. With a stream of `T` tokens and a window of
-`L`:
+All models read one stream of token ids: the documents of a split in their order, each closed by the tokenizer's
+end-of-text token, cut to a multiple of the least common multiple of the lengths (the longest length where the others
+divide it), so that every length covers the same text. Windows cut through document boundaries: nothing is packed or
+masked. With a stream of `T` tokens and a window of `L`:
 
 - `blocks`: the `T / L` non-overlapping windows; every token but the first of each is scored, `T - T / L` in all.
 - `sliding`: windows that start `stride` apart, the last one shifted back to end with the text. The first window
@@ -30,20 +29,16 @@ from .scoring import (
     sliding_windows,
     tail_windows,
 )
-from .tasks import TaskEvaluation, TaskResult, evaluate_tasks, task_table
 
 
 __all__ = [
     "Evaluation",
     "PositionLosses",
     "Result",
-    "TaskEvaluation",
-    "TaskResult",
     "Windows",
     "block_windows",
     "encoding_label",
     "evaluate",
-    "evaluate_tasks",
     "make_windows",
     "markdown_table",
     "score",
@@ -51,6 +46,5 @@ __all__ = [
     "segments_per_block",
     "sliding_windows",
     "tail_windows",
-    "task_table",
     "text_table",
 ]

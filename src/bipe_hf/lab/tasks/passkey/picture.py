@@ -1,4 +1,4 @@
-"""A heat map of pass key retrieval."""
+"""A heat map of passkey retrieval."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...common.figures import COLOURS
-from .run import PasskeyResult
+from ..results import TaskResult
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_heat_map(results: Sequence[PasskeyResult]) -> "Figure":
+def draw_heat_map(results: Sequence[TaskResult]) -> "Figure":
     """The share of keys that one model found, by length and depth, on a scale from 0 to 100 %.
 
     Args:
@@ -26,11 +26,11 @@ def draw_heat_map(results: Sequence[PasskeyResult]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    lengths = sorted({result.length for result in results})
-    depths = sorted({result.depth for result in results})
+    lengths = sorted({result.part["length"] for result in results})
+    depths = sorted({result.part["depth"] for result in results})
     shares = np.full((len(depths), len(lengths)), np.nan)
     for result in results:
-        shares[depths.index(result.depth), lengths.index(result.length)] = result.accuracy
+        shares[depths.index(result.part["depth"]), lengths.index(result.part["length"])] = result.value
 
     figure = Figure(figsize=(3.2 + 0.8 * max(3, len(lengths)), 1.8 + 0.5 * max(3, len(depths))), layout="constrained")
     axes = figure.add_subplot()

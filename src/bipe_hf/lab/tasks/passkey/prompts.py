@@ -1,4 +1,4 @@
-"""Prompts of pass key retrieval: a number hidden in a text that says nothing of it.
+"""Prompts of passkey retrieval: a number hidden in a text that says nothing of it.
 
 The sentences are those of Mohtashami and Jaggi, "Random-Access Infinite Context Length for Transformers" (NeurIPS
 2023, arXiv 2305.16300), with line breaks between the parts:
@@ -24,6 +24,7 @@ from functools import cache
 from transformers import PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError
+from ...common.generation import encode_prompt
 
 
 TASK = (
@@ -68,15 +69,11 @@ def words_filler(texts: Iterable[str], enough: int) -> Filler:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`input_ids` of a prompt, and the number that is hidden in it."""
+    """A prompt, its token ids, and the number that is hidden in it."""
 
+    text: str
     input_ids: list[int]
     key: str
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text as they would be of any prompt, with the special tokens that the tokenizer puts first."""
-    return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def write_prompt(filler: Sequence[str], key: str, depth: float) -> str:
@@ -96,16 +93,19 @@ def make_prompt(
     """
     key, start = _draw(filler, length, depth, sample, seed)
 
+    def text(pieces: int) -> str:
+        taken = [filler.pieces[at % len(filler.pieces)] for at in range(start, start + pieces)]
+        return write_prompt(taken, key, depth)
+
     @cache
     def tokens(pieces: int) -> list[int]:
-        text = [filler.pieces[at % len(filler.pieces)] for at in range(start, start + pieces)]
-        return encode(tokenizer, write_prompt(text, key, depth))
+        return encode_prompt(tokenizer, text(pieces))
 
     too_many = 2
     while len(tokens(too_many)) <= length:
         too_many *= 2
     fitting = bisect_right(range(too_many + 1), length, too_many // 2, key=lambda pieces: len(tokens(pieces))) - 1
-    return Prompt(tokens(fitting), key)
+    return Prompt(text(fitting), tokens(fitting), key)
 
 
 def check_length(
@@ -116,7 +116,7 @@ def check_length(
         for sample in range(samples):
             key, start = _draw(filler, length, depth, sample, seed)
             piece = filler.pieces[start]
-            shortest = len(encode(tokenizer, write_prompt([piece], key, depth)))
+            shortest = len(encode_prompt(tokenizer, write_prompt([piece], key, depth)))
             if shortest > length:
                 word = f"a word of the data (up to white space: {piece[:40]!r})"
                 raise InputError(
@@ -124,7 +124,7 @@ def check_length(
                     f" {word if filler.starts_anywhere else 'a sentence'} take {shortest}"
                 )
     if filler.starts_anywhere and len(filler.pieces) < length:
-        available = len(encode(tokenizer, "".join(filler.pieces)))
+        available = len(encode_prompt(tokenizer, "".join(filler.pieces)))
         if available < length:
             raise InputError(f"lengths: {length} tokens are more than the text has ({available})")
 

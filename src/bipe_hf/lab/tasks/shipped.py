@@ -1,0 +1,63 @@
+"""What a task that comes with this package adds to its file for the lm-evaluation-harness."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..common.checkpoints import Checkpoint
+from .results import TaskResult
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+FOLDER = Path(__file__).parent
+"""Where the files of the tasks stand, each beside the code that it names: what the harness calls an include path."""
+
+
+class ShippedTask:
+    """One task. Its file says how the harness makes documents and scores answers.
+
+    Args:
+        name: in the file.
+    """
+
+    settings_class: ClassVar[type]
+    """Data class of its settings, which the harness hands to what makes the documents, as `metadata`."""
+    axes: ClassVar[dict[str, str]]
+    """Names of what a part of it is measured at, and the settings that list all of them."""
+    one_figure: ClassVar[bool]
+    """Whether all models share a figure."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def parts(self, settings: Any) -> list[dict[str, float]]:
+        """What is measured one after the other."""
+        lists = [getattr(settings, key) for key in self.axes.values()]
+        return [dict(zip(self.axes, values, strict=True)) for values in product(*lists)]
+
+    def metadata(self, settings: dict[str, Any], part: dict[str, float]) -> dict[str, Any]:
+        """The settings of a part alone."""
+        return settings | {key: [part[name]] for name, key in self.axes.items()}
+
+    def prepare(self, settings: Any, candidates: Sequence[Checkpoint]) -> dict[str, Any]:
+        """All settings, with what they leave open, and a hash of data that they name. What they are resumed with.
+
+        Raises `ValueError` for settings that no model can be measured with.
+        """
+        raise NotImplementedError
+
+    def check(self, settings: Any, candidate: Checkpoint) -> None:
+        """Raises `ValueError` for a model that cannot be measured with these settings."""
+        raise NotImplementedError
+
+    def table(self, results: Sequence[TaskResult]) -> list[list[str]]:
+        """Rows of cells, the first one the heading."""
+        raise NotImplementedError
+
+    def draw(self, results: Sequence[TaskResult]) -> "Figure":
+        """The figure of a model, or of all of them."""
+        raise NotImplementedError
