@@ -23,6 +23,7 @@ COMMANDS = (
     "generate",
     "convert",
     "push",
+    "env",
 )
 
 

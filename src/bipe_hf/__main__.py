@@ -1,0 +1,8 @@
+"""`python -m bipe_hf` is `bipe-hf`."""
+
+import sys
+
+from .commands import main
+
+
+sys.exit(main())
