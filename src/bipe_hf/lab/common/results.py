@@ -58,6 +58,11 @@ def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
     }
 
 
+def in_words(environment: dict[str, str]) -> str:
+    """What `describe_environment` found, in a line: `python 3.11.7, torch 2.13.0, ...`."""
+    return ", ".join(f"{name} {value}" for name, value in environment.items())
+
+
 def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[str] = (".md",)) -> None:
     """Raise `ValueError` or `FileExistsError` unless results may be written to this file.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from ..common.results import in_words
 from ..common.tables import markdown, plain_number
 from ..evaluation.results import PROTOCOLS
 from .entries import Comparison, Entry
@@ -20,7 +21,8 @@ def markdown_tables(results: ComparisonResults, comparison: Comparison) -> str:
     Values are the mean over seeds, with `±` the standard deviation (`n - 1`) where there are two seeds or more.
     """
     rows = Rows(results, comparison)
-    parts = ["\n".join(f"`{call['command']}`, {call['begun']}  " for call in results.calls).rstrip()]
+    calls = [f"`{call['command']}`, {call['begun']}, with {in_words(call['environment'])}  " for call in results.calls]
+    parts = ["\n".join(calls).rstrip()]
     parts += _text_tables(results, comparison, rows) if comparison.task == "text" else _task_tables(comparison, rows)
     parts.append(_training_table(results, comparison))
     if results.failures:
@@ -157,7 +159,10 @@ def _training_table(results: ComparisonResults, comparison: Comparison) -> str:
             losses = _mean_and_spread([run["eval_loss"] for run in runs], 4)
             counts = [f"{runs[0][key]:,}" for key in ("parameters", "tokens_seen")]
             table.append([entry.name, seeds, *counts, losses, _mean([run["seconds"] for run in runs], "{:.0f}")])
-    return f"Trained:\n\n{markdown(table)}" if len(table) > 1 else "Nothing is trained yet."
+    if len(table) == 1:
+        return "Nothing is trained yet."
+    environments = dict.fromkeys(in_words(run["versions"] | {"device": run["device"]}) for run in results.runs)
+    return f"Trained with {'; '.join(environments)}:\n\n{markdown(table)}"
 
 
 def _by_size(rows: Rows, cell: Callable[[Entry, int], str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ...hub.records import EVALUATION_FORMAT
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint
-from ..common.results import read_results, write_results
+from ..common.results import in_words, read_results, write_results
 from ..common.tables import aligned, markdown, plain_number
 
 
@@ -84,7 +84,8 @@ class Evaluation:
 
     def summary(self) -> str:
         """One line that says what was read with which command."""
-        return f"`{self.command}`: {self.data['split']} split of {self.data['source']}, measured {self.created}"
+        read = f"{self.data['split']} split of {self.data['source']}"
+        return f"`{self.command}`: {read}, measured {self.created} with {in_words(self.environment)}"
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":

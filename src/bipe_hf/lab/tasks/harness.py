@@ -29,7 +29,7 @@ from ..common.devices import check_device, check_dtype
 from ..common.figures import pictures, require_matplotlib, save_figure
 from ..common.mappings import read_mapping
 from ..common.messages import first_line, install_hint
-from ..common.results import check_output, describe_environment, read_results, write_results
+from ..common.results import check_output, describe_environment, in_words, read_results, write_results
 from ..common.tables import aligned, markdown, plain_number
 from .passkey.task import Passkey
 from .results import TaskResult
@@ -53,7 +53,8 @@ class TaskEvaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
-        summary = f"`{self.command}`: lm-evaluation-harness {self.settings['lm_eval']}, measured {self.created}"
+        harness = f"lm-evaluation-harness {self.settings['lm_eval']}"
+        summary = f"`{self.command}`: {harness}, measured {self.created} with {in_words(self.environment)}"
         for name, settings in self.settings.get("metadata", {}).items():
             summary += f"\n\n{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
         write_results(path, FORMAT, self, "\n\n".join([summary, *map(markdown, _tables(self.results))]) + "\n")

@@ -17,7 +17,7 @@ from ....model.errors_bipe import InputError
 from ...common.checkpoints import encoding_label, open_checkpoint
 from ...common.devices import check_device, check_dtype
 from ...common.generation import write_greedily
-from ...common.results import check_output, describe_environment, read_results, write_results
+from ...common.results import check_output, describe_environment, in_words, read_results, write_results
 from ...common.tables import aligned, markdown
 from .data import HUB_NAME, SPLITS, read_split
 from .metrics import check_installed, score
@@ -60,7 +60,8 @@ class ScrollsEvaluation:
     def save(self, path: Path) -> None:
         """Write the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
         table = markdown(_table(self.results))
-        write_results(path, FORMAT, self, f"`{self.command}`, begun {self.created}\n\n{table}\n")
+        summary = f"`{self.command}`, begun {self.created} with {in_words(self.environment)}"
+        write_results(path, FORMAT, self, f"{summary}\n\n{table}\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "ScrollsEvaluation":
