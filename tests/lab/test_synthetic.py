@@ -6,26 +6,32 @@ import re
 import shutil
 from collections import Counter
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import lm_eval.tasks
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interruption import interrupt
+from lm_eval.tasks import TaskManager
 from paths import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
+from bipe_hf.lab.common.checkpoints import Checkpoint
+from bipe_hf.lab.tasks.harness import evaluate_tasks, task_table
 from bipe_hf.lab.tasks.synthetic import SyntheticSettings, accuracy, measure, train
 from bipe_hf.lab.tasks.synthetic.accuracy import Score, score
 from bipe_hf.lab.tasks.synthetic.arithmetic import Arithmetic
 from bipe_hf.lab.tasks.synthetic.chain import Chain
 from bipe_hf.lab.tasks.synthetic.examples import Examples, TokenizedExamples, answer_text, is_held_out, prompt
 from bipe_hf.lab.tasks.synthetic.generator import Example
+from bipe_hf.lab.tasks.synthetic.task import GeneratedTask
 from bipe_hf.lab.tasks.synthetic.tasks import TASKS
 from bipe_hf.lab.tasks.synthetic.tokenizer import make_tokenizer
 
@@ -621,6 +627,95 @@ def test_a_chain_that_stops_one_step_early_is_wrong_but_for_what_it_has(chain_ru
     dictate(Chain, chain_run, lambda number, example: " ; ".join(example.steps[:-1]), 3, 20)
     (row,) = measure(chain_run, [3], samples=20)
     assert row == {"size": 3, "accuracy": 0.0, "steps_correct": 0.75, "samples": 20}
+
+
+def by_operators(folder, task, sizes, **options):
+    """Rows as those of [`measure`], of what the harness finds on the task of that name."""
+    metadata = {"sizes": sizes, "samples": 20}
+    evaluation = evaluate_tasks([folder], [f"bipe_{task}"], metadata=metadata, device="cpu", **options)
+    rows = {}
+    for row in evaluation.results:
+        size = row.part["operators"]
+        rows.setdefault(size, {"size": size, "samples": row.samples})[row.metric] = row.value
+    return list(rows.values())
+
+
+def test_the_harness_counts_the_same_right_answers_and_steps(finished_run, dictate):
+    def erring(number, example):
+        steps = list(example.steps)
+        if number % 5 == 0:
+            steps[-1] = str((int(steps[-1]) + 1) % 11)
+        if number % 2 == 0:
+            steps[0] = "1"
+        return " = ".join(steps) + (" =" if number == 1 else "")
+
+    dictate(Arithmetic, finished_run, erring, 4, 20)
+    (row,) = by_operators(finished_run, "arithmetic", [4])
+    assert row == measure(finished_run, [4], samples=20)[0]
+    assert row["accuracy"] == 15 / 20  # four have another last step, one has an empty one
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_the_harness_measures_chains_in_batches_of_any_size(chain_run, dictate, batch_size):
+    dictate(Chain, chain_run, lambda number, example: " ; ".join(example.steps[: 1 + number % 4]), 3, 20)
+    rows = by_operators(chain_run, "chain", [3], batch_size=batch_size)
+    assert rows == measure(chain_run, [3], samples=20, batch_size=7)
+    assert rows == [{"size": 3, "samples": 20, "accuracy": 5 / 20, "steps_correct": (1 + 2 + 3 + 4) / 16}]
+
+
+def test_models_share_a_figure_and_a_size_can_be_added(chain_run, tmp_path, monkeypatch):
+    other = shutil.copytree(chain_run, tmp_path / "other")
+    drawn = []
+    draw = GeneratedTask.draw
+    monkeypatch.setattr(GeneratedTask, "draw", lambda self, results: drawn.append(draw(self, results)) or drawn[-1])
+    options = {"metadata": {"sizes": [2], "samples": 5}, "device": "cpu", "output": tmp_path / "out.json"}
+    before = evaluate_tasks([chain_run, other], ["bipe_chain"], **options).results
+    options["metadata"] |= {"sizes": [1, 2]}
+    evaluation = evaluate_tasks([chain_run, other], ["bipe_chain"], **options, resume=True)
+    assert [row for row in evaluation.results if row.part == {"operators": 2}] == before
+    assert len(evaluation.results) == 2 * len(before) == 8
+    assert sorted(file.name for file in tmp_path.glob("out*")) == [
+        "out-chain.png", "out-chain.svg", "out.json", "out.md"
+    ]  # fmt: skip
+    (axes,) = drawn[-1].axes
+    right = {
+        (row.name, row.part["operators"]): 100 * row.value for row in evaluation.results if row.metric == "accuracy"
+    }
+    assert [line.get_xdata().tolist() for line in axes.get_lines()] == [[1, 2], [1, 2]]
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [
+        [right[name, size] for size in (1, 2)] for name in dict.fromkeys(name for name, _ in right)
+    ]
+    table = task_table(evaluation.results).splitlines()
+    assert table[0].split() == ["model", "bipe_chain,", "by", "operators", "1", "2"]
+    assert len(table) == 1 + 2 * 2
+    with pytest.raises(ValueError, match="resume: .* holds results with other settings"):
+        evaluate_tasks(
+            [chain_run], ["bipe_chain"], **options | {"metadata": {"sizes": [1], "samples": 6}}, resume=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("task", "metadata", "message"),
+    [
+        ("bipe_arithmetic", {"sizes": [1]}, "its tokens are not those of bipe_arithmetic, which is for models of"),
+        ("bipe_chain", {"sizes": [2, 1]}, "sizes: 1 comes after 2"),
+        ("bipe_chain", {"sizes": [0]}, "sizes: 0 given, an example has at least 1 operator"),
+        ("bipe_chain", {"sizes": 1}, "metadata of bipe_chain, sizes: 1 given, a list of whole numbers"),
+        ("bipe_chain", {"sizes": [1], "samples": 0}, "samples: 0 given, at least 1 is needed"),
+        ("bipe_chain", {}, "metadata of bipe_chain: sizes is missing"),
+        (
+            "bipe_chain",
+            {"sizes": [1], "lengths": [9]},
+            "metadata: unknown key 'lengths'; bipe_chain read samples, seed",
+        ),
+        ("chain", {"sizes": [1]}, "there is no task 'chain' in the lm-evaluation-harness; did you mean bipe_chain?"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(chain_run, task, metadata, message, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "load", None)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
+    with pytest.raises(ValueError, match=message):
+        evaluate_tasks([chain_run], [task], metadata=metadata)
 
 
 def test_answers_in_padded_batches_are_those_that_each_question_gets_alone(finished_run, monkeypatch):

@@ -38,6 +38,10 @@ bipe_passkey  (Mohtashami and Jaggi 2023): a number stands somewhere in a long t
   `depths` (0, 0.25, 0.5, 0.75, 1; 0 puts the key before the text, 1 behind it), of `samples` (20) keys each, from
   `seed` (0). A prompt takes as much text as fits: the sentences of the paper, or the held-out part of `data`
   (`text_column`, `validation_fraction`). A key is found if the first number that the model writes is that key.
+
+bipe_arithmetic, bipe_chain: the tasks of `bipe-hf synthetic`, for models that were trained on them. The share of right
+  answers, and of right steps, at each of `sizes`, numbers of operators, of `samples` (500) questions from `seed` (0)
+  that no training asks.
 """
 # The arguments that belong to one of the two measurements.
 OF_LENGTHS = (

@@ -41,7 +41,8 @@ class GreedyModel(LM):
         """
         prompts = [encode_prompt(self.tokenizer, request.args[0]) for request in requests]
         # Behind an answer that has ended it must be a token that decodes to nothing.
-        padding = 0 if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+        special = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        padding = next((each for each in special if each is not None), 0)
         answers: list[str] = []
         with tqdm(total=len(prompts), desc=self.title, unit="answer", disable=disable_tqdm) as bar:
             while len(answers) < len(prompts):

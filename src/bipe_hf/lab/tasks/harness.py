@@ -34,10 +34,14 @@ from ..common.tables import aligned, markdown, plain_number
 from .passkey.task import Passkey
 from .results import TaskResult
 from .shipped import FOLDER, ShippedTask
+from .synthetic.task import GeneratedTask
 
 
 FORMAT = "bipe-hf tasks 1"
-SHIPPED: dict[str, ShippedTask] = {task.name: task for task in (Passkey("bipe_passkey"),)}
+SHIPPED: dict[str, ShippedTask] = {
+    task.name: task
+    for task in (Passkey("bipe_passkey"), GeneratedTask("bipe_arithmetic"), GeneratedTask("bipe_chain"))
+}
 """The tasks of this package, by the names that their files give them. Those of the harness differ from all of them."""
 
 
@@ -265,8 +269,8 @@ def evaluate_tasks(
         tasks: names of tasks, groups and tags of the harness, patterns of names such as `mmlu_*`, and names of
             `SHIPPED`.
         tasks_folder: folder with task files (`.yaml`), whose tasks come beside those of the harness.
-        metadata: settings of the tasks of this package, by name: the fields of `PasskeySettings`. Each task takes
-            those that it has.
+        metadata: settings of the tasks of this package, by name: the fields of `PasskeySettings` or
+            `GeneratedSettings`. Each task takes those that it has.
         num_fewshot: solved examples in front of a question; None leaves it to the task. Of no account for the tasks
             of this package, as is `max_length`.
         limit: so many documents of each task, or of each part of one, from its first; None for all.
