@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.collections import PolyCollection
+from weights import change_a_weight
 from words import WORDS
 
 import bipe_hf.lab.comparison.run as run_module
@@ -112,7 +113,7 @@ def no_figures(monkeypatch):
 
 @pytest.fixture
 def here(finished, tmp_path, monkeypatch, no_figures):
-    """A copy of that folder to work in; results know a model by the time of its files."""
+    """A copy of that folder to work in."""
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder, copy_function=shutil.copy2)
     monkeypatch.chdir(folder)
@@ -520,10 +521,40 @@ def test_nothing_more_is_measured_of_a_model_that_is_gone(here, trained, changes
 
 
 def test_results_of_a_model_that_was_trained_again_are_refused(here, trained, capsys):
-    os.utime(f"{OUTPUT}/rope-seed1/model.safetensors", (0, 0))
+    change_a_weight(f"{OUTPUT}/rope-seed1/model.safetensors")
     assert main(["compare", str(write(CONTENT))]) == 2
     assert "has results of 'RoPE', seed 1, that are not of the model in" in error_line(capsys)
     assert trained == []
+
+
+def test_a_model_keeps_its_results_when_it_is_copied_or_touched(here, trained):
+    folder = Path(OUTPUT, "rope-seed1")
+    before = vars(run(CONTENT))
+    shutil.copytree(folder, here / "copy")
+    shutil.rmtree(folder)
+    shutil.copytree(here / "copy", folder)
+    os.utime(folder / "model.safetensors", (0, 0))
+    assert vars(run(CONTENT)) == before
+    assert trained == []
+
+
+def test_results_that_tell_a_model_by_time_are_measured_again(here, trained, capsys):
+    """As those of earlier versions do, whose models may be here or not."""
+    file = Path(OUTPUT, "comparison.json")
+    content = json.loads(file.read_text())
+    before = run(CONTENT).results
+    for row in content["results"]:
+        row["model_fingerprint"] = "0" * 64
+    file.write_text(json.dumps(content))
+    shutil.rmtree(Path(OUTPUT, "rope-seed1"))
+    after = run(CONTENT).results
+    assert trained == []
+    assert {(row.entry, row.seed, row.size, row.value) for row in after} == {
+        (row.entry, row.seed, row.size, row.value) for row in before
+    }
+    assert {(row.entry, row.seed) for row in after if row.model_fingerprint == "0" * 64} == {("RoPE", 1)}
+    said = [line for line in capsys.readouterr().err.splitlines() if line.endswith("it is measured again")]
+    assert len(said) == len({(row.entry, row.seed) for row in before}) - 1
 
 
 def test_overwriting_trains_again_what_is_another_and_nothing_else(here, trained):

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from words import WORDS
 
 from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.lab.common.run_folder import find_checkpoint, fingerprint, finish_run
+from bipe_hf.lab.common.digests import rows_digest
+from bipe_hf.lab.common.run_folder import find_checkpoint, finish_run
 from bipe_hf.lab.common.session import perplexity
 from bipe_hf.lab.data import load_documents, make_blocks, tokenize_documents
 from bipe_hf.lab.training import collate_blocks, pretrain, run
@@ -432,9 +433,9 @@ def test_changed_data_is_not_resumed(settings, interrupted, corpus, tmp_path):
 def test_fingerprint_knows_each_split():
     whole, parts = Dataset.from_dict({"text": ["a", "b", "c"]}), []
     for border in (0, 1, 2, 3):
-        parts.append(fingerprint(*(whole.select(list(part)) for part in (range(border), range(border, 3)))))
+        parts.append(rows_digest(*(whole.select(list(part)) for part in (range(border), range(border, 3)))))
     assert len(set(parts)) == 4
-    assert fingerprint(whole.select([0]), whole.select([1, 2])) == parts[1]
+    assert rows_digest(whole.select([0]), whole.select([1, 2])) == parts[1]
 
 
 def test_intervals_may_change_on_resuming_and_then_hold(settings, interrupted):

@@ -1,10 +1,12 @@
 """A model to read: a folder or a name on the Hub, its config and tokenizer, then its weights."""
 
+import dataclasses
 import hashlib
 import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +37,22 @@ from transformers import (
 from ...hub.records import read_record
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError, InputNotFoundError
+from .digests import file_digest
+from .files import read_json
 from .messages import first_line
 
 
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
 HUB_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors")
 HUB_PICKLES = ("pytorch_model*.bin",)
+# Each as one file, or in shards that an index names; the first one that is there is what transformers loads.
+WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+FINGERPRINT = "sha256:"
+# What config.json says of its history and of the classes that read it, not of what the model computes.
+NO_PART_OF_THE_MODEL = {"_name_or_path", "architectures", "auto_map", "transformers_version"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,28 @@ class Checkpoint:
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     training: Training | None
-    fingerprint: str
     config_fields: dict[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the model computes by, whatever its folder is called and whenever it was written.
+
+        SHA-256 of the bytes of the weights and of the config: `model_type` and every field of `config_fields` and
+        config.json that is not at its default and not one of `NO_PART_OF_THE_MODEL`. The same model saved by another
+        version has the same one, as long as the weights' bytes and no default have changed.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self.config)}
+        fields = {
+            name: value
+            for name, value in self.config.to_dict().items()
+            if name not in NO_PART_OF_THE_MODEL and value != defaults.get(name)
+        }
+        content = {
+            "weights": [file_digest(file) for file in weight_files(self.folder)],
+            "config": fields | {"model_type": self.config.model_type},
+        }
+        text = json.dumps(content, sort_keys=True, default=str)
+        return FINGERPRINT + hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -230,13 +262,35 @@ def _open(folder: Path, given: str, name: str, commit: str | None, config_fields
             f"model {given}: vocabulary mismatch, its tokenizer's ids go up to {highest}, "
             f"the model's up to {config.vocab_size - 1}"
         )
-    weights = sorted(file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-    if not weights:
-        raise InputNotFoundError(f"model {given}: there are no weights (*.safetensors) in this folder")
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in (*weights, folder / "config.json")]
-    stats += [fields] if fields else []
-    fingerprint = hashlib.sha256(repr(stats).encode()).hexdigest()
-    return Checkpoint(folder, given, name, commit, config, tokenizer, _training(folder), fingerprint, fields)
+    weight_files(folder, f"model {given}: ")
+    return Checkpoint(folder, given, name, commit, config, tokenizer, _training(folder), fields)
+
+
+def weight_files(folder: Path, where: str = "") -> list[Path]:
+    """The files that transformers reads the weights in `folder` from.
+
+    Raises `InputError` where there are none or a shard is missing; `where` is put in front of the message.
+    """
+    for single, index in WEIGHTS:
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            weight_map = read_json(folder / index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise InputError(f"{where}{folder / index} holds no weight_map that names the shards")
+            shards = [folder / shard for shard in sorted(set(weight_map.values()))]
+            for shard in shards:
+                if not shard.is_file():
+                    raise InputNotFoundError(f"{where}weights file not found: {shard}")
+            return shards
+    raise InputNotFoundError(
+        f"{where}there are no weights in {folder} (model.safetensors, pytorch_model.bin or shards with *.index.json)"
+    )
+
+
+def is_outdated(fingerprint: str) -> bool:
+    """Whether a recorded fingerprint is of the kind that told a model by size and time of its files."""
+    return not fingerprint.startswith(FINGERPRINT)
 
 
 def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:

@@ -1,7 +1,6 @@
 """Files of results: written as a whole or not at all, read with a check of who wrote them."""
 
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -13,15 +12,14 @@ from typing import Any
 import torch
 
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
+from .files import write_whole
 
 
 def write_results(path: Path, file_format: str, content: Any, tables: str) -> None:
     """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all."""
     text = json.dumps({"format": file_format, **asdict(content)}, indent=2, allow_nan=False)
     for file, written in ((path, f"{text}\n"), (path.with_suffix(".md"), tables)):
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(written, encoding="utf-8")
-        os.replace(partial, file)
+        write_whole(file, written)
 
 
 def read_results(path: str | Path, file_format: str, kind: type, row: type, command: str = "evaluate") -> Any:

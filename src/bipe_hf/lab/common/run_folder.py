@@ -4,10 +4,8 @@ The file of settings (`pretrain.yaml`) is the first one of a run and marks the f
 (`training.json`) is the last and marks the run as finished.
 """
 
-import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import zipfile
@@ -16,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from datasets import Dataset
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ...model.errors_bipe import InputError, InputExistsError
+from .files import write_whole
 
 
 class RunFiles(NamedTuple):
@@ -144,20 +142,8 @@ def begin_run(
             for path in folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     if fingerprint is not None:
-        _write(folder / DATA_FILE, fingerprint + "\n")
-    _write(folder / files.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-
-
-def fingerprint(*splits: Dataset) -> str:
-    """SHA-256 of all values of `splits`, to tell whether an interrupted run finds the data that it started with."""
-    digest = hashlib.sha256()
-    for rows in splits:
-        for row in rows:
-            for value in row.values():
-                digest.update(str(value).encode())
-                digest.update(b"\0")
-        digest.update(b"\1")
-    return digest.hexdigest()
+        write_whole(folder / DATA_FILE, fingerprint + "\n")
+    write_whole(folder / files.settings, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 def check_data(folder: Path, fingerprint: str | None) -> None:
@@ -173,7 +159,7 @@ def check_data(folder: Path, fingerprint: str | None) -> None:
 def finish_run(folder: Path, result: dict[str, Any], *, files: RunFiles = PRETRAIN) -> None:
     """Writes `result` (JSON) and thereby marks the run in `folder` as finished. Numbers that JSON does not have, as a
     run that diverged gives them (NaN, infinity), become null."""
-    _write(folder / files.result, json.dumps(_with_nulls(result), indent=2, allow_nan=False) + "\n")
+    write_whole(folder / files.result, json.dumps(_with_nulls(result), indent=2, allow_nan=False) + "\n")
 
 
 def _with_nulls(value: Any) -> Any:
@@ -256,10 +242,3 @@ def _defect(checkpoint: Path) -> str | None:
         if not zipfile.is_zipfile(state):  # torch.save writes zip archives, whose directory stands at the end
             return f"{state.name} is damaged"
     return None
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a whole file or none, whenever the process is killed."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

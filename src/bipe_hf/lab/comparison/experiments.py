@@ -14,8 +14,9 @@ from ...model.errors_bipe import InputError
 from .. import training
 from ..common.checkpoints import open_folder, with_fields
 from ..common.devices import check_device
+from ..common.digests import rows_digest
 from ..common.mappings import read_mapping
-from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles, fingerprint
+from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles
 from ..common.settings import RunSettings
 from ..data import load_documents
 from ..evaluation.run import check_arguments as check_measurement
@@ -167,7 +168,7 @@ class TextExperiment(Experiment):
         model_args, data_args = entry.settings.model, entry.settings.data
         documents = read_documents(data_args)
         texts = documents.select_columns("text")
-        self.data_sha256 = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
+        self.data_sha256 = None if data_args.streaming else rows_digest(texts["train"], texts["validation"])
         self.tokenizer = load_tokenizer(model_args, data_args, documents)
         if measure.data is not None:
             documents = load_documents(

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ...hub.records import read_record
 from ...model.errors_bipe import InputError, InputExistsError
-from ..common.checkpoints import open_folder
+from ..common.checkpoints import is_outdated, open_folder
 from ..common.figures import require_matplotlib
 from ..common.messages import first_line
 from ..common.results import describe_environment
@@ -152,7 +152,16 @@ def _jobs(
                     )
                 continue
             job = _training_job(comparison, experiment, entry, seed, overwrite)
-            if measured and (job is not None or _fingerprint(entry, folder) != measured[0].model_fingerprint):
+            if job is None and any(is_outdated(row.model_fingerprint) for row in measured):
+                if entry in chosen:
+                    print(
+                        f"{results_file(output)}: the results of {entry.name!r}, seed {seed}, tell their model by the"
+                        " time of its files, as earlier versions did, not by its weights: it is measured again",
+                        file=sys.stderr,
+                    )
+                    results.results = [row for row in results.results if row not in measured]
+                    is_measured = False
+            elif measured and (job is not None or _fingerprint(entry, folder) != measured[0].model_fingerprint):
                 raise InputError(
                     f"{results_file(output)} has results of {entry.name!r}, seed {seed}, that are not of the model in"
                     f" {folder} ({other_place()})"

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...model.errors_bipe import InputError, InputNotFoundError
-from ..common.files import read_json
+from ...model.errors_bipe import InputError
+from ..common.checkpoints import weight_files
 
 
 UNQUANTIZED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -18,26 +18,10 @@ UNQUANTIZED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint folder, by name. Pickles are read as weights only."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        if (folder / single).is_file():
-            return _read_tensors(folder / single)
-        if (folder / index).is_file():
-            weight_map = read_json(folder / index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise InputError(f"{folder / index} holds no weight_map that names the shards")
-            shards = sorted(set(weight_map.values()))
-            return {key: value for shard in shards for key, value in _read_tensors(folder / shard).items()}
-    raise InputNotFoundError(
-        f"no weights in {folder}: looked for model.safetensors, pytorch_model.bin and sharded forms (*.index.json)"
-    )
+    return {key: value for file in weight_files(folder) for key, value in _read_tensors(file).items()}
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputNotFoundError(f"weights file not found: {path}")
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)

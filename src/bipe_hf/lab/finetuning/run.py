@@ -9,8 +9,9 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError
+from ..common.digests import rows_digest
 from ..common.messages import did_you_mean, install_hint
-from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint, fingerprint
+from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_counts, check_training
 from .arguments import FinetuneSettings, RowArguments, TaskArguments
@@ -66,7 +67,7 @@ def finetune(settings: FinetuneSettings | dict[str, Any], *, overwrite: bool = F
     # The others find the rows in the cache, and looked at the folder before the first one writes there.
     with training_args.main_process_first(desc="reading the data"):
         rows = _load_columns(task_class, task_args, row_args)
-        digest = fingerprint(rows["train"], rows["validation"])
+        digest = rows_digest(rows["train"], rows["validation"])
         if checkpoint is not None:
             check_data(folder, digest)
         task = task_class(task_args, row_args, rows)

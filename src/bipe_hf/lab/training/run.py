@@ -17,7 +17,8 @@ from transformers import (
 
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import load_model
-from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint, fingerprint
+from ..common.digests import rows_digest
+from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
 from ..data import make_blocks, tokenize_documents
 from ..data.index_extension import IndexExtension
@@ -60,7 +61,7 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
         documents = read_documents(data_args)
         texts = documents.select_columns("text")
-        digest = None if data_args.streaming else fingerprint(texts["train"], texts["validation"])
+        digest = None if data_args.streaming else rows_digest(texts["train"], texts["validation"])
         if checkpoint is None:
             plain = load_tokenizer(model_args, data_args, documents)
             tokenizer = fit_tokenizer(config, plain, model_args, data_args)
