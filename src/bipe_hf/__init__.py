@@ -13,7 +13,9 @@ from transformers import (
     AutoTokenizer,
 )
 
+from .hub.card_file import write_card_of_model, write_card_of_tokenizer
 from .model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from .model.modeling_bipe import BipePreTrainedMixin
 from .model.modeling_bipe_gpt_neox import (
     BipeGPTNeoXForCausalLM,
     BipeGPTNeoXForQuestionAnswering,
@@ -63,3 +65,7 @@ AutoModelForSequenceClassification.register(BipeGPTNeoXConfig, BipeGPTNeoXForSeq
 AutoModelForTokenClassification.register(BipeGPTNeoXConfig, BipeGPTNeoXForTokenClassification)
 AutoModelForQuestionAnswering.register(BipeGPTNeoXConfig, BipeGPTNeoXForQuestionAnswering)
 AutoTokenizer.register(BipeGPTNeoXConfig, fast_tokenizer_class=BipeTokenizer)
+
+# What is pushed gets the model card of this package; code that travels with a checkpoint knows none.
+BipePreTrainedMixin.write_card = staticmethod(write_card_of_model)
+BipeTokenizer.write_card = staticmethod(write_card_of_tokenizer)

@@ -55,9 +55,6 @@ def without_package() -> None:
     sys.meta_path.insert(0, Missing())
 
 
-# ------------------------------------------------------------------------------------------ writing
-
-
 def push_model(folder: str, auto_class: str, repo: str, **keywords: Any) -> None:
     load(folder, auto_class).push_to_hub(repo, **keywords)
 
@@ -145,9 +142,6 @@ def fine_tune(repo: str, auto_class: str, folder: str, new_repo: str, token: str
     return describe(model.eval())
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
 def load(name: str, auto_class: str, **keywords: Any) -> Any:
     import transformers
 
@@ -165,6 +159,18 @@ def describe(model: Any) -> dict[str, Any]:
 
 def read_model(name: str, auto_class: str = "AutoModelForCausalLM", **keywords: Any) -> dict[str, Any]:
     return describe(load(name, auto_class, **keywords).eval())
+
+
+def read_logits(name: str, texts: list[str], **keywords: Any) -> dict[str, Any]:
+    """What a tokenizer and then a language model make of texts: class and module of the model, ids, logits."""
+    import torch
+
+    model = load(name, "AutoModelForCausalLM", **keywords).eval()
+    encoded = load(name, "AutoTokenizer", **keywords)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**encoded).logits
+    found = {key: value.tolist() for key, value in encoded.items()}
+    return found | {"class": type(model).__name__, "module": type(model).__module__, "logits": logits.tolist()}
 
 
 def read_tokenizer(name: str, texts: list[str], **keywords: Any) -> dict[str, Any]:

@@ -100,10 +100,10 @@ def expected(folder, family, head="ForCausalLM"):
 
 
 def is_own(result, family, head="ForCausalLM"):
-    return (result["class"], result["module"]) == (FAMILIES[family].prefix + head, f"bipe_hf.modeling_bipe_{family}")
-
-
-# ------------------------------------------------------------------------------------------ push_to_hub
+    return (result["class"], result["module"]) == (
+        FAMILIES[family].prefix + head,
+        f"bipe_hf.model.modeling_bipe_{family}",
+    )
 
 
 def test_a_pushed_model_is_the_same_model(hub, client, folders, family):
@@ -137,9 +137,6 @@ def test_what_trainer_pushes_loads(client, folders, family, tmp_path):
     assert trained != expected(folders[family], family)
     assert client(read_model, repo)["output"] == trained
     assert client(read_tokenizer, repo, TEXTS) == client(read_tokenizer, str(folders[family]), TEXTS)
-
-
-# ------------------------------------------------------------------------------------------ without the package
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +220,6 @@ def test_a_configuration_saved_alone_without_the_package_is_complete(
     assert stranger(build_model, str(tmp_path / "saved")) == f"{FAMILIES[family].prefix}ForCausalLM"
 
 
-# ------------------------------------------------------------------------------------------ who may read
-
-
 @pytest.fixture(scope="module")
 def private(hub, client, folders):
     client(push_model, str(folders["llama"]), "AutoModelForCausalLM", "alice/private", private=True, token=OWNER)
@@ -261,9 +255,6 @@ def test_a_gated_model_says_so(hub, client, folders):
     hub.repositories["alice/gated"].gated = True
     error = client(error_of, read_model, "alice/gated", token=OTHER)
     assert error.startswith("OSError: You are trying to access a gated repo.")
-
-
-# ------------------------------------------------------------------------------------------ broken connections
 
 
 @pytest.mark.parametrize("route", ["lfs_put", "commit"])
@@ -320,9 +311,6 @@ def test_one_broken_connection_is_overcome(hub, client, folders):
     hub.cut("resolve", after=100)
     assert client(without_waiting, read_model, repo)["output"] == expected(folders["llama"], "llama")
     assert hub.cuts_left == 0
-
-
-# ------------------------------------------------------------------------------------------ bipe-hf push
 
 
 def push(client, *words, token=OWNER):
@@ -382,7 +370,8 @@ def test_push_takes_nothing_but_the_model(hub, client, folder):
         (folder / name).write_text("private")
     (folder / "training.json").write_text(TRAINING)
     pushed(client, folder, "clean")
-    assert set(hub.repositories["alice/clean"].files) == saved | {"training.json", ".gitattributes"}
+    beside = {"training.json", "README.md", ".gitattributes"}
+    assert set(hub.repositories["alice/clean"].files) == saved | beside
 
 
 def test_the_same_push_again_changes_nothing(hub, client, folders):
@@ -507,7 +496,7 @@ def test_a_card_that_cannot_be_read_is_not_replaced(hub, client, folders):
     finally:
         hub.out_of_order.clear()
     assert status == 2
-    assert errors.splitlines()[-1].startswith("bipe-hf: error: ")
+    assert errors.splitlines()[-1].startswith("bipe-hf: error: repository unreadable: the connection to")
     assert repository.files["README.md"] == mine
 
 
@@ -521,6 +510,43 @@ def test_a_tokenizer_saved_and_pushed_leaves_a_card_of_ones_own(hub, client, fol
         (tmp_path / "README.md").write_text("# Another one, for this folder\n")
     client(save_and_push_tokenizer, str(folders["llama"]), str(tmp_path), "alice/tokens", OWNER)
     assert repository.files["README.md"] == mine
+
+
+def test_a_pushed_model_does_not_claim_what_was_measured_of_the_weights_before_it(hub, client, folder):
+    """The record is still there: only `bipe-hf push` removes what is of other weights."""
+    (folder / "training.json").write_text(TRAINING)
+    pushed(client, folder, "claims")
+    repository = hub.repositories["alice/claims"]
+    assert "- train length: 64 tokens" in repository.files["README.md"].decode()
+    client(push_model, str(folder), "AutoModelForCausalLM", "alice/claims", token=OWNER)
+    card = repository.files["README.md"].decode()
+    assert "bipe-hf" in card
+    assert "train length" not in card
+
+
+def test_a_tokenizer_pushed_again_leaves_the_results_in_the_card(hub, client, folder):
+    (folder / "training.json").write_text(TRAINING)
+    pushed(client, folder, "results")
+    card = hub.repositories["alice/results"].files["README.md"]
+    assert b"- train length: 64 tokens" in card
+    client(push_tokenizer, str(folder), "alice/results", token=OWNER)
+    assert hub.repositories["alice/results"].files["README.md"] == card
+
+
+def test_a_model_and_its_tokenizer_pushed_alone_have_one_card_that_shows_the_separators(hub, client, folders):
+    repo = "alice/both"
+    client(push_model, str(folders["llama"]), "AutoModelForCausalLM", repo, token=OWNER)
+    assert "separator tokens, with the ids" in hub.repositories[repo].files["README.md"].decode()
+    client(push_tokenizer, str(folders["llama"]), repo, token=OWNER)
+    assert "separator tokens (`sentences`)" in hub.repositories[repo].files["README.md"].decode()
+
+
+def test_without_the_package_a_push_has_the_card_of_transformers(hub, stranger, published, tmp_path):
+    name, auto_class = str(published("llama", "ForCausalLM")[1]), "AutoModelForSequenceClassification"
+    stranger(fine_tune, name, auto_class, str(tmp_path), "alice/strangers", OWNER, trust_remote_code=True)
+    card = hub.repositories["alice/strangers"].files["README.md"].decode()
+    assert "has been automatically generated" in card
+    assert "bipe" not in card
 
 
 def test_tags_of_a_push_stand_in_the_card(hub, client, folders):

@@ -52,15 +52,34 @@ def write_model_card(folder: str | os.PathLike, name: str | None = None, *, with
         logger.warning(f"{folder / CARD_FILE} was not written: {' '.join(str(error).split())}")
 
 
-def complete_model_card(folder: str | os.PathLike, name: str | None = None) -> None:
-    """As [`write_model_card`], for a tokenizer that comes to a model: a card of ours that shows separators is left."""
-    card = Path(folder, CARD_FILE)
-    if not (card.is_file() and is_ours(text := _read(card)) and IDS_ALONE not in text):
-        write_model_card(folder, name)
+def write_card_of_model(
+    folder: str | os.PathLike, repo: str, *, token: bool | str | None, revision: str | None
+) -> None:
+    """Writes the card of a model that is about to be pushed: `push_to_hub` of a model."""
+    write_card_to_push(folder, repo, write_model_card, token=token, revision=revision)
+
+
+def write_card_of_tokenizer(
+    folder: str | os.PathLike, repo: str, *, token: bool | str | None, revision: str | None
+) -> None:
+    """As [`write_card_of_model`], for a tokenizer that comes to a model: a card of ours that shows separators is left,
+    with the results in it."""
+
+    def write(folder: Path, name: str) -> None:
+        card = folder / CARD_FILE
+        if not (card.is_file() and is_ours(text := _read(card)) and IDS_ALONE not in text):
+            write_model_card(folder, name)
+
+    write_card_to_push(folder, repo, write, token=token, revision=revision)
 
 
 def write_card_to_push(
-    folder: str | os.PathLike, repo: str, write: Callable, *, token: bool | str | None, revision: str | None
+    folder: str | os.PathLike,
+    repo: str,
+    write: Callable[[Path, str], None],
+    *,
+    token: bool | str | None,
+    revision: str | None,
 ) -> None:
     """Writes the card of a folder that is about to be pushed, by `write`, from the files of the repository too.
 

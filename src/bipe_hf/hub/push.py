@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,  # of the HTTP client, whichever this version of huggingface_hub stands on
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -260,6 +261,8 @@ def _errors_in_one_line(repo: str) -> Iterator[None]:
         raise InputOSError(f"repository {repo}: {_refusal(error)}") from error
     except HTTPError as error:
         raise InputOSError(f"{_broken_off(repo)} ({error})") from error
+    except LocalEntryNotFoundError as error:  # how a download fails, with the reason as its cause
+        raise InputOSError(f"{_broken_off(repo)} ({_first_line(error.__cause__ or error)})") from error
     except RuntimeError as error:  # how the upload of a large file fails, with the reason as its cause
         if isinstance(error.__cause__, HfHubHTTPError):
             raise InputOSError(f"repository {repo}: {_refusal(error.__cause__)}") from error

@@ -3,29 +3,21 @@
 import inspect
 import math
 import os
-import shutil
 import textwrap
 from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
 from .encodings_bipe import encoding_fields, encoding_label, encoding_separators, token_fields
-from .errors_bipe import InputError, InputExistsError
+from .errors_bipe import InputError
+from .travel_bipe import auto_map, check_code, write_code
 from .version_bipe import __version__
 
-
-if TYPE_CHECKING:
-    # Never run: transformers carries the files that a module names along with it, so every copy of this one, beside a
-    # checkpoint or in the cache of remote code, has the whole model and its tokenizer beside it.
-    from .modeling_bipe_gpt_neox import BipeGPTNeoXModel  # noqa: F401
-    from .modeling_bipe_llama import BipeLlamaModel  # noqa: F401
-    from .tokenization_bipe import BipeTokenizer  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -254,40 +246,14 @@ class BipeConfigMixin(PreTrainedConfig):
         class defined elsewhere is left to `register_for_auto_class`.
 
         Raises:
-            FileExistsError: if a file of the folder has the name of one of ours and no checkpoint of ours is there.
+            FileExistsError: if a file of the folder has the name of one of ours and is somebody else's.
         """
         if type(self).__module__ == __name__:
-            _save_code(Path(save_directory))
+            check_code(Path(save_directory))
+            write_code(Path(save_directory))
             self.bipe_hf_version = __version__
-            self.auto_map = self._own_auto_map()
+            self.auto_map = auto_map(self)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-
-    def _own_auto_map(self) -> dict[str, str | list[str | None]]:
-        prefix, modelling = type(self).__name__.removesuffix("Config"), f"modeling_{self.model_type}"
-        auto_map = {
-            "AutoConfig": f"{Path(__file__).stem}.{type(self).__name__}",
-            "AutoModel": f"{modelling}.{prefix}Model",
-        }
-        auto_map |= {f"AutoModel{head}": f"{modelling}.{prefix}{head}" for head in HEADS}
-        if self.segmentation == "separators":  # other models have a plain tokenizer
-            auto_map["AutoTokenizer"] = [None, "tokenization_bipe.BipeTokenizer"]  # without and with `tokenizers`
-        return auto_map
-
-
-def _save_code(folder: Path) -> None:
-    """Copies this file and every module that the model and its tokenizer need."""
-    files = sorted({Path(__file__), *map(Path, get_relative_import_files(__file__))})
-    copies = {file: folder / file.name for file in files if file.parent.resolve() != folder.resolve()}
-    if not (folder / Path(__file__).name).exists():  # no checkpoint of ours yet: what is there is somebody's own
-        for copy in copies.values():
-            if copy.exists():
-                raise InputExistsError(
-                    f"save_directory {folder} holds a file {copy.name}, which the code of the model would replace: "
-                    "choose another folder"
-                )
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, copy in copies.items():
-        shutil.copyfile(file, copy)
 
 
 def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) -> dict[str, Any]:

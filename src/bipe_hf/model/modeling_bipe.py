@@ -1,5 +1,7 @@
 """The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .errors_bipe import InputError
 from .positional_bipe import INTER_ENCODINGS, INTRA_ENCODINGS, EncodingTable, InterEncoding, InterTerms
+from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segments,
     SegmentState,
@@ -30,6 +33,7 @@ from .segmentation_bipe import (
     segment_tokens,
     separator_table,
 )
+from .travel_bipe import check_code
 
 
 # What inference servers call the attention that they put into a transformers model.
@@ -50,8 +54,17 @@ class BilevelInputs(NamedTuple):
     """Whether a row holds more than one document; not known, and False, in a compiled forward."""
 
 
-class BipePreTrainedMixin:
+class BipePreTrainedMixin(PushMixin):
     """Weight initialisation of what BiPE adds. Comes before the `PreTrainedModel` of the family."""
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
+    ) -> None:
+        """As transformers does, with the code of the model (see [`BipeConfigMixin.save_pretrained`])."""
+        # The configuration checks too, but too late where this is remote code: transformers has copied files by then.
+        if self.is_remote_code() and self.should_save_on_this_rank(is_main_process):
+            check_code(Path(save_directory))
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):

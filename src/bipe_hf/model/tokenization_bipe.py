@@ -7,13 +7,16 @@
 import os
 from collections.abc import Iterable, Sequence
 from itertools import count, repeat
+from pathlib import Path
 from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
 from .errors_bipe import InputError
+from .push_bipe import PushMixin
 from .separators_bipe import find_separators
+from .travel_bipe import check_code, write_code
 
 
 logger = logging.get_logger(__name__)
@@ -57,7 +60,7 @@ def _rebuild(tokenizer: TokenizersBackend, target: type[TokenizersBackend], **fi
     return rebuilt
 
 
-class BipeTokenizer(TokenizersBackend):
+class BipeTokenizer(PushMixin, TokenizersBackend):
     """A fast tokenizer that returns `segment_ids` beside `input_ids` and `attention_mask`.
 
     Build one with [`BipeTokenizer.from_tokenizer`]; it saves, loads and pads like any tokenizer, and it encodes and
@@ -70,11 +73,11 @@ class BipeTokenizer(TokenizersBackend):
     `add_tokens` does not change them. To have added tokens considered, or to change the segmentation, wrap again.
     """
 
-    _auto_class = "AutoTokenizer"  # the code goes along wherever the tokenizer is saved
+    _auto_map = {"AutoTokenizer": ("tokenization_bipe.BipeTokenizer", None)}  # the code goes along
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._auto_class = None  # whose code is not ours to publish: there is `register_for_auto_class`
+        cls._auto_map = None  # whose code is not ours to publish: there is `register_for_auto_class`
 
     def __init__(
         self,
@@ -152,6 +155,17 @@ class BipeTokenizer(TokenizersBackend):
                     " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, segmentation=...)."
                 )
         return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """As transformers does, with the code of this class; not with that of a class derived from it.
+
+        Raises:
+            FileExistsError: if a file of the folder has the name of one of ours and is somebody else's.
+        """
+        if type(self) is BipeTokenizer:
+            check_code(Path(save_directory))
+            write_code(Path(save_directory))
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ...model.errors_bipe import InputError, InputExistsError
+from ...model.travel_bipe import check_code
 from .files import write_whole
 
 
@@ -90,7 +91,8 @@ def find_checkpoint(
         The last complete checkpoint of the interrupted run in `folder`, or `None` where training starts at step 0.
 
     Raises:
-        FileExistsError: `folder` holds a finished run, or files that are no training run.
+        FileExistsError: `folder` holds a finished run, files that are no training run, or one that the code of the
+            model would replace.
         ValueError: `folder` holds an interrupted run with other settings, of another number of processes, or whose
             settings cannot be read; or `overwrite` would delete a run with what the new one reads.
     """
@@ -102,6 +104,7 @@ def find_checkpoint(
         raise InputExistsError(
             f"output_dir {folder} is not empty and holds no training run (no {files.settings}): choose another folder"
         )
+    check_code(folder)
     if overwrite:
         _check_inputs(folder, settings)
         return None

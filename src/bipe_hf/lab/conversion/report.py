@@ -8,7 +8,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import ACT2FN
 
+from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError, InputExistsError
+from ...model.travel_bipe import check_code
 
 
 # What `save_pretrained` of any model or tokenizer may have left in a folder
@@ -69,12 +71,14 @@ def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Writes model and tokenizer in place of those that `output` held: no shard or vocabulary of theirs stays."""
+    check_code(output)
     for pattern in MODEL_FILES:
         for path in output.glob(pattern):
             path.unlink()
     model.save_pretrained(output)
     if tokenizer is not None:
         tokenizer.save_pretrained(output)
+    write_model_card(output)
 
 
 def make_config(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig:

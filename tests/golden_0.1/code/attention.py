@@ -1,0 +1,114 @@
+"""Attention with the terms of any inter encoding: what happens between the projections of a layer, in every family."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .alibi import BiasColumns
+from .positional import InterTerms
+
+
+def bilevel_attention(
+    layer: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    terms: InterTerms,
+    attention_mask: torch.Tensor | None,
+    cache: Cache | None,
+    *,
+    rotate: Callable,
+    eager_attention: Callable,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Applies the terms, updates the cache and calls the attention backend of the configuration.
+
+    Args:
+        layer: the attention module of a transformers family, with its `config`, `layer_idx`, `scaling` and
+            `attention_dropout`.
+        query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`)
+        key, value (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`)
+        terms ([`InterTerms`])
+        attention_mask: in the form that the backend wants.
+        cache ([`~transformers.Cache`], *optional*): gets the keys as attention sees them, columns included.
+        rotate: the family's `apply_rotary_pos_emb`.
+        eager_attention: the family's `eager_attention_forward`.
+
+    Returns:
+        Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them.
+    """
+    head_dim, scaling = value.shape[-1], layer.scaling
+    if terms.query_scale is not None:
+        query = query * terms.query_scale
+    if terms.key_scale is not None:
+        key = key * terms.key_scale
+    if terms.rotary is not None:
+        query, key = rotate(query, key, *terms.rotary)
+    if terms.columns is not None:
+        query, key, value = attach_columns(terms.columns, query, key, value)
+        eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
+    if cache is not None:
+        key, value = cache.update(key, value, layer.layer_idx)
+
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
+    output, weights = attention(
+        layer,
+        query,
+        key,
+        value,
+        attention_mask,
+        dropout=layer.attention_dropout if layer.training else 0.0,
+        scaling=scaling,
+        **kwargs,
+    )
+    if terms.columns is not None:
+        output = output[..., :head_dim]
+    return output.flatten(2), weights
+
+
+def attach_columns(
+    columns: BiasColumns, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Puts the columns in front of queries and keys and as many zeros behind the values.
+
+    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
+    head_dim)`. Flash kernels want one head dimension for all three; the attention output ends with the zeros' share,
+    to be cut off.
+    """
+    if columns.query.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"ALiBi has a slope for each of {columns.query.shape[1]} heads, attention got "
+            f"{query.shape[1]}: tensor parallelism is not supported with it"
+        )
+    if columns.query_factor != 1.0:
+        query = query * columns.query_factor
+    query = torch.cat([columns.query, query], dim=-1)
+    key = torch.cat([columns.key.expand(-1, key.shape[1], -1, -1), key], dim=-1)
+    return query, key, F.pad(value, (0, key.shape[-1] - value.shape[-1]))
+
+
+def eager_with_columns(eager_attention: Callable) -> Callable:
+    """Eager attention whose logits are at least float32.
+
+    A bias can leave the range of float16 where the mask is about to be added, and infinity minus infinity is no
+    number.
+    """
+
+    def forward(module, query, key, value, attention_mask, **kwargs):
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        inputs = (x.to(dtype) for x in (query, key, value))
+        with torch.autocast(query.device.type, enabled=False):
+            output, weights = eager_attention(module, *inputs, attention_mask, **kwargs)
+        return output.to(query.dtype), weights.to(query.dtype)
+
+    return forward
+
+
+def mask_for_columns(attention_mask: torch.Tensor) -> torch.Tensor:
+    """An additive 16-bit mask whose masked entries stay below any bias: float32, at that dtype's minimum."""
+    is_masked = attention_mask <= torch.finfo(attention_mask.dtype).min
+    return attention_mask.float().masked_fill(is_masked, torch.finfo(torch.float32).min)

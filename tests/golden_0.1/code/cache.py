@@ -1,0 +1,203 @@
+"""Segment history as one more layer of a transformers cache.
+
+A cached step sees only the new tokens, so the running segment index and the intra position must come from the cache. A
+`Cache` is a list of layers and runs `crop`, `reorder_cache`, `batch_repeat_interleave`, `batch_select_indices` and
+`reset` over all of them; a layer that keeps the segment state is therefore cropped, reordered and repeated together
+with the keys.
+"""
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .compatibility import CACHE_NAME
+from .segmentation import SegmentState, initial_state
+
+
+class SegmentHistoryLayer(CacheLayerMixin):
+    """Keeps the segment state after every cached token.
+
+    It stands behind the layers of the model, so `len(cache)` is one more than their number, and it has no keys.
+
+    Args:
+        first_layer ([`~transformers.cache_utils.CacheLayerMixin`]):
+            The layer that a forward uses next after the last one. An offloaded cache fetches layers in a ring, of
+            which this one is a part that holds nothing.
+    """
+
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self, first_layer: CacheLayerMixin):
+        super().__init__()
+        self.first_layer = first_layer
+        # `torch.LongTensor` of shape (batch, cached length, 4): the fields of SegmentState
+        self.states: torch.Tensor | None = None
+
+    def latest(self) -> SegmentState | None:
+        """The state after the last cached token, entries of shape `(batch, 1)`; None while nothing is cached."""
+        if self.states is None or self.states.shape[1] == 0:
+            return None
+        return SegmentState(*self.states[:, -1:].unbind(-1))
+
+    def segment_ids(self) -> torch.Tensor:
+        """Segment of every cached token, of shape `(batch, cached length)`."""
+        return self.states[..., 0]
+
+    def append(self, state: SegmentState) -> None:
+        """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
+        states = torch.stack(state, dim=-1)
+        self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
+        self.is_initialized = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        # A negative number removes from the end; older transformers also give the length to keep as a positive number.
+        if self.states is not None and tokens_to_remove != 0:
+            self.states = self.states[:, :tokens_to_remove]
+
+    def reset(self) -> None:
+        self.states = None
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.states is not None:
+            self.states = self.states.repeat_interleave(repeats, dim=0)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        if self.states is not None:
+            self.states = self.states[rows.to(self.states.device)]
+
+    def get_seq_length(self) -> int | torch.Tensor:
+        return 0 if self.states is None else self.states.shape[1]
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def prefetch(self) -> None:
+        self.first_layer.prefetch()
+
+    # The layer holds a few integers a token and no keys: there is nothing to allocate early or to offload.
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None: ...
+
+    def offload(self) -> None: ...
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        raise TypeError("a segment history layer holds no keys: the cache was made for a model with more layers")
+
+
+class StaticSegmentHistoryLayer(SegmentHistoryLayer):
+    """The same in tensors of fixed shape, written in place: a compiled step finds them at the same address.
+
+    Column 0 of `states` is the state before any token, column `length` the one after the last.
+    """
+
+    is_compileable = True
+
+    def __init__(self, first_layer: CacheLayerMixin):
+        super().__init__(first_layer)
+        # `torch.LongTensor` of shape (1,): no compiled step may read it, which is why it never is a number
+        self.length: torch.Tensor | None = None
+
+    def latest(self) -> SegmentState | None:
+        if self.states is None:
+            return None
+        return SegmentState(*self.states.index_select(1, self.length).unbind(-1))
+
+    def segment_ids(self) -> torch.Tensor:
+        return self.states[:, 1:, 0]
+
+    def append(self, state: SegmentState) -> None:
+        states = torch.stack(state, dim=-1)
+        batch_size, new_length, _ = states.shape
+        if self.states is None:
+            before_any = torch.stack(initial_state(batch_size, states.device), dim=-1)
+            self.states = before_any.repeat(1, 1 + self.first_layer.max_cache_len, 1)
+            self.length = states.new_zeros(1)
+            if not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(self.states)
+                torch._dynamo.mark_static_address(self.length)
+        columns = self.length + torch.arange(1, 1 + new_length, device=states.device)
+        self.states.index_copy_(1, columns, states)
+        self.length.add_(new_length)
+        self.is_initialized = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if self.states is not None:
+            self.length.add_(tokens_to_remove)
+
+    def reset(self) -> None:
+        if self.states is not None:
+            self.length.zero_()
+
+    def get_seq_length(self) -> int | torch.Tensor:
+        return 0 if self.states is None else self.length
+
+
+def read_segment_history(cache: Cache | None) -> SegmentState | None:
+    """The segment state after the last cached token, or None where nothing is cached yet.
+
+    Raises:
+        ValueError: if the cache holds keys but no segment history: another model wrote it, and starting again at
+            segment 0 would be silently wrong; or if the two were not cropped together.
+    """
+    if cache is None:
+        return None
+    layer = _segment_history_layer(cache)
+    if layer is None:
+        # The length of a static cache is a tensor, whose value a compiled step cannot read.
+        if not torch.compiler.is_compiling() and cache.get_seq_length() > 0:
+            raise ValueError(
+                f"{CACHE_NAME} holds {int(cache.get_seq_length())} tokens but no segment history, so the segment "
+                "of the next token is unknown. Pass an empty cache, or one that a BiPE model has filled."
+            )
+        return None
+    if not layer.is_compileable and layer.get_seq_length() != cache.get_seq_length():
+        raise ValueError(
+            f"{CACHE_NAME} holds {cache.get_seq_length()} tokens, its segment history {layer.get_seq_length()}. "
+            "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike."
+        )
+    return layer.latest()
+
+
+def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: int) -> None:
+    """Appends the states after new tokens (entries of shape `(batch, new tokens)`) to the cache.
+
+    Raises:
+        ValueError: if the cache was made for a model of fewer layers.
+    """
+    layer = _segment_history_layer(cache)
+    grows = layer is None and cache.layer_class_to_replicate is not None
+    num_key_layers = len(cache.layers) - (layer is not None)
+    if num_key_layers < num_hidden_layers and not grows:
+        raise ValueError(
+            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
+        )
+    if layer is None:
+        # A cache made without a config grows its layers on demand; ours must come after all of them.
+        while len(cache.layers) < num_hidden_layers:
+            cache.layers.append(cache.layer_class_to_replicate())
+        layer_class = StaticSegmentHistoryLayer if cache.is_compileable else SegmentHistoryLayer
+        layer = layer_class(first_layer=cache.layers[0])
+        cache.layers.append(layer)
+    layer.append(state)
+
+
+def cached_segment_ids(cache: Cache) -> torch.Tensor:
+    """Segment of every token that has keys in the cache, of shape `(batch, keys)`; padding has that before it.
+
+    In a static cache the keys, and so the ids, include those yet to come, whose values mean nothing.
+    """
+    return _segment_history_layer(cache).segment_ids()
+
+
+def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:
+    if cache.layers and isinstance(cache.layers[-1], SegmentHistoryLayer):
+        return cache.layers[-1]
+    return None

@@ -1,0 +1,115 @@
+"""`generate` with segments, for every BiPE language model."""
+
+import torch
+from transformers.cache_utils import Cache
+
+from .cache import read_segment_history
+from .compatibility import CACHE_NAME, takes_cache
+from .segmentation import SegmentState
+
+
+class BipeGenerationMixin:
+    """`generate` with segments. Comes before the causal language model of the family."""
+
+    @takes_cache
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        cache: Cache | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        segment_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """Adds `segment_ids` where the model cannot derive them from the inputs of one step.
+
+        Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
+        With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
+        the segments of a prompt are found before that.
+        """
+        inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            **{CACHE_NAME: cache},
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if next_sequence_length == 1 and not is_first_iteration:
+            return inputs  # a generated token: it lies behind the prompt and is never padding
+        is_padded = attention_mask is not None and attention_mask.ndim == 2
+        mask_is_hidden = is_padded and cache is not None and cache.is_compileable
+        tokens = _tokens_of(inputs)
+        length = tokens.shape[1]
+        if segment_ids is not None:
+            past_length = 0 if cache is None else int(cache.get_seq_length())
+            segment_ids = segment_ids[:, past_length : past_length + length].to(tokens.device)
+            if segment_ids.shape[1] == 0:  # the step lies behind the prompt
+                segment_ids = None
+        if segment_ids is not None or mask_is_hidden:
+            is_token = attention_mask[:, -length:].to(tokens.device).bool() if is_padded else None
+            past = read_segment_history(cache)
+            inputs["segment_ids"] = self._continue_segment_ids(inputs, segment_ids, is_token, past)
+        return inputs
+
+    def _continue_segment_ids(
+        self,
+        inputs: dict,
+        segment_ids: torch.LongTensor | None,
+        is_token: torch.Tensor | None,
+        past: SegmentState | None,
+    ) -> torch.LongTensor:
+        """Segment ids of a step whose first columns may be given; the other columns are derived from there on."""
+        ids, embeds, decoder = inputs["input_ids"], inputs.get("inputs_embeds"), self.get_decoder()
+        parts = []
+        num_given = 0 if segment_ids is None else segment_ids.shape[1]
+        for columns in (slice(num_given), slice(num_given, _tokens_of(inputs).shape[1])):
+            if columns.stop == (columns.start or 0):
+                continue
+            segments = decoder.segment(
+                None if ids is None else ids[:, columns],
+                None if embeds is None else embeds[:, columns],
+                is_token=None if is_token is None else is_token[:, columns],
+                segment_ids=segment_ids if columns.start is None else None,
+                past=past,
+            )
+            past = SegmentState(*(entry[:, -1:] for entry in segments.state))
+            parts.append(segments.segment_ids)
+        return torch.cat(parts, dim=1)
+
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
+        """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
+
+        Raises:
+            ValueError: if `segment_ids` does not have one id for each token of the prompt, cached ones included.
+        """
+        segment_ids = kwargs.get("segment_ids")
+        is_assistant = generation_config is not None and generation_config.is_assistant
+        if segment_ids is not None and not is_assistant:  # an assistant's prompt grows from call to call
+            given = (kwargs.get(name) for name in ("attention_mask", "inputs_embeds", "input_ids"))
+            prompt = next((tensor for tensor in given if tensor is not None), inputs)
+            if prompt is not None and segment_ids.shape[1] != prompt.shape[1]:
+                raise ValueError(
+                    f"segment_ids must cover all {prompt.shape[1]} tokens of the prompt, the cached ones included, "
+                    f"got {segment_ids.shape[1]}"
+                )
+        return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Not supported: its paged cache keeps keys alone, so that every step would start again at segment 0."""
+        raise ValueError(
+            "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
+            "Use generate with a padded batch."
+        )
+
+    def _get_static_cache_init_shape(self) -> tuple | None:
+        # Bias columns widen the keys, so the cache takes its shape from the first of them.
+        return None if self.get_decoder().inter_encoding.has_columns else super()._get_static_cache_init_shape()
+
+
+def _tokens_of(inputs: dict) -> torch.Tensor:
+    """The ids or embeddings of a step, whose first two dimensions are `(batch, length)`."""
+    return inputs["input_ids"] if inputs["input_ids"] is not None else inputs["inputs_embeds"]

@@ -1,0 +1,398 @@
+"""The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .alibi import AlibiBias, kernel_dtype
+from .attention import mask_for_columns
+from .cache import cached_segment_ids, read_segment_history, write_segment_history
+from .card_file import write_card_to_push, write_model_card
+from .compatibility import CACHE_NAME, takes_cache
+from .positional import INTER_ENCODINGS, INTRA_ENCODINGS, EncodingTable, InterEncoding, InterTerms
+from .segmentation import (
+    Segments,
+    SegmentState,
+    document_starts,
+    positions_in_document,
+    segment_ends,
+    segment_tokens,
+    separator_table,
+)
+
+
+# What inference servers call the attention that they put into a transformers model.
+SERVER_ATTENTION = ("vllm", "sglang", "tgi")
+
+
+class BilevelInputs(NamedTuple):
+    """What the layers of a model receive; made once per forward by [`BipeModelMixin.bilevel_inputs`]."""
+
+    hidden_states: torch.Tensor
+    """Word embeddings plus intra encoding, of shape `(batch, length, hidden_size)`."""
+    attention_mask: torch.Tensor | None
+    """In the form that the attention backend wants."""
+    inter_terms: InterTerms
+    layer_kwargs: dict
+    """Where documents start, for the backends that take no mask."""
+    is_packed: bool
+    """Whether a row holds more than one document; not known, and False, in a compiled forward."""
+
+
+class BipePreTrainedMixin:
+    """Weight initialisation of what BiPE adds, and a model card. Comes before the `PreTrainedModel` of the family."""
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
+    ) -> None:
+        """As transformers does, with the model's code (see [`BipeConfigMixin.save_pretrained`]) and a model card.
+
+        The card says what configuration and tokenizer say. A `README.md` that somebody wrote is left as it is.
+        """
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self.should_save_on_this_rank(is_main_process):
+            write_model_card(save_directory)
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs):
+        # Here transformers has put its own card in, or the one that the repository has.
+        options = {"token": kwargs.get("token"), "revision": kwargs.get("revision")}
+        write_card_to_push(working_dir, repo_id, write_model_card, **options)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):
+        """As transformers does; a `ValueError` for `gguf_file`, which lacks weights that would be random then."""
+        if gguf_file is not None:
+            raise ValueError(
+                f"gguf_file={gguf_file!r}: GGUF has no architecture with segments, so what such a file holds is no "
+                f"{cls.__name__}. Load a checkpoint in safetensors."
+            )
+        return super().from_pretrained(*args, **kwargs)
+
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        """False, which servers such as vLLM ask: they decode a token without showing the model the text before it."""
+        return False
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
+        """As transformers does; a server that does not ask [`is_backend_compatible`] gets a `ValueError` here."""
+        if requested_attention in SERVER_ATTENTION:
+            raise ValueError(
+                f"attn_implementation={requested_attention!r}: an inference server decodes without the text before a "
+                "token, so the segment of the token is unknown. Use generate of transformers."
+            )
+        return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, EncodingTable | InterEncoding):
+            # Drawn apart: models of one seed start from the same weights, whatever their encodings draw.
+            with torch.random.fork_rng():
+                torch.manual_seed((torch.initial_seed() + 1) % 2**63)
+                super()._init_weights(module)
+                module.reset_parameters()
+            return
+        super()._init_weights(module)
+        if isinstance(module, AlibiBias):
+            module.reset_parameters()
+        elif isinstance(module, BipeModelMixin):
+            init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))
+
+
+class BipeModelMixin:
+    """The base model but for its layers: segments, encodings, mask and history. Comes before that of the family.
+
+    The family's own part is a method `run_layers(hidden_states, cache, **kwargs)`, from the summed embeddings of shape
+    `(batch, length, hidden_size)` to the last normalised hidden states. It hands `kwargs` to every layer, and the
+    cache under the name that its layers have for it.
+    """
+
+    def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
+        """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
+        self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
+        self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
+        self.is_separator = nn.Buffer(separator_table(config.separator_token_ids), persistent=False)
+
+    @takes_cache
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """As the base model of the family, with one argument more and one read differently.
+
+        Args:
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+                Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
+                `position_ids` and the cache by default. Intra positions always follow from the segment ids. Negative
+                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention.
+            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
+                A step that does not go up is the start of a new packed document: no token attends to a document before
+                its own, and segments count from 0 again. The values are read for nothing else. Packed
+                documents make no cache: a next token would attend to all of them.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
+                without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
+                history; if documents are packed and a cache is given; if the cache is a quantized one and
+                `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of `inter_encoding`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if kwargs.get("cu_seq_lens_q") is not None and position_ids is None:
+            raise ValueError(
+                "cu_seq_lens_q was given without position_ids, from which segments learn where documents start"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs, segment_state = self.bilevel_inputs(
+            input_ids, inputs_embeds, attention_mask, position_ids, cache, segment_ids
+        )
+        del inputs_embeds  # the sum is in `inputs`; long prompts feel one tensor more for the whole forward
+        if use_cache and cache is None and not inputs.is_packed:
+            cache = DynamicCache(config=self.config)
+        if cache is not None:
+            write_segment_history(cache, segment_state, self.config.num_hidden_layers)
+        if self.inter_encoding.has_bias:
+            inputs = self._with_bias(inputs, segment_state.segment_id, cache)
+
+        hidden_states = self.run_layers(
+            inputs.hidden_states,
+            cache,
+            attention_mask=inputs.attention_mask,
+            position_embeddings=inputs.inter_terms,
+            use_cache=use_cache,
+            **{**kwargs, **inputs.layer_kwargs},
+        )
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, **{CACHE_NAME: cache})
+
+    def segment(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None = None,
+        *,
+        is_token: torch.Tensor | None = None,
+        starts_document: torch.Tensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        past: SegmentState | None = None,
+    ) -> Segments:
+        """Segments of the given tokens under this model's segmentation (see [`segment_tokens`]).
+
+        Raises:
+            ValueError: if `segment_ids` is neither given nor can be derived.
+        """
+        if input_ids is None and segment_ids is None and self.config.segmentation == "separators":
+            raise ValueError(
+                "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
+                "input_ids. Pass segment_ids of shape (batch, length), or input_ids."
+            )
+        if input_ids is None:  # the given ids override; -1 is no separator
+            input_ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
+        ends_segment = segment_ends(
+            input_ids,
+            self.config.segmentation,
+            is_separator=self.is_separator.to(input_ids.device),
+            fixed_segment_length=self.config.fixed_segment_length,
+            is_token=is_token,
+            starts_document=starts_document,
+            past=past,
+        )
+        return segment_tokens(
+            ends_segment, is_token=is_token, starts_document=starts_document, segment_ids=segment_ids, past=past
+        )
+
+    def bilevel_inputs(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        cache: Cache | None,
+        segment_ids: torch.LongTensor | None,
+    ) -> tuple[BilevelInputs, SegmentState]:
+        """Everything that depends on positions, once per forward.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
+            inputs_embeds (`torch.Tensor` of shape `(batch, length, hidden_size)`): word embeddings.
+            attention_mask (`torch.Tensor`, *optional*):
+                2-D, of shape `(batch, past + length)`, 0 at padding; or 4-D as the backend takes it, in which case no
+                token is padding unless `segment_ids` says so.
+            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
+                Read only for where packed documents start.
+            cache ([`~transformers.Cache`], *optional*)
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
+
+        Returns:
+            What the layers receive, and the segment state after each token, for `write_segment_history`.
+
+        Raises:
+            ValueError: if `segment_ids` has the wrong shape or dtype, if `attention_mask` is too short, or for one of
+                the reasons that [`BipeModelMixin.forward`] lists.
+        """
+        length = inputs_embeds.shape[1]
+        segment_ids = _checked_segment_ids(segment_ids, inputs_embeds)
+        past_length = 0 if cache is None else cache.get_seq_length()
+        is_token = _is_token(attention_mask, past_length, length, segment_ids)
+        starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
+        segments = self.segment(
+            input_ids,
+            inputs_embeds,
+            is_token=is_token,
+            starts_document=starts_document,
+            segment_ids=segment_ids,
+            past=read_segment_history(cache),
+        )
+        hidden_states = inputs_embeds
+        if self.intra_encoding is not None:
+            intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
+            hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
+        terms = self.inter_encoding(segments, hidden_states)
+        if terms.columns is not None and isinstance(cache, QuantizedCache):
+            raise ValueError(
+                "a quantized cache rounds the segment indices that inter_encoding="
+                f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
+            )
+
+        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
+        is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
+        if terms.columns is not None and is_16_bit and self.config._attn_implementation == "eager":
+            mask = mask_for_columns(mask)
+        is_packed = starts_document is not None and not torch.compiler.is_compiling()
+        return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
+
+    def _with_bias(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:
+        """Adds the bias of the inter encoding, for the attention backends that take one."""
+        backend = self.config._attn_implementation
+        if backend not in ("sdpa", "eager", "flex_attention"):
+            raise ValueError(
+                f"inter_encoding={self.config.inter_encoding!r} has a bias for each pair of tokens, which "
+                f"attn_implementation={backend!r} cannot add. Use 'sdpa', 'eager' or 'flex_attention'."
+            )
+        key_ids = query_ids if cache is None else cached_segment_ids(cache)
+        bias = self.inter_encoding.bias(query_ids, key_ids, kernel_dtype(inputs.hidden_states))
+        if backend == "eager":  # which knows no bias, but adds its mask
+            return inputs._replace(attention_mask=inputs.attention_mask + bias)
+        return inputs._replace(layer_kwargs={**inputs.layer_kwargs, "position_bias": bias})
+
+    def _mask(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+        starts_document: torch.Tensor | None,
+        is_token: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, dict]:
+        """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
+        if starts_document is None:
+            return create_causal_mask(self.config, inputs_embeds, attention_mask, cache), {}
+        if "flash" in self.config._attn_implementation:
+            can_check = is_token is not None and not torch.compiler.is_compiling()
+            if can_check and _resumes_document(is_token, starts_document).any():
+                raise ValueError(
+                    "attention_mask has padding inside a packed document, which flash attention cannot pass over. Put "
+                    "padding between documents, or use attn_implementation='sdpa'."
+                )
+            position_ids = positions_in_document(starts_document, is_token)
+            (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
+            lengths = {"cu_seq_lens_q": starts_q, "cu_seq_lens_k": starts_k}
+            return None, {**lengths, "max_length_q": longest_q, "max_length_k": longest_k}
+        if attention_mask is None:
+            position_ids = positions_in_document(starts_document)
+            return create_causal_mask(self.config, inputs_embeds, None, None, position_ids=position_ids), {}
+        # transformers looks for documents only where it is given no mask
+        document = starts_document.cumsum(dim=1)
+        mask = create_causal_mask(
+            self.config,
+            inputs_embeds,
+            attention_mask,
+            None,
+            and_mask_function=lambda row, head, query, key: document[row, query] == document[row, key],
+        )
+        return mask, {}
+
+
+def _checked_segment_ids(segment_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor) -> torch.LongTensor | None:
+    if segment_ids is None:
+        return None
+    if segment_ids.shape != inputs_embeds.shape[:2]:
+        raise ValueError(
+            f"segment_ids must have one id for each token, shape {tuple(inputs_embeds.shape[:2])}, got "
+            f"{tuple(segment_ids.shape)}"
+        )
+    if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
+        raise ValueError(f"segment_ids must be integers, got {segment_ids.dtype}")
+    return segment_ids.to(inputs_embeds.device)
+
+
+def _is_token(
+    attention_mask: torch.Tensor | None,
+    past_length: int | torch.Tensor,
+    length: int,
+    segment_ids: torch.LongTensor | None,
+) -> torch.Tensor | None:
+    """Which of the new tokens are no padding, of shape `(batch, length)`; None where nothing says so."""
+    is_token = None
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        total_length = past_length + length
+        if isinstance(total_length, int) and attention_mask.shape[1] < total_length:
+            raise ValueError(
+                f"attention_mask must cover all {total_length} tokens, the {past_length} cached ones included, got "
+                f"{attention_mask.shape[1]}"
+            )
+        columns = torch.arange(length, device=attention_mask.device) + past_length
+        is_token = attention_mask.index_select(1, columns).bool()
+    if segment_ids is not None:
+        is_given = segment_ids >= 0
+        is_token = is_given if is_token is None else is_token & is_given
+    return is_token
+
+
+def _starts_document(
+    position_ids: torch.LongTensor | None,
+    is_token: torch.Tensor | None,
+    inputs_embeds: torch.Tensor,
+    cache: Cache | None,
+) -> torch.Tensor | None:
+    """Where packed documents start, of shape `(batch, length)`; None where there is one document in each row."""
+    batch_size, length = inputs_embeds.shape[:2]
+    if position_ids is None or length == 1:
+        return None
+    starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
+    if torch.compiler.is_compiling():  # no value may be read; without a cache the general mask is right in any case
+        return starts if cache is None else None
+    if not starts.any():
+        return None
+    if cache is not None:
+        raise ValueError(
+            f"position_ids restart inside the sequence (packed documents) while {CACHE_NAME} is given: tokens would "
+            "attend to the documents before theirs. Pass packed documents without a cache."
+        )
+    return starts
+
+
+def _resumes_document(is_token: torch.Tensor, starts_document: torch.Tensor) -> torch.Tensor:
+    """Tokens after padding that go on with a document."""
+    follows_padding = torch.zeros_like(is_token)
+    follows_padding[:, 1:] = is_token[:, 1:] & ~is_token[:, :-1]
+    return follows_padding & ~starts_document & (is_token.cumsum(dim=1) > 1)

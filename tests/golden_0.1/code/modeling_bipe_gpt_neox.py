@@ -1,0 +1,159 @@
+"""GPT-NeoX with bilevel positional encoding (BiPE; He et al., ICML 2024, arXiv 2401.16421).
+
+Read it beside `transformers.models.gpt_neox.modeling_gpt_neox`. What every family does alike stands in
+`modeling_bipe`, `attention` and `heads`; here is what makes it a GPT-NeoX.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.gpt_neox.modeling_gpt_neox import (
+    GPTNeoXAttention,
+    GPTNeoXForCausalLM,
+    GPTNeoXForQuestionAnswering,
+    GPTNeoXForSequenceClassification,
+    GPTNeoXForTokenClassification,
+    GPTNeoXLayer,
+    GPTNeoXMLP,
+    GPTNeoXModel,
+    GPTNeoXPreTrainedModel,
+    GPTNeoXRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from .attention import bilevel_attention
+from .configuration_bipe import BipeGPTNeoXConfig
+from .heads import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
+from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .positional import InterTerms
+
+
+class BipeGPTNeoXAttention(GPTNeoXAttention):
+    """GPT-NeoX's attention with the terms of any inter encoding."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: InterTerms,
+        attention_mask: torch.Tensor | None = None,
+        layer_past: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_shape = (*hidden_states.shape[:-1], -1, 3 * self.head_size)
+        query_key_value = self.query_key_value(hidden_states).view(hidden_shape).transpose(1, 2)
+        output, weights = bilevel_attention(
+            self,
+            *query_key_value.chunk(3, dim=-1),
+            position_embeddings,
+            attention_mask,
+            layer_past,
+            rotate=apply_rotary_pos_emb,
+            eager_attention=eager_attention_forward,
+            **kwargs,
+        )
+        return self.dense(output), weights
+
+
+class BipeGPTNeoXLayer(GPTNeoXLayer):
+    def __init__(self, config: BipeGPTNeoXConfig, layer_idx: int):
+        # The parent's own constructor would build an attention that is thrown away.
+        GradientCheckpointingLayer.__init__(self)
+        self.use_parallel_residual = config.use_parallel_residual
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_attention_dropout = nn.Dropout(config.hidden_dropout)
+        self.post_mlp_dropout = nn.Dropout(config.hidden_dropout)
+        self.attention = BipeGPTNeoXAttention(config, layer_idx)
+        self.mlp = GPTNeoXMLP(config)
+
+
+class BipeGPTNeoXPreTrainedModel(BipePreTrainedMixin, GPTNeoXPreTrainedModel):
+    config: BipeGPTNeoXConfig
+    config_class = BipeGPTNeoXConfig
+    _no_split_modules = ["BipeGPTNeoXLayer"]
+    _can_record_outputs = {"hidden_states": BipeGPTNeoXLayer, "attentions": BipeGPTNeoXAttention}
+
+
+class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel):
+    """The decoder without a head. See [`BipeGPTNeoXConfig`] for what a configuration chooses."""
+
+    def __init__(self, config: BipeGPTNeoXConfig):
+        PreTrainedModel.__init__(self, config)
+        self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
+        head_dim = config.hidden_size // config.num_attention_heads
+        self.init_bilevel_encodings(config, GPTNeoXRotaryEmbedding, head_dim)
+        self.emb_dropout = nn.Dropout(config.hidden_dropout)
+        self.layers = nn.ModuleList([BipeGPTNeoXLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def run_layers(self, hidden_states: torch.Tensor, cache: Cache | None, **kwargs) -> torch.Tensor:
+        hidden_states = self.emb_dropout(hidden_states)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, layer_past=cache, **kwargs)
+        return self.final_layer_norm(hidden_states)
+
+
+# The constructors of the heads build the base model themselves, once.
+
+
+class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForCausalLM):
+    """The decoder with a language modelling head."""
+
+    def __init__(self, config: BipeGPTNeoXConfig):
+        PreTrainedModel.__init__(self, config)
+        self.gpt_neox = BipeGPTNeoXModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+class BipeGPTNeoXForSequenceClassification(
+    BipeClassificationMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForSequenceClassification
+):
+    """The decoder with a classifier on the last token that is no padding."""
+
+    def __init__(self, config: BipeGPTNeoXConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.gpt_neox = BipeGPTNeoXModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
+
+
+class BipeGPTNeoXForTokenClassification(
+    BipeClassificationMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForTokenClassification
+):
+    """The decoder with a classifier on every token."""
+
+    def __init__(self, config: BipeGPTNeoXConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.gpt_neox = BipeGPTNeoXModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class BipeGPTNeoXForQuestionAnswering(
+    BipeQuestionAnsweringMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForQuestionAnswering
+):
+    """The decoder with a classifier for the first and the last token of an answer."""
+
+    def __init__(self, config: BipeGPTNeoXConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.gpt_neox = BipeGPTNeoXModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+# In a file the head of this family is called `embed_out`. transformers renames it for its own class alone.
+register_checkpoint_conversion_mapping(
+    "BipeGPTNeoXForCausalLM", [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True
+)

@@ -1,0 +1,150 @@
+"""Llama with bilevel positional encoding (BiPE; He et al., ICML 2024, arXiv 2401.16421).
+
+Read it beside `transformers.models.llama.modeling_llama`. What every family does alike stands in `modeling_bipe`,
+`attention` and `heads`; here is what makes it a Llama.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaForQuestionAnswering,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    LlamaMLP,
+    LlamaModel,
+    LlamaPreTrainedModel,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
+
+from .attention import bilevel_attention
+from .compatibility import CACHE_NAME, takes_cache
+from .configuration_bipe import BipeLlamaConfig
+from .heads import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
+from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .positional import InterTerms
+
+
+class BipeLlamaAttention(LlamaAttention):
+    """Llama's attention with the terms of any inter encoding."""
+
+    @takes_cache
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: InterTerms,
+        attention_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        output, weights = bilevel_attention(
+            self,
+            self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2),
+            self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2),
+            self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2),
+            position_embeddings,
+            attention_mask,
+            cache,
+            rotate=apply_rotary_pos_emb,
+            eager_attention=eager_attention_forward,
+            **kwargs,
+        )
+        return self.o_proj(output), weights
+
+
+class BipeLlamaDecoderLayer(LlamaDecoderLayer):
+    def __init__(self, config: BipeLlamaConfig, layer_idx: int):
+        # The parent's own constructor would build an attention that is thrown away.
+        GradientCheckpointingLayer.__init__(self)
+        self.hidden_size = config.hidden_size
+        self.self_attn = BipeLlamaAttention(config, layer_idx)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class BipeLlamaPreTrainedModel(BipePreTrainedMixin, LlamaPreTrainedModel):
+    config: BipeLlamaConfig
+    config_class = BipeLlamaConfig
+    _no_split_modules = ["BipeLlamaDecoderLayer"]
+    _can_record_outputs = {"hidden_states": BipeLlamaDecoderLayer, "attentions": BipeLlamaAttention}
+
+
+class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
+    """The decoder without a head. See [`BipeLlamaConfig`] for what a configuration chooses."""
+
+    def __init__(self, config: BipeLlamaConfig):
+        PreTrainedModel.__init__(self, config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.init_bilevel_encodings(config, LlamaRotaryEmbedding, config.head_dim)
+        self.layers = nn.ModuleList([BipeLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def run_layers(self, hidden_states: torch.Tensor, cache: Cache | None, **kwargs) -> torch.Tensor:
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(hidden_states, **{CACHE_NAME: cache}, **kwargs)
+        return self.norm(hidden_states)
+
+
+# The constructors of the heads build the base model themselves, once.
+
+
+class BipeLlamaForCausalLM(BipeCausalLMMixin, BipeLlamaPreTrainedModel, LlamaForCausalLM):
+    """The decoder with a language modelling head."""
+
+    def __init__(self, config: BipeLlamaConfig):
+        PreTrainedModel.__init__(self, config)
+        self.model = BipeLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+class BipeLlamaForSequenceClassification(
+    BipeClassificationMixin, BipeLlamaPreTrainedModel, LlamaForSequenceClassification
+):
+    """The decoder with a classifier on the last token that is no padding."""
+
+    def __init__(self, config: BipeLlamaConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = BipeLlamaModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
+
+
+class BipeLlamaForTokenClassification(BipeClassificationMixin, BipeLlamaPreTrainedModel, LlamaForTokenClassification):
+    """The decoder with a classifier on every token."""
+
+    def __init__(self, config: BipeLlamaConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = BipeLlamaModel(config)
+        self.dropout = nn.Dropout(0.1)  # transformers' default for a family without a classifier dropout field
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class BipeLlamaForQuestionAnswering(BipeQuestionAnsweringMixin, BipeLlamaPreTrainedModel, LlamaForQuestionAnswering):
+    """The decoder with a classifier for the first and the last token of an answer."""
+
+    base_model_prefix = "model"  # Llama's own is "transformer", so its weights would not load from a base model
+
+    def __init__(self, config: BipeLlamaConfig):
+        PreTrainedModel.__init__(self, config)
+        self.model = BipeLlamaModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()

@@ -1,0 +1,340 @@
+"""The position encodings: intra encodings added to the input, inter encodings applied in attention.
+
+An inter encoding is a module that is called once per forward with the positions of all tokens and returns
+[`InterTerms`]: rotary angles for queries and keys, bias columns, factors, or several of them. The attention modules
+apply what they find there and know no encoding by name. To add an encoding: write one class here, name it in
+`INTER_ENCODINGS`, add the name to the values that the configuration accepts.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+
+from .alibi import AlibiBias, BiasColumns, kernel_dtype
+from .segmentation import Segments
+
+
+class InterTerms(NamedTuple):
+    """What an inter encoding contributes to attention, computed once per forward and used by every layer."""
+
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
+    columns: BiasColumns | None = None
+    query_scale: torch.Tensor | None = None
+    """Factor on the queries, of shape `(batch, 1, length, 1 or head_dim)`."""
+    key_scale: torch.Tensor | None = None
+    """Factor on the keys, of shape `(batch, 1, length, head_dim)`."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Intra encodings: P in h_t = E[w_t] + P[min(intra(t), max_segment_length - 1)]
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class EncodingTable(nn.Embedding):
+    """A table that an encoding learns. Its model draws the first values, apart from those of other weights."""
+
+    def reset_parameters(self) -> None:
+        """Nothing: a draw here would change all weights that are drawn after it."""
+
+
+class LearnedIntraEncoding(EncodingTable):
+    """A trained vector for each intra position (the authors' choice)."""
+
+    initializer_range: float | None = None
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config.max_segment_length, config.hidden_size)
+        self.initializer_range = config.intra_initializer_range
+
+    def reset_parameters(self) -> None:
+        """Draws the first values where they are not those of the other weights."""
+        if self.initializer_range is not None:
+            init.normal_(self.weight, std=self.initializer_range)
+
+    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
+        return super().forward(intra_positions.clamp(max=self.num_embeddings - 1)).to(dtype)
+
+
+class SinusoidalIntraEncoding(nn.Module):
+    """Sines in the first half of the dimensions, cosines in the second (Vaswani et al., 2017, section 3.5).
+
+    Nothing is stored, so there is nothing to load or to cast: the angles are exact in float32 whatever the model's
+    dtype.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.max_segment_length = config.max_segment_length
+        self.hidden_size = config.hidden_size
+
+    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
+        exponents = torch.arange(0, self.hidden_size, 2, device=intra_positions.device) / self.hidden_size
+        positions = intra_positions.clamp(max=self.max_segment_length - 1)
+        angles = positions[..., None].float() / 10000.0**exponents
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., : self.hidden_size].to(dtype)
+
+
+INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig], nn.Module | None]] = {
+    "learned": LearnedIntraEncoding,
+    "sinusoidal": SinusoidalIntraEncoding,
+    "none": lambda config: None,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inter encodings: relative encodings over segment ids
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class InterEncoding(nn.Module):
+    """Base of all inter encodings, and NoPE itself: attention sees no position."""
+
+    has_columns = False
+    """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
+    has_bias = False
+    """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__()
+        self.log_scale_train_length = config.log_scale_train_length
+        self.logn_train_length = config.logn_train_length
+
+    def reset_parameters(self) -> None:
+        """Fills the module's own buffers, which no checkpoint holds, and draws the first values of its parameters.
+
+        transformers calls it after the model was made, on the meta device too, and keeps it from what was loaded.
+        """
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        """Turns positions into what attention needs.
+
+        Args:
+            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+        """
+        return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
+
+    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
+        """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
+        scale = None
+        if self.log_scale_train_length is not None:
+            # the authors' log_scale
+            scale = torch.log1p(segments.segment_ids.clamp(min=0).float()) / math.log(self.log_scale_train_length)
+        if self.logn_train_length is not None:
+            # Chiang and Cholak (ACL 2022, section 5.3): the softmax of n keys needs logits that grow like log n
+            logn = torch.log1p(segments.token_positions.float()) / math.log(self.logn_train_length)
+            scale = logn.clamp(min=1.0) if scale is None else scale * logn.clamp(min=1.0)
+        return None if scale is None else scale[:, None, :, None].to(dtype)
+
+
+class RotaryInterEncoding(InterEncoding):
+    """RoPE over segment ids: the rotary module of the family, called with segments instead of tokens.
+
+    Every `rope_parameters` type of transformers works; lengths in it (`original_max_position_embeddings`) and
+    `max_position_embeddings` then count segments.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        terms = super().forward(segments, hidden_states)
+        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+
+
+class XposInterEncoding(RotaryInterEncoding):
+    """xPos over segment ids (Sun et al., ACL 2023, arXiv 2212.10554, section 2.2): RoPE with decay.
+
+    Pair i of d dimensions that turn is multiplied by `zeta_i ** (seg / 512)` in queries and by its inverse in keys,
+    `zeta_i = (2 i / d + 0.4) / 1.4`, so that a logit falls with the distance, most in the fast pairs. The two factors
+    grow apart with the index itself, which float32 and bfloat16 bear up to `MAX_XPOS_INDEX`.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.head_dim = head_dim
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        """As every inter encoding.
+
+        Raises:
+            ValueError: for float16, and for a segment index above `MAX_XPOS_INDEX` (not checked while compiling).
+        """
+        index = segments.segment_ids
+        if kernel_dtype(hidden_states) == torch.float16:
+            raise ValueError("inter_encoding='xpos' leaves the range of float16: use bfloat16 or float32")
+        if not torch.compiler.is_compiling() and index.max() > MAX_XPOS_INDEX:
+            raise ValueError(
+                f"inter_encoding='xpos' holds up to segment index {MAX_XPOS_INDEX}, where its factors leave the range "
+                f"of float32, got {int(index.max())}"
+            )
+        terms = super().forward(segments, hidden_states)
+        turning = terms.rotary[0].shape[-1]
+        pairs = torch.arange(0, turning, 2, device=index.device, dtype=torch.float32)
+        log_zeta = torch.log((pairs + 0.4 * turning) / (1.4 * turning)).repeat(2)  # both halves hold the same pairs
+        exponent = log_zeta * (index.clamp(min=0).float()[:, None, :, None] / 512)
+        exponent = nn.functional.pad(exponent, (0, self.head_dim - turning))  # the rest of the head does not turn
+        query_scale, key_scale = exponent.exp(), (-exponent).exp()
+        if terms.query_scale is not None:
+            query_scale = query_scale * terms.query_scale
+        dtype = hidden_states.dtype
+        return terms._replace(query_scale=query_scale.to(dtype), key_scale=key_scale.to(dtype))
+
+
+MAX_XPOS_INDEX = 2**15
+
+
+class AlibiInterEncoding(InterEncoding):
+    """ALiBi over segment ids (Press et al., ICLR 2022)."""
+
+    has_columns = True
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.alibi = AlibiBias(config.num_attention_heads, head_dim, config.alibi_slope_scale, "alibi_slope_scale")
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        columns = self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(columns=columns)
+
+
+class HybridInterEncoding(InterEncoding):
+    """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with ALiBi over
+    segments, whose slopes `hybrid_alibi_power` can bring closer together.
+
+    After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
+    position. A pair is fast if one turn of it takes at most `hybrid_max_period` tokens: those pairs have seen whole
+    turns in training, so no token index brings an angle that is new to them.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        self.max_period = config.hybrid_max_period
+        self.slow_pairs_turn = config.hybrid_slow_pairs == "segments"
+        self.alibi = None
+        if config.hybrid_alibi_scale > 0:
+            self.alibi = AlibiBias(
+                config.num_attention_heads,
+                head_dim,
+                config.hybrid_alibi_scale,
+                "hybrid_alibi_scale",
+                slope_power=config.hybrid_alibi_power,
+            )
+        # A buffer of its own, because a cast of the model to 16 bits rounds the frequencies.
+        self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False)
+
+    @property
+    def has_columns(self) -> bool:
+        return self.alibi is not None
+
+    def fast_dimensions(self) -> torch.Tensor:
+        """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
+        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
+        return (2 * math.pi / frequencies.double() <= self.max_period).repeat(2)
+
+    def reset_parameters(self) -> None:
+        init.copy_(self.is_fast, self.fast_dimensions())
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        cos, sin = self.rotary_emb(hidden_states, position_ids=segments.token_positions)
+        if self.slow_pairs_turn:
+            slow_cos, slow_sin = self.rotary_emb(hidden_states, position_ids=segments.segment_ids)
+        else:
+            slow_cos, slow_sin = cos.new_ones(()), sin.new_zeros(())
+        rotary = torch.where(self.is_fast, cos, slow_cos), torch.where(self.is_fast, sin, slow_sin)
+        columns = None if self.alibi is None else self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(rotary=rotary, columns=columns)
+
+
+class BiasInterEncoding(InterEncoding):
+    """Base of those with a bias that is no product of a query column with a key column.
+
+    It takes memory for each pair of tokens and head, and an attention backend that adds it: `sdpa` (without its flash
+    kernel), `flex_attention` or `eager`. All layers share it, as in T5.
+    """
+
+    has_bias = True
+
+    def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Bias of the attention logits.
+
+        Args:
+            query_ids (`torch.LongTensor` of shape `(batch, length)`): segment ids of the new tokens.
+            key_ids (`torch.LongTensor` of shape `(batch, past + length)`): those of all tokens.
+            dtype: of the result.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding and
+            other documents is for the mask to hide.
+        """
+        distance = (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
+        return self.bias_of(distance).to(dtype)
+
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, keys)` distances, not negative, to `(batch, heads, length, keys)` biases."""
+        raise NotImplementedError
+
+
+class KerpleInterEncoding(BiasInterEncoding):
+    """Kerple over segment ids, logarithmic variant (Chi et al., NeurIPS 2022, arXiv 2205.09921, equation 4):
+    `-r1 log(1 + r2 distance)`, with r1 and r2 above 0 learnt for each head.
+
+    What is learnt is their logarithm, which keeps them above 0. They start in (0, 2) and (0, 1).
+    """
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.log_r1 = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.log_r2 = nn.Parameter(torch.empty(config.num_attention_heads))
+
+    def reset_parameters(self) -> None:
+        for parameter, highest in ((self.log_r1, 2.0), (self.log_r2, 1.0)):
+            first = torch.empty(parameter.shape, dtype=torch.float32).uniform_(0.01, highest)
+            init.copy_(parameter, first.log())
+
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(self.log_r1.dtype, torch.float32)
+        r1, r2 = (parameter.to(dtype).exp()[:, None, None] for parameter in (self.log_r1, self.log_r2))
+        return -r1 * torch.log1p(r2 * distance[:, None])
+
+
+class T5InterEncoding(BiasInterEncoding):
+    """The relative bias of T5 over segment ids (Raffel et al., JMLR 2020, section 2.1): one learnt number for each
+    head and bucket of distances.
+
+    32 buckets: one for each distance below 16, then ever wider ones up to 128, the last for all that is beyond.
+    """
+
+    num_buckets, max_distance = 32, 128
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.table = EncodingTable(self.num_buckets, config.num_attention_heads)
+
+    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
+        exact = self.num_buckets // 2
+        share = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        wide = exact + (share * (self.num_buckets - exact)).long()
+        buckets = torch.where(distance < exact, distance, wide.clamp(max=self.num_buckets - 1))
+        return self.table(buckets).permute(0, 3, 1, 2)
+
+
+INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
+    "rope": RotaryInterEncoding,
+    "xpos": XposInterEncoding,
+    "alibi": AlibiInterEncoding,
+    "hybrid": HybridInterEncoding,
+    "kerple": KerpleInterEncoding,
+    "t5": T5InterEncoding,
+    "none": InterEncoding,
+}
