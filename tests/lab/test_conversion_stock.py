@@ -579,6 +579,45 @@ def test_weights_that_do_not_fit_are_refused_by_name(checkpoint, output, changes
 
 
 @pytest.mark.parametrize(
+    ("settings", "expected", "preset"),
+    [
+        ({"encoding": "bipe_rope"}, {"inter_encoding": "rope", "intra_encoding": "learned"}, "sentences"),
+        ({"encoding": "bipe_hybrid"}, {"hybrid_max_period": 1024.0, "hybrid_alibi_power": 0.5}, "clauses"),
+        (
+            {
+                "encoding": "bipe_hybrid",
+                "hybrid_max_period": 64,
+                "hybrid_slow_pairs": "segments",
+                "separators": "lines",
+            },
+            {"hybrid_max_period": 64, "hybrid_slow_pairs": "segments", "hybrid_alibi_scale": 2.0},
+            "lines",
+        ),
+        ({"encoding": "sinusoidal"}, {"segmentation": "document", "max_segment_length": 2048}, None),
+        ({"encoding": "rope"}, {"segmentation": "tokens", "intra_encoding": "none"}, None),
+    ],
+    ids=str,
+)
+def test_an_encoding_is_named_and_what_is_given_besides_wins(
+    checkpoint, output, tokenizer, settings, expected, preset
+):
+    """The checkpoint is declared for 2048 tokens."""
+    convert_stock_checkpoint(checkpoint("llama"), output, **settings)
+    config = json.loads((output / "config.json").read_text())
+    assert config.items() >= expected.items()
+    assert "encoding" not in config
+    separators = [] if preset is None else BipeTokenizer.from_tokenizer(tokenizer, preset).separator_token_ids
+    assert config["separator_token_ids"] == separators
+
+
+def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
+    words = "--inter-encoding hybrid --hybrid-max-period 64 --hybrid-slow-pairs segments --logn-train-length 128"
+    assert main(["convert", str(checkpoint("llama")), str(output), "--from", "stock", *words.split()]) == 0
+    config = json.loads((output / "config.json").read_text())
+    assert (config["hybrid_slow_pairs"], config["logn_train_length"]) == ("segments", 128)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"inter_encoding": "magic"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 'magic'"),
@@ -587,6 +626,18 @@ def test_weights_that_do_not_fit_are_refused_by_name(checkpoint, output, changes
         ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid reads it"),
         ({"hybrid_alibi_scale": 2}, "hybrid_alibi_scale: 2 given, but only inter_encoding hybrid reads it"),
         ({"hybrid_alibi_power": 0.5}, "hybrid_alibi_power: 0.5 given, but only inter_encoding hybrid reads it"),
+        ({"hybrid_slow_pairs": "none"}, "hybrid_slow_pairs: 'none' given, but only inter_encoding hybrid reads it"),
+        ({"encoding": "bipe_rop"}, "encoding must be one of rope, .*, got 'bipe_rop'; did you mean bipe_rope?"),
+        ({"encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
+        ({"encoding": "rope", "separators": "lines"}, "separators: 'lines' given, but only segmentation separators"),
+        (
+            {"encoding": "rope", "alibi_slope_scale": 2.0},
+            "alibi_slope_scale: 2.0 given, but only inter_encoding alibi",
+        ),
+        ({"hidden_size": 64}, "hidden_size: there is no such field to set"),
+        ({"max_segment_lenght": 64}, "max_segment_lenght: there is no such field to set; did you mean max_segment_l"),
+        ({"fixed_segment_length": 64}, "fixed_segment_length: there is no such field to set"),
+        ({"intra_initializer_range": 0.1}, "only intra_init normal reads it"),
         ({"segmentation": "fixed"}, "segmentation must be one of separators, tokens, document, got 'fixed'"),
         ({"intra_encoding": "magic"}, "intra_encoding must be one of learned, sinusoidal, none, got 'magic'"),
         ({"segmentation": "magic"}, "segmentation must be one of separators, tokens, document, got 'magic'"),

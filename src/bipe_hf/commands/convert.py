@@ -2,31 +2,17 @@
 
 import argparse
 
-from ..model.configuration_bipe import INTRA_ENCODINGS
 from ..model.errors_bipe import InputError
 
 
 NAME = "convert"
 HELP = "make a BiPE model of a checkpoint in the format of the BiPE authors' released code, or of a stock one"
 
-STOCK_FLAGS = (
-    "inter_encoding",
-    "intra_encoding",
-    "segmentation",
-    "separators",
-    "max_segment_length",
-    "alibi_slope_scale",
-    "hybrid_max_period",
-    "hybrid_alibi_scale",
-    "hybrid_alibi_power",
-    "intra_init",
-    "revision",
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.conversion.stock import STOCK_ENCODINGS, STOCK_SEGMENTATIONS
+    from ..lab.common.encoding_options import ENCODING_HELP, option_help, option_type
+    from ..lab.conversion.stock import ACCEPTED, INTRA_INITS, stock_options
 
     parser.add_argument(
         "checkpoint",
@@ -56,47 +42,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stock.add_argument(
         "--separators",
         metavar="PRESET",
-        help="tokens that end a segment: sentences, lines, clauses or authors (default: sentences)",
+        help="tokens that end a segment: sentences, lines, clauses or authors (default: that of --encoding, or"
+        " sentences)",
     )
-    stock.add_argument(
-        "--inter-encoding", choices=STOCK_ENCODINGS, help="relative encoding over segments (default: rope)"
-    )
-    stock.add_argument(
-        "--intra-encoding", choices=INTRA_ENCODINGS, help="absolute encoding inside a segment (default: learned)"
-    )
-    stock.add_argument(
-        "--segmentation",
-        choices=STOCK_SEGMENTATIONS,
-        help="what a segment is: ends with a separator token, each token, the whole text (default: separators)",
-    )
-    stock.add_argument(
-        "--max-segment-length", metavar="N", type=int, help="rows of the intra-segment table (default: 1024)"
-    )
-    stock.add_argument(
-        "--alibi-slope-scale",
-        metavar="X",
-        type=float,
-        help="factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi (default: 96)",
-    )
-    stock.add_argument(
-        "--hybrid-max-period",
-        metavar="TOKENS",
-        type=float,
-        help="hybrid: rotary pairs of at most this period go on turning with the token index",
-    )
-    stock.add_argument(
-        "--hybrid-alibi-scale", metavar="FACTOR", type=float, help="hybrid: factor on the ALiBi slopes (default: 4)"
-    )
-    stock.add_argument(
-        "--hybrid-alibi-power",
-        metavar="POWER",
-        type=float,
-        help="hybrid: the slopes are raised to this before, from 0 to 1 (default: 1)",
-    )
+    stock.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
+    for name, field in stock_options().items():
+        choices = ACCEPTED.get(name, field.metadata["choices"])
+        stock.add_argument(
+            f"--{name.replace('_', '-')}",
+            choices=choices,
+            type=option_type(field),
+            metavar=None if choices else "X",
+            help=option_help(field, choices).replace("%", "%%"),
+        )
     stock.add_argument(
         "--intra-init",
-        choices=("zeros", "normal"),
-        help="what the learned intra-segment table holds at first: zeros change nothing (default: zeros)",
+        choices=INTRA_INITS,
+        help="what the learned intra table holds at first: zeros change nothing (default: zeros)",
     )
     stock.add_argument("--revision", help="branch, tag or commit of a CHECKPOINT on the Hub (default: main)")
 
@@ -104,8 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Converts and prints what became of every weight."""
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
+    from ..lab.conversion.stock import stock_options
 
-    given = {name: vars(arguments)[name] for name in STOCK_FLAGS if vars(arguments)[name] is not None}
+    flags = ("encoding", "separators", *stock_options(), "intra_init", "revision")
+    given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
     if arguments.source == "authors":
         for name in given:
             raise InputError(f"--{name.replace('_', '-')} needs --from stock: the authors' checkpoint decides it")

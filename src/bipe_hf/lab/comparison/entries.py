@@ -67,7 +67,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A file of `bipe-hf compare`: `content` as it was read, the rest checked and typed."""
+    """A file of `bipe-hf compare`: the rest checked and typed, `content` as it was read with what it extends, but with
+    the fields of an encoding in place of its name."""
 
     name: str
     task: str

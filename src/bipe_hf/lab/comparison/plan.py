@@ -8,7 +8,7 @@ from ...model.errors_bipe import InputError
 from ..common.messages import did_you_mean
 from ..common.yaml_file import read_yaml
 from .entries import Comparison, Entry, among
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, Experiment
 
 
 KEYS = ("task", "seeds", "settings", "entries", "measure", "reference")
@@ -58,34 +58,53 @@ def parse_comparison(name: str, content: dict[str, Any]) -> Comparison:
     for key, reason in kind.settings.reserved_keys.items():
         if key in shared:
             raise InputError(f"settings: {key} cannot be set: {reason}")
-    entries = {}
+    entries, spelt_out = {}, {}
     for entry_name, own in content["entries"].items():
-        own = {} if own is None else own
         if not isinstance(entry_name, str) or not entry_name.isprintable() or "|" in entry_name:
             raise InputError(f"entries: {entry_name!r} is no name: text without | is")
-        where = f"entry {entry_name!r}"
-        _check_mapping(where, own)
-        differing = {key: value for key, value in own.items() if key not in ENTRY_KEYS}
-        for key in differing:
-            if key not in kind.entry_keys():
-                if key in kind.settings.all_keys():
-                    raise InputError(f"{where} sets {key}: all entries share it")
-                raise InputError(f"{where} sets {key}: no such setting{did_you_mean(str(key), kind.entry_keys())}")
-        if own.get("trained_as") is not None and (differing or "seeds" in own):
-            raise InputError(
-                f"{where}: with trained_as it has the settings and seeds of that entry, and none of its own"
-            )
-        evaluate_with = own.get("evaluate_with") or {}
-        _check_mapping(f"{where}, evaluate_with", evaluate_with)
-        settings = kind.settings.parse({**shared, **differing, **kind.fixed_settings(task)}, [], where, None)
-        own_seeds = _seeds(f"{where}, seeds", own["seeds"]) if "seeds" in own else seeds
-        entries[entry_name] = Entry(entry_name, settings, own_seeds, own.get("trained_as"), evaluate_with)
+        entries[entry_name], spelt_out[entry_name] = _read_entry(
+            entry_name, {} if own is None else own, shared, seeds, kind, kind.fixed_settings(task)
+        )
     _check_names(entries, content.get("reference"))
     for entry_name, entry in entries.items():
         if entry.trained_as is not None:
             model = entries[entry.trained_as]
             entries[entry_name] = Entry(entry_name, model.settings, model.seeds, entry.trained_as, entry.evaluate_with)
+    content = content | {
+        "settings": {key: value for key, value in shared.items() if key != "encoding"},
+        "entries": spelt_out,
+    }
     return Comparison(name, task, entries, kind.read_measure(content["measure"]), content.get("reference"), content)
+
+
+def _read_entry(
+    name: str, own: dict[str, Any], shared: dict[str, Any], seeds: list[int], kind: type[Experiment], fixed: dict
+) -> tuple[Entry, dict[str, Any]]:
+    """An entry, and what stands in the file for it, with the fields of an encoding in place of its name."""
+    where = f"entry {name!r}"
+    _check_mapping(where, own)
+    differing = {key: value for key, value in own.items() if key not in ENTRY_KEYS}
+    for key in differing:
+        if key not in kind.entry_keys():
+            if key in kind.settings.all_keys():
+                raise InputError(f"{where} sets {key}: all entries share it")
+            raise InputError(f"{where} sets {key}: no such setting{did_you_mean(str(key), kind.entry_keys())}")
+    trained_as = own.get("trained_as")
+    if trained_as is not None and (differing or "seeds" in own):
+        raise InputError(f"{where}: with trained_as it has the settings and seeds of that entry, and none of its own")
+    evaluate_with = own.get("evaluate_with") or {}
+    _check_mapping(f"{where}, evaluate_with", evaluate_with)
+    settings = kind.settings.parse({**shared, **differing, **fixed}, [], where, None)
+    if trained_as is None and ("encoding" in own or "encoding" in shared):
+        # Results keep the fields that the name stood for: another version may have other ones.
+        fields = {
+            key: value
+            for key, value in settings.given().items()
+            if key in kind.entry_keys() and (key in own or key not in shared)
+        }
+        own = {key: value for key, value in own.items() if key in ENTRY_KEYS} | fields
+    own_seeds = _seeds(f"{where}, seeds", own["seeds"]) if "seeds" in own else seeds
+    return Entry(name, settings, own_seeds, trained_as, evaluate_with), own
 
 
 def _check_names(entries: dict[str, Entry], reference: str | None) -> None:

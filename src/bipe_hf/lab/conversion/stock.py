@@ -7,18 +7,21 @@ they are.
 
 import re
 from collections.abc import Sequence
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
-from ...model.errors_bipe import InputError
+from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig, why_unread
+from ...model.encodings_bipe import encoding_separators
+from ...model.errors_bipe import InputError, did_you_mean
 from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import checkpoint_folder
+from ..common.encoding_options import encoding_options, spelt_out
 from ..common.files import read_json
 from .report import ConversionReport, check_output, make_config, save
 from .weights import (
@@ -55,24 +58,21 @@ SEPARATORS_SHOWN = 12
 # Those that add no weights that would have to be learnt first.
 STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
 STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
+ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": STOCK_SEGMENTATIONS}
+# What is no field, and the one that it decides.
+DECIDES = {"separators": "separator_token_ids", "intra_init": "intra_initializer_range"}
 
 
 def convert_stock_checkpoint(
     checkpoint: str | Path,
     output: str | Path,
     *,
+    encoding: str | None = None,
     separators: str | Sequence[int | str] | None = None,
-    inter_encoding: str = "rope",
-    intra_encoding: str = "learned",
-    segmentation: str = "separators",
-    max_segment_length: int | None = None,
-    alibi_slope_scale: float | None = None,
-    hybrid_max_period: float | None = None,
-    hybrid_alibi_scale: float | None = None,
-    hybrid_alibi_power: float | None = None,
     intra_init: str | None = None,
     revision: str | None = None,
     overwrite: bool = False,
+    **fields: Any,
 ) -> ConversionReport:
     """Turns a stock Llama or GPT-NeoX checkpoint into a folder with a BiPE model, ready for continued pretraining.
 
@@ -84,20 +84,20 @@ def convert_stock_checkpoint(
         checkpoint: folder, or name on the Hub, of a checkpoint whose `model_type` is `llama` or `gpt_neox`: weights in
             one file or sharded, as `.safetensors` or `.bin`. A pickle is read as weights only and can run no code.
         output: folder to write; must be empty or new unless `overwrite`.
-        separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
-            Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them.
-            Must be token ids where the checkpoint has no `tokenizer.json`.
-        inter_encoding, intra_encoding, segmentation (`str`):
-            As in [`BipeLlamaConfig`], but for those that need weights which no stock model has (`STOCK_ENCODINGS`) and
-            `"fixed"`.
-        max_segment_length (`int`, *optional*), alibi_slope_scale, hybrid_max_period, hybrid_alibi_scale,
-        hybrid_alibi_power (`float`, *optional*):
-            As in [`BipeLlamaConfig`], whose defaults hold.
+        encoding (`str`, *optional*):
+            Name of a positional encoding, whose fields hold as [`BipeLlamaConfig.for_encoding`] has them, derived from
+            the length that the checkpoint is declared for.
+        separators (`str` or a list of `int` and `str`, *optional*):
+            Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them;
+            by default those of `encoding`, or `"sentences"`. Must be token ids where the checkpoint has no
+            `tokenizer.json`.
         intra_init (`str`, *optional*, defaults to `"zeros"`):
             What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
-            the `initializer_range` of the checkpoint, the same in every run.
+            `intra_initializer_range`, or else the `initializer_range` of the checkpoint, the same in every run.
         revision: branch, tag or commit of a checkpoint on the Hub.
         overwrite: write into a folder that is not empty.
+        fields: fields of [`BipeLlamaConfig`], whose defaults hold; they win over those of `encoding`. Encodings that
+            need weights which no stock model has (all but `STOCK_ENCODINGS`) and `segmentation="fixed"` are refused.
 
     Returns:
         [`ConversionReport`]
@@ -109,35 +109,32 @@ def convert_stock_checkpoint(
             the wrong shape or quantized, if no separators can be found, if an argument is not accepted or nothing
             would read it, or if `output` is the checkpoint.
     """
-    settings = {
-        "inter_encoding": inter_encoding,
-        "intra_encoding": intra_encoding,
-        "segmentation": segmentation,
-        "max_segment_length": max_segment_length,
-        "alibi_slope_scale": alibi_slope_scale,
-        "hybrid_max_period": hybrid_max_period,
-        "hybrid_alibi_scale": hybrid_alibi_scale,
-        "hybrid_alibi_power": hybrid_alibi_power,
-        # Holds the place of those that the tokenizer has.
-        "separator_token_ids": [0] if segmentation == "separators" else None,
-    }
-    _check_settings(settings | {"separators": separators, "intra_init": intra_init})
+    # Before anything is downloaded, from where the length is known.
+    _check_settings(
+        _spelt_out(encoding, fields, train_length=1), fields | {"separators": separators, "intra_init": intra_init}
+    )
     name, output = Path(checkpoint).expanduser(), Path(output)
     check_output(output, name, overwrite)
     folder = checkpoint_folder(checkpoint, revision, "checkpoint")
 
     source = read_json(folder / "config.json")
     config_class, model_class = _family(source, name)
-    fields = {key: value for key, value in source.items() if key not in NOT_CARRIED}
-    no_padding = isinstance(fields.get("pad_token_id"), int) and fields["pad_token_id"] < 0
+    carried = {key: value for key, value in source.items() if key not in NOT_CARRIED}
+    no_padding = isinstance(carried.get("pad_token_id"), int) and carried["pad_token_id"] < 0
     if no_padding:
-        del fields["pad_token_id"]
-    config = make_config(config_class, fields | {key: value for key, value in settings.items() if value is not None})
-    encoding = f"{inter_encoding} over {segmentation}, intra encoding {intra_encoding}"
-    report = ConversionReport(name, output, encoding, parameters=0)
+        del carried["pad_token_id"]
+    length = source.get("max_position_embeddings", config_class.max_position_embeddings)
+    own = _spelt_out(encoding, fields, length)
+    if own["segmentation"] == "separators":
+        own["separator_token_ids"] = [0]  # holds the place of those that the tokenizer has
+        if separators is None:
+            separators = (encoding and encoding_separators(encoding)) or "sentences"
+    config = make_config(config_class, carried | own)
+    described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
+    report = ConversionReport(name, output, described, parameters=0)
     if no_padding:
         report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
-    tokenizer = _tokenizer(folder, "sentences" if separators is None else separators, config, report)
+    tokenizer = _tokenizer(folder, separators, config, report)
     generation_config = _generation_config(folder, source, config)
 
     weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
@@ -150,25 +147,44 @@ def convert_stock_checkpoint(
     return report
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
+def stock_options() -> dict[str, Field]:
+    """The fields that can be set for a stock checkpoint: those that something reads where segments are of a kind that
+    is accepted."""
+    return {
+        name: field
+        for name, field in encoding_options().items()
+        if set(field.metadata["read_by"].get("segmentation", STOCK_SEGMENTATIONS)) & set(STOCK_SEGMENTATIONS)
+    }
+
+
+def _spelt_out(encoding: str | None, fields: dict[str, Any], train_length: int) -> dict[str, Any]:
+    """All fields of the positional encoding, those that nobody gives at their defaults."""
+    for name in fields:
+        if name not in stock_options():
+            raise InputError(f"{name}: there is no such field to set{did_you_mean(name, stock_options())}")
+    defaults = {name: field.default for name, field in encoding_options().items()}
+    return defaults | (fields if encoding is None else spelt_out(encoding, train_length, fields))
+
+
+def _check_settings(settings: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuses what a stock checkpoint has no weights for and what nothing would read; the configuration checks the
-    rest."""
-    for name, accepted in (("inter_encoding", STOCK_ENCODINGS), ("segmentation", STOCK_SEGMENTATIONS)):
+    rest.
+
+    Args:
+        settings: all fields of the positional encoding.
+        given: those of them that the user gave, and `separators` and `intra_init`, None where they were not.
+    """
+    for name, accepted in ACCEPTED.items():
         if settings[name] not in accepted:
             raise InputError(f"{name} must be one of {', '.join(accepted)}, got {settings[name]!r}")
-    for name, reader, values in (
-        ("separators", "segmentation", ("separators",)),
-        ("max_segment_length", "intra_encoding", ("learned", "sinusoidal")),
-        ("alibi_slope_scale", "inter_encoding", ("alibi",)),
-        ("hybrid_max_period", "inter_encoding", ("hybrid",)),
-        ("hybrid_alibi_scale", "inter_encoding", ("hybrid",)),
-        ("hybrid_alibi_power", "inter_encoding", ("hybrid",)),
-        ("intra_init", "intra_encoding", ("learned",)),
-    ):
-        if settings[name] is not None and settings[reader] not in values:
-            raise InputError(f"{name}: {settings[name]!r} given, but only {reader} {' or '.join(values)} reads it")
-    if settings["intra_init"] not in (None, *INTRA_INITS):
-        raise InputError(f"intra_init must be one of {', '.join(INTRA_INITS)}, got {settings['intra_init']!r}")
+    for name, value in given.items():
+        reason = why_unread(DECIDES.get(name, name), settings)
+        if value is not None and reason is not None:
+            raise InputError(f"{name}: {value!r} given, but {reason}")
+    if given["intra_init"] not in (None, *INTRA_INITS):
+        raise InputError(f"intra_init must be one of {', '.join(INTRA_INITS)}, got {given['intra_init']!r}")
+    if given.get("intra_initializer_range") is not None and given["intra_init"] != "normal":
+        raise InputError("intra_initializer_range: the table starts at zero, only intra_init normal reads it")
 
 
 def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
@@ -283,7 +299,10 @@ def _weights(
     if table is not None:
         values = torch.zeros(table.shape)
         if intra_init == "normal":
-            values = config.initializer_range * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
+            scale = config.initializer_range
+            if config.intra_initializer_range is not None:
+                scale = config.intra_initializer_range
+            values = scale * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
         taken[table_name] = values.to(common_dtype(taken))
         report.created[table_name] = f"{intra_init} (new), {len(table)} rows"
     in_a_file = {target: key for key, target in renamed.items()}

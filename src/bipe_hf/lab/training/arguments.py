@@ -1,12 +1,15 @@
 """The settings of `bipe-hf pretrain`: its keys beyond those of `transformers.TrainingArguments`."""
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, make_dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from transformers import CONFIG_MAPPING, TrainingArguments
 
+from ...model.configuration_bipe import BipeConfigMixin
+from ...model.encodings_bipe import encoding_separators
 from ...model.errors_bipe import InputError
+from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
 from ..common.messages import did_you_mean, parsed_json
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
@@ -33,8 +36,9 @@ RESERVED_KEYS = {
 
 
 @dataclass
-class ModelArguments:
-    """What is trained. Fields left at `None` are not passed on, so the defaults of the model's own config hold."""
+class StockArguments:
+    """What is trained, of any model class. Fields left at `None` are not passed on, so the defaults of its own config
+    hold."""
 
     model_type: str | None = field(
         default=None, metadata={"help": "model class, by its name in transformers (default: bipe_llama)"}
@@ -69,63 +73,21 @@ class ModelArguments:
             ' "rope_theta": 10000.0}; with initial_model, its rope_theta and partial_rotary_factor stay unless given'
         },
     )
-    inter_encoding: str | None = field(
-        default=None,
-        metadata={"help": "relative encoding over segments: rope, xpos, alibi, hybrid, kerple, t5 or none"},
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
     )
-    intra_encoding: str | None = field(
-        default=None, metadata={"help": "absolute encoding inside a segment: learned, sinusoidal or none"}
-    )
-    segmentation: str | None = field(
-        default=None,
-        metadata={
-            "help": "what a segment is: separators (ends with a separator token: BiPE), fixed (so many tokens), tokens"
-            " (each token: plain RoPE or ALiBi), document (the whole text)"
-        },
-    )
-    fixed_segment_length: int | None = field(
-        default=None, metadata={"help": "tokens in a segment, for segmentation fixed"}
-    )
-    max_segment_length: int | None = field(
-        default=None,
-        metadata={"help": "rows of the intra-segment table; later tokens of a longer segment share the last row"},
-    )
-    intra_initializer_range: float | None = field(
-        default=None,
-        metadata={
-            "help": "standard deviation of the first values of the learned intra table, 0: it starts at zero (default:"
-            " initializer_range, 0.02)"
-        },
-    )
+
+
+@dataclass
+class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=(StockArguments,))):
+    """What is trained: of any model class, and the positional encoding of ours."""
+
     alibi_slope_scale: float | str | None = field(
         default=None,
         metadata={
-            "help": "factor on the ALiBi slopes: 96 for BiPE-ALiBi, 1 for plain ALiBi, or measured: the mean number of"
-            " tokens in a segment of the training blocks (up to 1,000 of them)"
+            "help": f"{option_help(encoding_options()['alibi_slope_scale'])}; or {MEASURED}: the mean number of tokens"
+            " in a segment of the training blocks (up to 1,000 of them)"
         },
-    )
-    log_scale_train_length: int | None = field(
-        default=None, metadata={"help": "scale queries with the logarithm of the segment index, 1 at this index"}
-    )
-    logn_train_length: int | None = field(
-        default=None, metadata={"help": "scale queries with the logarithm of the token index, from this index on"}
-    )
-    hybrid_max_period: float | None = field(
-        default=None,
-        metadata={"help": "hybrid: rotary pairs of at most this period (tokens) turn with the token index"},
-    )
-    hybrid_slow_pairs: str | None = field(
-        default=None, metadata={"help": "hybrid: the other rotary pairs turn with the segments, or none: not at all"}
-    )
-    hybrid_alibi_scale: float | None = field(
-        default=None, metadata={"help": "hybrid: factor on the ALiBi slopes over segments, 0 for no ALiBi"}
-    )
-    hybrid_alibi_power: float | None = field(
-        default=None,
-        metadata={"help": "hybrid: the slopes are raised to this, from 0 (all heads alike) to 1 (as in ALiBi)"},
-    )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
     )
 
     def __post_init__(self) -> None:
@@ -144,8 +106,18 @@ class ModelArguments:
 
     def config_fields(self) -> dict[str, Any]:
         """The fields that were given and belong into the model's config."""
-        elsewhere = {"model_type", "initial_model", "attn_implementation"}
+        elsewhere = {"model_type", "initial_model", "attn_implementation", "encoding"}
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
+
+    def spelt_out(self, train_length: int) -> Self:
+        """With the fields of `encoding` in its place. Raises `ValueError` where the model is none of ours."""
+        if self.encoding is None:
+            return self
+        model_type = self.model_type or DEFAULT_MODEL_TYPE
+        if model_type in CONFIG_MAPPING and not issubclass(CONFIG_MAPPING[model_type], BipeConfigMixin):
+            raise InputError(f"encoding: {self.encoding!r} given, but a model of type {model_type} has its own")
+        given = {name: vars(self)[name] for name in encoding_options() if vars(self)[name] is not None}
+        return replace(self, encoding=None, **spelt_out(self.encoding, train_length, given))
 
 
 @dataclass
@@ -231,6 +203,17 @@ class PretrainSettings(RunSettings):
     data: DataArguments
 
     reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        settings = super().from_dict(values)
+        encoding, data = settings.model.encoding, settings.data
+        if encoding is None:
+            return settings
+        model = settings.model.spelt_out(data.train_length)
+        if model.segmentation == "separators" and data.separators is None:
+            data = replace(data, separators=encoding_separators(encoding))
+        return replace(settings, model=model, data=data)
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:

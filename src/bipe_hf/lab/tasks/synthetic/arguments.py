@@ -70,11 +70,13 @@ class SyntheticSettings(RunSettings):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         settings = super().from_dict(values)
-        given = settings.generator
-        if given.test_operators is None and given.max_operators is not None:
-            filled_in = replace(given, test_operators=list(range(1, given.max_operators + 1)))
-            settings = replace(settings, generator=filled_in)
-        return settings
+        generator, model = settings.generator, settings.model
+        if generator.max_operators is not None:
+            if generator.test_operators is None:
+                generator = replace(generator, test_operators=list(range(1, generator.max_operators + 1)))
+            if model.encoding is not None:
+                model = model.spelt_out(find_task(generator.task).longest(generator.max_operators))
+        return replace(settings, generator=generator, model=model)
 
 
 def check_arguments(

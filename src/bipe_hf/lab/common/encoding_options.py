@@ -1,0 +1,59 @@
+"""The fields of the positional encoding as options of a run or a command, made of what the configuration says of them:
+a field that is added there is a key of YAML and a flag of `convert` without more."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import Field
+from typing import Any, get_args
+
+from ...model.configuration_bipe import own_fields
+from ...model.encodings_bipe import ENCODING_NAMES, encoding_fields
+
+
+# What is found in the tokenizer: options name the separators instead.
+FOUND = {"separator_token_ids"}
+
+ENCODING_HELP = (
+    f"positional encoding by its name, which stands for several of the following ({', '.join(ENCODING_NAMES)}); what"
+    " is given of them besides wins"
+)
+
+
+def encoding_options() -> dict[str, Field]:
+    """The fields of the configuration that users set, by name."""
+    return {name: field for name, field in own_fields().items() if name not in FOUND}
+
+
+def option_type(field: Field) -> type:
+    """The type of the option: the first that the field may have."""
+    return (get_args(field.type) or (field.type,))[0]
+
+
+def option_help(field: Field, choices: Sequence[str] | None = None) -> str:
+    """What it is, the values that it may have, what reads it, and its default."""
+    choices = choices or field.metadata["choices"]
+    readers = [f"{reader} {' or '.join(values)}" for reader, values in field.metadata["read_by"].items()]
+    return (
+        (f"{', '.join(readers)}: " if readers else "")
+        + field.metadata["help"]
+        + (f"; one of {', '.join(choices)}" if choices else "")
+        + ("" if field.default is None else f" (default: {field.default})")
+    )
+
+
+def option_fields() -> list[tuple[str, Any, Any]]:
+    """The options as fields for `dataclasses.make_dataclass`; None leaves the default to the configuration."""
+    named = ("encoding", str | None, dataclasses.field(default=None, metadata={"help": ENCODING_HELP}))
+    return [named] + [
+        (name, option_type(field) | None, dataclasses.field(default=None, metadata={"help": option_help(field)}))
+        for name, field in encoding_options().items()
+    ]
+
+
+def spelt_out(encoding: str, train_length: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the positional encoding of that name, with those that are `given` in place of its own.
+
+    Raises `ValueError` where there is no such encoding.
+    """
+    fields = encoding_fields(encoding, train_length, **given)
+    return {name: value for name, value in fields.items() if name in own_fields()}
