@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -683,11 +684,38 @@ def test_figures_show_means_and_the_band_of_the_seeds(by_hand):
     assert lines == [[12.0, 20.0, 42.0], [12.0, 12.05, 11.0]]
     bands = [each.get_paths()[0].get_extents() for each in axes.collections if isinstance(each, PolyCollection)]
     assert bands[0].y1 == pytest.approx(42 + 8**0.5)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["RoPE", "BiPE-RoPE"]
+    names = {text.get_text(): text.xy for text in axes.texts if text.arrow_patch is not None}
+    assert names == {"RoPE": (64, 42.0), "BiPE-RoPE": (64, 11.0)}
     (axes,) = draw_loss_by_position(rows, "title").axes
     lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
     assert ([1, 2], [21.0, 10.5]) in lines  # means of 40 and 44, halved and quartered
     assert ([1, 2], [5.5, 2.75]) in lines
+
+
+def test_first_entry_is_drawn_on_top_and_the_reference_below_it(by_hand):
+    results, comparison = by_hand
+    entries = {name: comparison.entries[name] for name in ("BiPE-RoPE", "RoPE")}
+    entries["other"] = replace(comparison.entries["RoPE"], name="other")
+    comparison = replace(comparison, entries=entries)
+    results.results += [row("other", 1, size, 13.0) for size in (16, 64)]
+    for draw in (draw_perplexity, draw_loss_by_position):
+        (axes,) = draw(Rows(results, comparison), "title").axes
+        lines = [line for line in axes.get_lines() if line.get_marker() != "None"]
+        headline, reference, other = lines
+        assert headline.get_zorder() > reference.get_zorder() > other.get_zorder()
+        assert headline.get_linewidth() == reference.get_linewidth() > other.get_linewidth()
+
+
+def test_an_entry_looks_the_same_while_others_are_not_measured(by_hand):
+    results, comparison = by_hand
+    looks = []
+    for _ in range(2):
+        for draw in (draw_perplexity, draw_loss_by_position):
+            (axes,) = draw(Rows(results, comparison), "title").axes
+            line = [line for line in axes.get_lines() if line.get_marker() != "None"][-1]
+            looks.append((line.get_color(), line.get_marker()))
+        results.results = [row for row in results.results if row.entry != "RoPE"]
+    assert len(set(looks)) == 1
 
 
 def test_every_file_is_written_and_the_figures_are_pictures(here):

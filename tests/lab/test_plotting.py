@@ -8,13 +8,24 @@ import sys
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from matplotlib.colors import to_hex
+from matplotlib.text import Annotation, Text
 
 from bipe_hf.commands import main
+from bipe_hf.lab.common.figures import dash
+from bipe_hf.lab.common.lines import spread_out
 from bipe_hf.lab.evaluation import Evaluation, Result
 from bipe_hf.lab.evaluation.plot import draw, plot
 
 
+# One line that lies far above the others and one that leaves them.
+SQUEEZING = {
+    "a": {128: 20.0, 1024: 21.0},
+    "b": {128: 19.0, 1024: 18.0},
+    "far": {128: 147.52, 1024: 1431.28},
+    "leaving": {128: 20.0, 1024: 65.42},
+    "e": {128: 22.0, 1024: 23.0},
+}
 PERPLEXITIES = {"rope": {256: 20.0, 512: 90.0, 1024: 400.0}, "bipe_rope": {256: 21.0, 512: 19.5, 1024: 20.25}}
 
 
@@ -60,6 +71,12 @@ def lines_of(figure):
     ]
 
 
+def names_at_ends(figure):
+    """The texts that are connected to the ends of lines, from the top down."""
+    texts = [text for text in figure.findobj(Annotation) if text.arrow_patch is not None]
+    return sorted(texts, key=lambda text: -text.xyann[1])
+
+
 def shown_texts(figure):
     """Every text that is visible, with where it lies in pixels; all must lie in the picture."""
     canvas = FigureCanvasAgg(figure)
@@ -71,7 +88,7 @@ def shown_texts(figure):
     boxes = []
     for text in figure.findobj(Text):
         if text.get_visible() and text.get_text() and text not in beyond:
-            box = text.get_window_extent(canvas.get_renderer())
+            box = Text.get_window_extent(text, canvas.get_renderer())  # without what connects it to a line
             assert figure.bbox.x0 <= box.x0, text
             assert figure.bbox.y0 <= box.y0, text
             assert box.x1 <= figure.bbox.x1, text
@@ -83,13 +100,13 @@ def shown_texts(figure):
 def test_each_model_is_a_line_through_its_results():
     figure = draw(build_results()[::-1], "title")
     assert sorted(lines_of(figure)) == sorted((list(line), list(line.values())) for line in PERPLEXITIES.values())
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert legend == ["rope (ROPE)", "bipe_rope (BIPE_ROPE)"]  # in the order of the right ends
-    colours = [handle.get_color() for handle in figure.axes[0].get_legend().legend_handles]
+    names = names_at_ends(figure)
+    assert [text.get_text() for text in names] == ["rope (ROPE)", "bipe_rope (BIPE_ROPE)"]  # from the top down
     drawn = {
         line.get_color(): line.get_ydata()[-1] for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3
     }
-    assert [drawn[colour] for colour in colours] == [400.0, 20.25]
+    assert [drawn[to_hex(text.arrow_patch.get_edgecolor()).upper()] for text in names] == [400.0, 20.25]
+    assert [text.xy for text in names] == [(1024, 400.0), (1024, 20.25)]
 
 
 def test_bits_per_byte_are_drawn_on_request():
@@ -117,6 +134,81 @@ def test_axes_carry_the_lengths_evaluated_and_plain_numbers():
 def test_values_are_logarithmic_beyond_a_factor_of_three(highest, scale):
     figure = draw(build_results({"one": {256: 20.0, 512: highest}}), "title")
     assert figure.axes[0].get_yscale() == scale
+
+
+def test_forty_lines_all_look_different():
+    figure = draw(build_results({f"model {at}": {256: 20.0 + at, 512: 25.0 + at / 2} for at in range(40)}), "title")
+    lines = [line for line in figure.axes[0].get_lines() if line.get_marker() != "None"]
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 40
+    colours = [line.get_color() for line in lines]
+    assert all(one != other for one, other in itertools.pairwise(colours))
+    assert len(names_at_ends(figure)) == 40
+
+
+def test_models_differ_by_colour_and_marker_whatever_the_protocol():
+    """The dashes are taken: they tell the protocols apart."""
+    names = [f"model {at}" for at in range(40)]
+    results = []
+    for stride in (None, 64, 128, 192, 256, 320):
+        protocol = "blocks" if stride is None else "sliding"
+        results += build_results({name: {256: 20.0} for name in names}, protocol=protocol, stride=stride)
+    lines = draw(results, "title").axes[0].get_lines()
+    looks = {(line.get_color(), line.get_marker()) for line in lines if line.get_marker() != "None"}
+    assert len(looks) == 40
+    assert len({str(dash(at)) for at in range(6)}) == 6
+
+
+def test_outliers_are_written_above_the_axes_and_the_others_have_them():
+    figure = draw(build_results(SQUEEZING), "title")
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "linear"
+    low, high = axes.get_ylim()
+    assert 17 < low < 18
+    assert 23 < high < 24
+    texts = dict(shown_texts(figure))
+    top = axes.get_window_extent().y1
+    for number in ("↑ 148", "↑ 1431", "↑ 65.4"):
+        assert texts[number].y0 > top
+    for name, number in (("far (FAR)", "↑ 1431"), ("leaving (LEAVING)", "↑ 65.4")):
+        assert texts[name].y0 < (texts[number].y0 + texts[number].y1) / 2 < texts[name].y1  # in one row
+    assert [text.get_text() for text in names_at_ends(figure)] == ["e (E)", "a (A)", "b (B)"]
+    # A marker at each number, of the line that it belongs to.
+    colours = {line.get_ydata()[-1]: line.get_color() for line in axes.get_lines() if line.get_marker() != "None"}
+    marks = [(mark.get_offsets()[0][0], to_hex(mark.get_facecolor()[0]).upper()) for mark in axes.collections]
+    assert sorted(marks) == sorted([(128, colours[1431.28]), (1024, colours[1431.28]), (1024, colours[65.42])])
+
+
+def test_half_of_the_lines_are_no_outliers():
+    figure = draw(build_results(), "title")  # 400 and 20.25 at the end
+    assert figure.axes[0].get_ylim()[1] > 400
+
+
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "nan"), (math.inf, "↑ inf")])
+def test_values_that_are_no_number_are_written_above_the_axes(value, text):
+    figure = draw(build_results({"a": {256: 20.0, 512: value}, "b": {256: value, 512: value}}), "title")
+    texts = [each for each, _ in shown_texts(figure)]
+    assert texts.count(text) == 3
+    assert {"a (A)", "b (B)"} <= set(texts)
+
+
+@pytest.mark.parametrize("wanted", [[90, 50, 10], [50, 50, 50], [52, 50, 30], [99, 98, 2], [3, 2, 1], [99, 99, 60]])
+def test_texts_are_spread_out_as_little_as_it_takes(wanted):
+    heights, room = [10, 20, 10], 100
+    gaps = [15, 15]
+    found = spread_out(wanted, heights, room)
+    assert found[0] <= 95
+    assert found[-1] >= 5
+    assert all(
+        above - below >= gap - 1e-9 for (above, below), gap in zip(itertools.pairwise(found), gaps, strict=True)
+    )
+
+    def cost(places):
+        return sum((place - centre) ** 2 for place, centre in zip(places, wanted, strict=True))
+
+    every = itertools.product(range(5, 96), repeat=3)
+    least = min(cost(places) for places in every if places[0] - places[1] >= 15 and places[1] - places[2] >= 15)
+    assert cost(found) <= least + 1e-9
+    assert spread_out(wanted, heights, 40) == [35, 20, 5]
 
 
 def test_train_lengths_are_marked_and_labelled():
@@ -152,7 +244,13 @@ def test_protocols_are_told_apart_by_their_dashes():
     }
     assert len(looks) == 6
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert legend[2:] == ["blocks", "sliding (stride 128)", "sliding (stride 256)"]
+    assert legend == [
+        "rope (ROPE)",
+        "bipe_rope (BIPE_ROPE)",
+        "blocks",
+        "sliding (stride 128)",
+        "sliding (stride 256)",
+    ]
 
 
 def test_one_protocol_is_named_in_the_title():
@@ -174,6 +272,13 @@ def test_one_protocol_is_named_in_the_title():
         ],
         build_results({"a": {256: 30.0, 512: 3e7}}),
         build_results({"a": {256: 30.0}}),
+        build_results({"a": {256: 30.0}, "b": {256: 30.0}}, train_length=None),  # equal in all
+        build_results({f"model {at}": {256: 20.0 + at / 100, 4096: 30.0} for at in range(40)}),
+        build_results(SQUEEZING) + build_results({"c": {128: 21.0, 1024: 20.0}}, train_length=1024),
+        build_results({**SQUEEZING, "a": {2**at: 1e8 for at in range(6, 18)}}),  # twelve numbers stand upright
+        build_results({name: {256: 20.0, 512: math.inf} for name in "ab"}),
+        build_results({"a word " * 20 + str(at): {256: 20.0, 512: 21.0} for at in range(9)}),
+        build_results({"кириллица $x$": {256: 20.0, 512: 21.0}, "ελληνικά_1": {256: 20.0, 512: 21.0}}),
     ],
 )
 def test_no_text_lies_over_another_or_beyond_the_picture(results):
@@ -273,7 +378,7 @@ def test_output_that_cannot_be_written_is_refused(tmp_path, output, message):
 def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
     file = write(tmp_path / "results.json", build_results())
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ValueError, match=r"bipe-hf\[plot\]"):
+    with pytest.raises(ValueError, match="plot needs matplotlib, which is not installed.*lab"):
         plot([file], tmp_path / "picture.png")
 
 

@@ -1,19 +1,17 @@
 """What the figures of the lab have in common: looks, axes, legends, files."""
 
-import importlib.util
+import textwrap
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...model.errors_bipe import InputError
-from .messages import install_hint
+from .extras import require
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 
 # Okabe and Ito's colours, which readers with any common colour vision tell apart, with grey in place of their yellow,
@@ -21,10 +19,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 
 
+# Their number and that of the colours have no common factor: 56 lines differ in colour and marker alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-DASHES = ("-", "--", ":", "-.")
 
 
 # Values that span more than this factor get a logarithmic axis.
@@ -33,8 +29,7 @@ LINEAR_RANGE = 3
 
 def require_matplotlib(command: str) -> None:
     """A `ValueError` that names `command` and the extra to install, where there is no matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(f"{command} needs matplotlib, which is not installed; {install_hint('lab')}")
+    require("matplotlib", "lab", command)
 
 
 def pictures(output: Path) -> list[Path]:
@@ -52,19 +47,34 @@ def save_figure(figure: "Figure", output: Path) -> None:
             figure.savefig(target, dpi=200, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 
-def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, str]]:
-    """Colour and marker of each name's line."""
+def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
+    """Colour, marker and line style of each name's line: no two alike, neighbours in different colours.
+
+    The first lines are solid, and each time that the colours start again the style is another one.
+    """
     return {
-        name: {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+        name: {
+            "color": COLOURS[at % len(COLOURS)],
+            "marker": MARKERS[at % len(MARKERS)],
+            "linestyle": dash(at // len(COLOURS)),
+        }
         for at, name in enumerate(dict.fromkeys(names))
     }
 
 
-def new_figure(labels: Iterable[str]) -> tuple["Figure", "Axes"]:
-    """A figure with room for a legend of `labels` at the right, and its axes."""
+def dash(at: int) -> str | tuple[int, tuple[int, ...]]:
+    """The line style of index `at`: those that have a name, then dashes with more and more dots between them."""
+    named = ("-", "--", ":", "-.")
+    return named[at] if at < len(named) else (0, (6, 2) + (1, 2) * (at - 2))
+
+
+def new_figure(labels: Sequence[str]) -> tuple["Figure", "Axes"]:
+    """A figure with room for `labels` at the right, and its axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 + 0.09 * max(map(len, labels)), 4.5), layout="constrained")
+    lines = [line for label in labels for line in short_lines(label).splitlines()]
+    size = 6 + 0.09 * max(map(len, lines), default=0), max(4.5, 1.5 + 0.22 * len(lines))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -72,8 +82,16 @@ def new_figure(labels: Iterable[str]) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def add_legend(axes: "Axes", handles: list["Line2D"]) -> None:
-    """A legend at the right of the axes."""
+def short_lines(label: str) -> str:
+    """A label of any length in lines that leave room for the figure."""
+    return textwrap.fill(label, 40)
+
+
+def add_legend(axes: "Axes", entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """A legend at the right of the axes: labels, each with its look."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=short_lines(label), **look) for label, look in entries]
     legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a $ in the name of a model is no formula
@@ -87,13 +105,13 @@ def mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:
             f"train length {length}",
             (length, 1),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 4 + 12 * row),
+            xytext=(0, 6 + 12 * row),
             textcoords="offset points",
             ha="center",
             color="0.25",
             fontsize=9,
         )
-    return 12 * len(lengths)
+    return 12 * len(lengths) + 2
 
 
 def label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
@@ -103,16 +121,20 @@ def label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.xaxis.set_minor_locator(NullLocator())
-    ratios = [after / before for before, after in pairwise(lengths)]
-    if len(lengths) > 8 or min(ratios, default=2) < 1.4:
+    if are_crowded(lengths):
         axes.tick_params(axis="x", labelrotation=90)
+
+
+def are_crowded(lengths: Sequence[int]) -> bool:
+    """Whether labels at these lengths, on a logarithmic axis, only fit upright."""
+    return len(lengths) > 8 or any(after < 1.4 * before for before, after in pairwise(lengths))
 
 
 def label_values(axes: "Axes", values: Sequence[float]) -> None:
     """Plain numbers, on a logarithmic axis where the values span a wide range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    span = max(values) / min(values)
+    span = max(values) / min(values) if min(values) > 0 else 1
     if span <= LINEAR_RANGE:
         axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         return

@@ -27,14 +27,8 @@ def read_results(path: str | Path, file_format: str, kind: type, row: type, comm
 
     Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputNotFoundError(f"there is no results file {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != file_format:
+    content = _read(path)
+    if _format(content) != file_format:
         raise InputError(
             f'{path} was not written by `bipe-hf {command}`, or not for this: its "format" is not "{file_format}"'
         )
@@ -44,6 +38,25 @@ def read_results(path: str | Path, file_format: str, kind: type, row: type, comm
         return kind(**content)
     except (TypeError, KeyError) as error:
         raise InputError(f"{path} does not hold what `bipe-hf {command}` writes ({error})") from error
+
+
+def results_format(path: str | Path) -> str | None:
+    """The format of a file of results, None where it names none; raises as `read_results` does without JSON."""
+    return _format(_read(path))
+
+
+def _format(content: Any) -> str | None:
+    return content.get("format") if isinstance(content, dict) else None
+
+
+def _read(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.is_file():
+        raise InputNotFoundError(f"there is no results file {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error})") from error
 
 
 def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Rows:
     """Results by entry and size, as far as there are any."""
 
     def __init__(self, results: ComparisonResults, comparison: Comparison):
+        self.comparison = comparison
         self.cells: dict[tuple[str, int], list[Row]] = {}
         for row in sorted(results.results, key=lambda row: row.seed):
             self.cells.setdefault((row.entry, row.size), []).append(row)

@@ -1,16 +1,14 @@
 """Perplexity, or bits per byte, against test length, drawn from the files that `bipe-hf evaluate` writes."""
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
 from ..common.figures import (
-    DASHES,
     add_legend,
+    dash,
     label_lengths,
-    label_values,
     line_looks,
     mark_train_lengths,
     new_figure,
@@ -18,6 +16,7 @@ from ..common.figures import (
     require_matplotlib,
     save_figure,
 )
+from ..common.lines import Line, draw_lines, fit_values, name_lines
 from .results import Evaluation, Result, comparability_note
 
 
@@ -84,41 +83,45 @@ def _read(files: Sequence[str | Path]) -> tuple[list[Result], dict]:
 
 def draw(results: Sequence[Result], title: str, *, bits_per_byte: bool = False) -> "Figure":
     """The picture that `plot` saves, as a `matplotlib.figure.Figure`."""
-    from matplotlib.lines import Line2D
 
     def value(result: Result) -> float:
         return result.bits_per_byte if bits_per_byte else result.perplexity
 
-    lines: dict[tuple, list[Result]] = {}
+    names = {result.subject: f"{result.name} ({result.encoding})" for result in results}
+    looks = line_looks(names)
+    protocols = {(result.protocol, result.stride): _protocol_name(result) for result in results}
+    measured: dict[tuple, list[Result]] = {}
     for result in sorted(results, key=lambda result: result.length):
-        lines.setdefault((result.subject, result.protocol, result.stride), []).append(result)
-    looks = line_looks(result.subject for result in results)
-    protocols = list(dict.fromkeys((result.protocol, result.stride) for result in results))
-    dashes = dict(zip(protocols, cycle(DASHES), strict=False))
+        measured.setdefault((result.subject, (result.protocol, result.stride)), []).append(result)
+    lines = {}
+    for (model, protocol), found in measured.items():
+        name, look = names[model], looks[model]
+        if len(protocols) > 1:
+            # The dashes tell the protocols apart, and models differ in colour and marker.
+            name = f"{name}, {protocols[protocol]}"
+            look = look | {"linestyle": dash(list(protocols).index(protocol))}
+        lengths = [result.length for result in found]
+        lines[model, protocol] = Line(name, look, lengths, list(map(value, found)), [0.0] * len(found))
 
-    labels = {result.subject: f"{result.name} ({result.encoding})" for result in results}
-    figure, axes = new_figure(labels.values())
-    legend = {}
-    # The legend lists the models in the order in which their lines end at the right.
-    for (model, *protocol), line in sorted(lines.items(), key=lambda item: -value(item[1][-1])):
-        lengths = [result.length for result in line]
-        axes.plot(lengths, list(map(value, line)), linestyle=dashes[tuple(protocol)], **looks[model])
-        legend.setdefault(model, Line2D([], [], label=labels[model], **looks[model]))
-    if len(protocols) > 1:
-        for protocol in protocols:
-            name = _protocol_name(*protocol)
-            legend[protocol] = Line2D([], [], label=name, color="0.35", linestyle=dashes[protocol])
-    else:
-        title = f"{title}, protocol {_protocol_name(*protocols[0])}"
-    add_legend(axes, list(legend.values()))
+    figure, axes = new_figure([line.label for line in lines.values()])
+    draw_lines(axes, list(lines.values()))
     label_lengths(axes, sorted({result.length for result in results}))
-    label_values(axes, list(map(value, results)))
     height = mark_train_lengths(axes, sorted({result.train_length for result in results} - {None}))
+    height = fit_values(axes, list(lines.values()), height)
     axes.set_xlabel("test length (tokens)")
     axes.set_ylabel("bits per byte" if bits_per_byte else "perplexity (per token)")
+    if len(protocols) == 1:
+        title = f"{title}, protocol {_protocol_name(results[0])}"
     axes.set_title(title, pad=8 + height, parse_math=False)
+    if len(protocols) == 1:
+        name_lines(axes, list(lines.values()))
+    else:
+        order = dict.fromkeys(model for model, _ in sorted(lines, key=lambda key: -lines[key].end))
+        models = [(names[model], looks[model] | {"linestyle": "-"}) for model in order]
+        styles = [(name, {"color": "0.35", "linestyle": dash(at)}) for at, name in enumerate(protocols.values())]
+        add_legend(axes, models + styles)
     return figure
 
 
-def _protocol_name(protocol: str, stride: int | None) -> str:
-    return protocol if stride is None else f"{protocol} (stride {stride})"
+def _protocol_name(result: Result) -> str:
+    return result.protocol if result.stride is None else f"{result.protocol} (stride {result.stride})"

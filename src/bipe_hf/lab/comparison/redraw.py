@@ -1,0 +1,47 @@
+"""The tables and figures of a comparison again, from its file of results alone: its models may be gone."""
+
+from pathlib import Path
+
+from ...model.errors_bipe import InputError, InputExistsError
+from ..common.figures import pictures, require_matplotlib
+from ..common.results import check_writable, read_results, results_format
+from .figures import draw_figures, figure_names
+from .plan import parse_comparison
+from .results import FORMAT, ComparisonResults, Row
+from .tables import markdown_tables
+
+
+def is_comparison(file: str | Path) -> bool:
+    """Whether `bipe-hf compare` wrote this file of results; raises as `read_results` does where it is none."""
+    return results_format(file) == FORMAT
+
+
+def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
+    """Write the tables and figures of a comparison.
+
+    Args:
+        file: `comparison.json`.
+        output: folder; None is that of the file.
+        overwrite: replace those that are there.
+
+    Returns the paths. Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for files that do not fit.
+    """
+    require_matplotlib("plot")
+    file = Path(file)
+    folder = file.parent if output is None else Path(output)
+    results = read_results(file, FORMAT, ComparisonResults, Row, "compare")
+    if not results.results:
+        raise InputError(f"there are no results in {file}")
+    try:
+        comparison = parse_comparison(folder.name, results.config)
+    except ValueError as error:
+        raise InputError(f"{file}: its config is not what is accepted now ({error})") from error
+    tables = folder / file.with_suffix(".md").name
+    written = [tables] + [each for name in figure_names(comparison) for each in pictures(folder / f"{name}.png")]
+    for target in written:
+        if target.exists() and not overwrite:
+            raise InputExistsError(f"output: {target} exists (--overwrite replaces it)")
+    check_writable(folder)
+    tables.write_text(markdown_tables(results, comparison), encoding="utf-8")
+    draw_figures(results, comparison, folder)
+    return written

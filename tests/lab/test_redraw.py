@@ -1,0 +1,70 @@
+"""Tables and figures again from results alone, without the models: those of this repository, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from bipe_hf.commands import main
+from bipe_hf.lab.comparison.redraw import redraw
+from bipe_hf.lab.evaluation import Evaluation, markdown_table
+
+
+COMPARISONS = sorted(ROOT.glob("results/*/comparison.json"))
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return Path(shutil.copy(ROOT / "results/compare_math_longer/comparison.json", tmp_path / "comparison.json"))
+
+
+@pytest.mark.parametrize("file", COMPARISONS, ids=lambda file: file.parent.name)
+def test_committed_results_give_the_committed_tables_and_figures(file, tmp_path):
+    written = {path.name for path in redraw(file, tmp_path)}
+    assert written == {path.name for path in file.parent.iterdir()} - {"comparison.json"}
+    assert written == {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "comparison.md").read_bytes() == file.with_suffix(".md").read_bytes()
+
+
+def test_comparisons_are_committed():
+    assert len(COMPARISONS) >= 7
+
+
+def test_committed_evaluation_gives_the_committed_tables():
+    file = ROOT / "results/demo/evaluation.json"
+    evaluation = Evaluation.load(file)
+    assert f"{evaluation.summary()}\n\n{markdown_table(evaluation.results)}" == file.with_suffix(".md").read_text()
+
+
+def test_same_results_give_the_same_figures(copy, tmp_path):
+    for folder in ("one", "two"):
+        assert main(["plot", str(copy), "--output", str(tmp_path / folder)]) == 0
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_figures_go_beside_the_results_and_replace_others_only_when_asked(copy, capsys):
+    picture = copy.with_name("perplexity.svg")
+    picture.write_text("precious")
+    assert main(["plot", str(copy)]) == 2
+    assert capsys.readouterr().err == f"bipe-hf: error: output: {picture} exists (--overwrite replaces it)\n"
+    assert picture.read_text() == "precious"
+    assert not copy.with_suffix(".md").exists()
+    assert main(["plot", str(copy), "--overwrite"]) == 0
+    assert str(copy.with_suffix(".md")) in capsys.readouterr().out
+    assert "<svg" in picture.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--title", "x"], "neither --bits-per-byte nor --title"),
+        (["--bits-per-byte"], "neither --bits-per-byte nor --title"),
+        ([str(ROOT / "results/demo/evaluation.json")], "is a comparison, which is drawn alone"),
+    ],
+)
+def test_what_a_comparison_cannot_be_drawn_with_is_refused(copy, capsys, arguments, message):
+    assert main(["plot", str(copy), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in copy.parent.iterdir()] == ["comparison.json"]
