@@ -17,8 +17,9 @@ from word_tokenizer import EOS, make_word_tokenizer, random_words, segment_ids
 
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
-from bipe_hf.lab.tasks import harness as tasks
-from bipe_hf.lab.tasks.harness import TaskEvaluation, evaluate_tasks
+from bipe_hf.lab.tasks import run as tasks_run
+from bipe_hf.lab.tasks.evaluation import TaskEvaluation, task_table
+from bipe_hf.lab.tasks.run import evaluate_tasks
 from bipe_hf.model.modeling_bipe import BipeModelMixin
 
 
@@ -325,7 +326,7 @@ def test_the_command_prints_and_writes_a_column_for_each_model(
     evaluation = TaskEvaluation.load("t.json")
     assert evaluation.settings["limit"] == 3
     printed = capsys.readouterr().out
-    assert tasks.task_table(evaluation.results) in printed
+    assert task_table(evaluation.results) in printed
     lines = Path("t.md").read_text().splitlines()
     assert lines[2] == "| task | metric | few-shot | llama (BiPE-ALiBi) | gpt_neox (BiPE-ALiBi) |"
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
@@ -386,7 +387,7 @@ def test_a_missing_folder_of_tasks_is_named(two_checkpoints):
 
 
 def test_a_missing_harness_is_named_with_how_to_install_it(two_checkpoints, monkeypatch):
-    monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tasks_run.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install '\.\[lm-eval\]'"):
         evaluate_tasks(two_checkpoints, ["words_choice"])
 

@@ -2,8 +2,10 @@
 
 import re
 import sys
+from functools import partial
 
 import lm_eval
+import lm_eval.evaluator
 import lm_eval.tasks
 import pytest
 import torch
@@ -17,12 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 import bipe_hf.lab.tasks.greedy as greedy
 import bipe_hf.lab.tasks.harness as harness
+import bipe_hf.lab.tasks.run as tasks_run
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
 from bipe_hf.lab.common.generation import write_greedily
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.tasks.evaluation import TaskEvaluation, task_table
 from bipe_hf.lab.tasks.greedy import GreedyModel
-from bipe_hf.lab.tasks.harness import TaskEvaluation, evaluate_tasks
 from bipe_hf.lab.tasks.passkey.picture import draw_heat_map
 from bipe_hf.lab.tasks.passkey.prompts import (
     CLASSIC_FILLER,
@@ -34,6 +37,7 @@ from bipe_hf.lab.tasks.passkey.prompts import (
 )
 from bipe_hf.lab.tasks.passkey.task import ANSWER_TOKENS, first_number
 from bipe_hf.lab.tasks.results import TaskResult
+from bipe_hf.lab.tasks.run import evaluate_tasks
 
 
 TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -344,6 +348,7 @@ def test_a_saved_model_is_measured_from_the_command_line(tmp_path, family, capsy
     evaluation = TaskEvaluation.load(output)
     assert places(evaluation) == [(140, 0), (140, 1), (200, 0), (200, 1)]
     assert evaluation.settings["metadata"]["bipe_passkey"]["samples"] == 2
+    assert '"format": "bipe-hf tasks 1"' in output.read_text()
     printed = capsys.readouterr().out
     table = [line.split() for line in printed.splitlines() if line.startswith(("model  ", "model.v1"))]
     assert table[0] == ["model", "depth", "140", "200"]
@@ -375,7 +380,7 @@ def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigg
         return measure_passkey([model], [200, 300], depths=list(depths), samples=2, output=output, **more)
 
     whole = run(tmp_path / "whole.json")
-    measure, calls = harness._measure_part, []
+    measure, calls = tasks_run.measure_part, []
 
     def interrupted(*arguments):
         if len(calls) == 4:
@@ -383,13 +388,13 @@ def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigg
         calls.append(arguments)
         return measure(*arguments)
 
-    monkeypatch.setattr(harness, "_measure_part", interrupted)
+    monkeypatch.setattr(tasks_run, "measure_part", interrupted)
     output = tmp_path / "results.json"
     with pytest.raises(KeyboardInterrupt):
         run(output)
     assert len(places(TaskEvaluation.load(output))) == 4
 
-    monkeypatch.setattr(harness, "_measure_part", lambda *given: calls.append(given) or measure(*given))
+    monkeypatch.setattr(tasks_run, "measure_part", lambda *given: calls.append(given) or measure(*given))
     resumed = run(output, resume=True)
     assert len(calls) == 6
     assert TaskEvaluation.load(output) == resumed
@@ -403,6 +408,46 @@ def test_interrupted_run_resumes_without_repeating_a_place(tmp_path, model, rigg
     assert len(calls) == 8
     with pytest.raises(ValueError, match="other settings"):
         run(output, resume=True, seed=1)
+
+
+COLOURS = """
+task: colours
+output_type: multiple_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+doc_to_text: "The grass is"
+doc_to_choice: ["green", "blue"]
+doc_to_target: answer
+"""
+
+
+def test_tasks_of_both_kinds_are_measured_together_and_one_after_the_other(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda results: None)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"answer": 0}\n{"answer": 1}\n')
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "colours.yaml").write_text(COLOURS.replace("FILE", str(rows)))
+    options = {"tasks_folder": tmp_path / "tasks", "device": "cpu"}
+    passkey = {"metadata": {"lengths": [140], "depths": [0.5], "samples": 2}}
+    both = evaluate_tasks([model], ["colours", "bipe_passkey"], **options, **passkey, max_length=90)
+    requests = [(row.request, row.metric, row.max_length) for row in both.results]
+    assert requests == [
+        ("colours", "acc", 90), ("colours", "acc_norm", 90),
+        ("bipe_passkey", "found", None), ("bipe_passkey", "prompt_tokens", None),
+    ]  # fmt: skip
+    first, second = (table.splitlines()[0].split()[:2] for table in task_table(both.results).split("\n\n"))
+    assert (first, second) == (["task", "metric"], ["model", "depth"])
+
+    options |= {"output": tmp_path / "later.json"}
+    evaluate_tasks([model], ["bipe_passkey"], **options, **passkey)
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_tasks([model], ["colours"], **options, max_length=90, resume=True)
+    later = evaluate_tasks([model], ["colours"], **options, resume=True)
+    assert later.settings["metadata"] == both.settings["metadata"]
+    values = {(row.request, row.metric): row.value for row in later.results}
+    assert values == {(row.request, row.metric): row.value for row in both.results}
 
 
 def test_resumed_run_measures_again_what_has_changed(tmp_path):
@@ -432,6 +477,8 @@ def test_resumed_run_measures_again_what_has_changed(tmp_path):
         ({"samples": 0}, "samples: 0 is less than 1"),
         ({"batch_size": 0}, "batch_size: 0 is less than 1"),
         ({"limit": 0}, "limit: 0 is less than 1"),
+        ({"max_length": 99}, "max_length: bipe_passkey has no use for it"),
+        ({"num_fewshot": 1}, "num_fewshot: bipe_passkey has no use for it"),
         ({"text_column": "words"}, "text_column: without data there is no text to read"),
         ({"validation_fraction": 0.1}, "validation_fraction: without data there is no text to read"),
         ({"dtype": "int8"}, "'int8' is none of auto"),
@@ -483,7 +530,7 @@ def test_the_task_of_the_harness_with_the_same_word_is_told_apart(monkeypatch):
 
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", Index)
     with pytest.warns(UserWarning, match="passkey is that of the lm-evaluation-harness, not bipe_passkey"):
-        assert harness._find_tasks(["passkey"], None)[1] == ["passkey"]
+        assert harness.find_tasks(["passkey"], None)[1] == ["passkey"]
 
 
 def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path, monkeypatch):

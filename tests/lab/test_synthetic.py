@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, L
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
-from bipe_hf.lab.tasks.harness import evaluate_tasks, task_table
+from bipe_hf.lab.tasks.evaluation import task_table
+from bipe_hf.lab.tasks.run import evaluate_tasks
 from bipe_hf.lab.tasks.synthetic import SyntheticSettings, accuracy, measure, train
 from bipe_hf.lab.tasks.synthetic.accuracy import Score, score
 from bipe_hf.lab.tasks.synthetic.arithmetic import Arithmetic

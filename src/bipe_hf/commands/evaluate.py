@@ -129,7 +129,8 @@ def run(arguments: argparse.Namespace) -> None:
         if "metadata" in options:
             options["metadata"] = _mapping("--metadata", options["metadata"])
 
-        from ..lab.tasks.harness import evaluate_tasks, task_table
+        from ..lab.tasks.evaluation import task_table
+        from ..lab.tasks.run import evaluate_tasks
 
         evaluation = evaluate_tasks(arguments.models, names, **options)
         table = task_table(evaluation.results)

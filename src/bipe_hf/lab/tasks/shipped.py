@@ -1,11 +1,14 @@
 """What a task that comes with this package adds to its file for the lm-evaluation-harness."""
 
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...model.errors_bipe import InputError, InputExistsError
 from ..common.checkpoints import Checkpoint
+from ..common.figures import pictures
 from .results import TaskResult
 
 
@@ -61,3 +64,27 @@ class ShippedTask:
     def draw(self, results: Sequence[TaskResult]) -> "Figure":
         """The figure of a model, or of all of them."""
         raise NotImplementedError
+
+    def picture(self, output: Path, model_name: str) -> Path:
+        """The PNG file of the figure of the model with this name; the SVG file goes beside it."""
+        parts = [output.stem, self.name.removeprefix("bipe_")]
+        if not self.one_figure:
+            parts.append(re.sub(r"[^A-Za-z0-9._]+", "-", model_name))
+        return output.with_name("-".join(parts) + ".png")
+
+    def check_pictures(
+        self, output: Path, candidates: Sequence[Checkpoint], earlier: Sequence[TaskResult], overwrite: bool
+    ) -> None:
+        """Refuses figures that would replace anything but those of `earlier` results of the same model."""
+        owners = {self.picture(output, row.name): row.model for row in earlier if row.request == self.name}
+        for candidate in candidates:
+            picture = self.picture(output, candidate.name)
+            for file in pictures(picture):
+                if file.exists() and picture not in owners and not overwrite:
+                    raise InputExistsError(f"output: {file} exists (--overwrite replaces it)")
+            owner = owners.setdefault(picture, candidate.given)
+            if owner != candidate.given and not self.one_figure:
+                raise InputError(
+                    f"models: the figures of {owner} and {candidate.given} would share the file {picture} (measure"
+                    " them into two outputs)"
+                )
