@@ -15,7 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
+from bipe_hf.lab.common.yaml_file import read_yaml
 from bipe_hf.lab.comparison import read_comparison
+from bipe_hf.lab.comparison.plan import MERGED
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.finetuning import FinetuneSettings
 from bipe_hf.lab.finetuning.tasks import TASKS
@@ -66,6 +68,7 @@ def every(pattern: str, *without: str):
 every_config = every("*.yaml", COMPARE)
 every_pretraining = every("*.yaml", FINETUNE, SYNTHETIC, COMPARE)
 every_new_model = every("*.yaml", FINETUNE, SYNTHETIC, CONTINUE, COMPARE)
+every_base = every("base/*.yaml")
 every_comparison = every(f"{COMPARE}*.yaml")
 every_finetuning = every(f"{FINETUNE}*.yaml")
 
@@ -100,13 +103,40 @@ def test_every_task_of_finetune_has_a_configuration():
 def test_every_key_is_commented_and_the_usage_names_the_file(path):
     lines = path.read_text().splitlines()
     keys = [line for line in lines if line and not line.startswith("#")]
-    assert len(keys) > 10
+    assert keys
     for line in keys:
         assert re.fullmatch(r"\w+: \S+ +# \S.*", line), line
     commands = {FINETUNE: "finetune", SYNTHETIC: "synthetic"}
     command = next((name for prefix, name in commands.items() if path.name.startswith(prefix)), "pretrain")
     assert any(f"{command} configs/{path.name}" in line for line in lines if line.startswith("#"))
     assert max(map(len, lines)) <= 119
+
+
+@every_base
+def test_every_key_of_a_base_is_commented(path):
+    lines = path.read_text().splitlines()
+    for line in lines:
+        is_name = re.fullmatch(r"  \w[^:#]*:", line)
+        assert not line or line.lstrip().startswith("#") or is_name or re.fullmatch(r" *\w+: .*# \S.*", line), line
+    assert lines[0].startswith("#")
+    assert max(map(len, lines)) <= 119
+
+
+def test_a_configuration_holds_what_differs_from_its_base_and_no_more():
+    extended = []
+    for path in CONFIGS.glob("*.yaml"):
+        own = yaml.safe_load(path.read_text())
+        if "extends" not in own:
+            continue
+        base = CONFIGS / own.pop("extends")
+        extended.append(base)
+        there = read_yaml(base)
+        for key, value in own.items():
+            mappings = key in MERGED and key in there
+            for name, each in (value if mappings else {key: value}).items():
+                assert (there[key] if mappings else there).get(name, "nothing") != each, f"{path.name}: {name}"
+    assert set(extended) == set(CONFIGS.glob("base/*.yaml"))
+    assert all(extended.count(base) > 1 for base in extended)
 
 
 @every_new_model

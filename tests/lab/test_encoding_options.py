@@ -83,11 +83,11 @@ def test_entries_of_a_comparison_are_kept_with_their_fields(tmp_path):
         "settings": {"data": "texts", "vocab_size": 280, "train_length": 16, "max_segment_length": 8, **SHAPE},
         "entries": {
             "hybrid": {"encoding": "bipe_hybrid", "hybrid_alibi_power": 1.0},
-            "longer": {"encoding": "hybrid", "train_length": 64, "per_device_train_batch_size": 2},
+            "longer": {"encoding": "hybrid", "train_length": 1024, "per_device_train_batch_size": 2},
             "BiPE-RoPE": {"encoding": "bipe_rope", "seeds": [3]},
             "ALiBi": {"inter_encoding": "alibi", "segmentation": "tokens"},
         },
-        "measure": {"lengths": [16, 64]},
+        "measure": {"lengths": [16, 1024]},
     }
     (tmp_path / "named.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     named = read_comparison(tmp_path / "named.yaml")
@@ -100,7 +100,8 @@ def test_entries_of_a_comparison_are_kept_with_their_fields(tmp_path):
         "separators": "sentences",
     }
     assert named.content["entries"]["hybrid"]["hybrid_alibi_power"] == 1.0
-    assert named.content["entries"]["longer"]["hybrid_max_period"] == 32.0
+    assert named.content["entries"]["longer"]["hybrid_max_period"] == 512.0
+    assert named.content["entries"]["longer"]["train_length"] == 1024  # the default, but not what the others share
     assert named.content["entries"]["ALiBi"] == content["entries"]["ALiBi"]
     (tmp_path / "spelt.yaml").write_text(yaml.safe_dump(named.content, sort_keys=False))
     assert read_comparison(tmp_path / "spelt.yaml").entries == named.entries

@@ -97,12 +97,9 @@ def _read_entry(
     settings = kind.settings.parse({**shared, **differing, **fixed}, [], where, None)
     if trained_as is None and ("encoding" in own or "encoding" in shared):
         # Results keep the fields that the name stood for: another version may have other ones.
-        fields = {
-            key: value
-            for key, value in settings.given().items()
-            if key in kind.entry_keys() and (key in own or key not in shared)
-        }
-        own = {key: value for key, value in own.items() if key in ENTRY_KEYS} | fields
+        meant = {key: value for key, value in settings.given().items() if key in kind.entry_keys()}
+        own = {key: value for key, value in meant.items() if key not in shared} | own
+        own.pop("encoding", None)
     own_seeds = _seeds(f"{where}, seeds", own["seeds"]) if "seeds" in own else seeds
     return Entry(name, settings, own_seeds, trained_as, evaluate_with), own
 
