@@ -1,12 +1,18 @@
 """What a configuration accepts, what it says of the rest, and that it survives saving and the Auto classes."""
 
+import copy
 import inspect
+import json
 import logging
+import operator
+import pickle
 
 import pytest
 import torch
 from families import FAMILIES, HEADS
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -103,6 +109,131 @@ def test_every_field_is_documented_and_says_what_reads_it(family):
 )
 def test_a_field_that_nothing_reads_is_told(name, fields, reason):
     assert configuration_bipe.why_unread(name, fields) == reason
+
+
+OWN_FIELDS = tuple(configuration_bipe.own_fields())
+
+
+@pytest.mark.parametrize("name", OWN_FIELDS)
+def test_a_field_with_a_letter_dropped_is_refused_with_its_name(family, name, tmp_path):
+    family.make_config(**TINY).save_pretrained(tmp_path)
+    value = family.make_config(**TINY).to_dict()[name]
+    for at in range(len(name)):
+        misspelt = name[:at] + name[at + 1 :]
+        meant = "int(er|ra)_encoding" if misspelt == "intr_encoding" else name
+        message = rf"^{misspelt}: {family.config.__name__} has no such field; did you mean {meant}\?$"
+        with pytest.raises(ValueError, match=message):
+            family.make_config(**{**TINY, misspelt: value})
+        for load in (family.config, AutoConfig, family.causal_lm):
+            with pytest.raises(ValueError, match=message):
+                load.from_pretrained(tmp_path, **{misspelt: value})
+
+
+@given(name=st.sampled_from(OWN_FIELDS), at=st.integers(0, 30), letter=st.sampled_from("aeinrst_"))
+def test_a_field_with_another_letter_is_refused(name, at, letter):
+    at %= len(name)
+    for misspelt in (name[:at] + letter + name[at:], name[:at] + letter + name[at + 1 :]):
+        if misspelt not in OWN_FIELDS:
+            with pytest.raises(ValueError, match=f"^{misspelt}: BipeLlamaConfig has no such field; did you mean "):
+                BipeLlamaConfig(**{**TINY, misspelt: 1})
+
+
+@pytest.mark.parametrize("name", ["foo", "rope_tetha", "num_hidden_layer", "bipe_levels"])
+def test_what_is_no_field_at_all_is_refused(family, name):
+    with pytest.raises(ValueError, match=f"^{name}: {family.config.__name__} has no such field"):
+        family.make_config(**TINY, **{name: 1})
+
+
+def test_what_transformers_takes_is_taken(family):
+    """Old names too, those of generation, and all that a configuration writes of itself."""
+    stock = {
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "torch_dtype": "bfloat16",
+        "num_labels": 5,
+        "name_or_path": "me/x",
+        "attn_implementation": "eager",
+        "output_attentions": True,
+        "use_cache": False,
+        "temperature": 0.5,
+        "max_length": 30,
+        "quantization_config": {"quant_method": "bitsandbytes"},
+    }
+    own_names = {
+        "BipeLlama": {"num_key_value_heads": 1, "head_dim": 8, "rope_theta": 500.0, "partial_rotary_factor": 0.5},
+        "BipeGPTNeoX": {"rotary_emb_base": 500.0, "rotary_pct": 0.5},
+    }[family.prefix]
+    config = family.config(**TINY, **stock, **own_names)
+    parent = family.stock_config(**{**TINY, "separator_token_ids": None}, **stock, **own_names)
+    assert config.rope_parameters == parent.rope_parameters
+    assert (config.dtype, config.num_labels, config.use_cache) == (torch.bfloat16, 5, False)
+    again = family.config(**config.to_dict())
+    assert again.to_dict() == config.to_dict()
+
+
+def test_unknown_fields_of_a_file_load(family, tmp_path):
+    family.make_config(**TINY).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "note_of_the_owner": "x", "inter_encodng": "alibi"}))
+    content = json.loads(file.read_text())
+    for config in (
+        family.config.from_pretrained(tmp_path),
+        AutoConfig.from_pretrained(tmp_path),
+        family.config.from_dict(content),
+        family.config.from_json_file(file),
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).config,
+    ):
+        assert (config.note_of_the_owner, config.inter_encoding) == ("x", "rope")
+    config, unused = family.config.from_pretrained(tmp_path, return_unused_kwargs=True, padding_side="left")
+    assert (config.note_of_the_owner, unused) == ("x", {"padding_side": "left"})
+
+
+def test_a_field_given_to_from_pretrained_is_checked(family, tmp_path):
+    family.make_config(**TINY).save_pretrained(tmp_path)
+    config = family.config.from_pretrained(tmp_path, inter_encoding="alibi", separator_token_ids=[7, 2, 7])
+    assert (config.inter_encoding, config.separator_token_ids) == ("alibi", [2, 7])
+    with pytest.raises(ValueError, match="inter_encoding must be one of rope, .*, got 'fire'"):
+        family.config.from_pretrained(tmp_path, inter_encoding="fire")
+
+
+def test_fields_change_until_a_model_is_built_and_not_afterwards(family, tmp_path):
+    """What a model was built from is what it saves."""
+    config = family.make_config(**TINY)
+    config.separator_token_ids, config.inter_encoding = [9, 4, 9], "alibi"
+    model = family.causal_lm(config).eval()
+    ids = torch.tensor([[1, 4, 5, 3, 9, 2]])
+    assert model.base_model.segment(ids).segment_ids.tolist() == [[0, 0, 1, 1, 1, 2]]
+    for copied in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for name, value in {"separator_token_ids": [3], "segmentation": "tokens", "inter_encoding": "rope"}.items():
+            with pytest.raises(ValueError, match=f"{name} of a configuration that a model was built from"):
+                setattr(copied.config, name, value)
+        copied.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert (saved["separator_token_ids"], saved["inter_encoding"]) == ([4, 9], "alibi")
+        assert "_fields_held" not in saved
+    other = family.config.from_dict({**model.config.to_dict(), "separator_token_ids": [3]})
+    assert family.causal_lm(other).base_model.segment(ids).segment_ids.tolist() == [[0, 0, 0, 0, 1, 1]]
+    model.config.use_cache = False  # what is not ours is as free as in transformers
+
+
+def test_separators_do_not_change_in_place(family):
+    config = family.make_config(**TINY)
+    for change in (
+        lambda ids: ids.append(7),
+        lambda ids: ids.extend([7]),
+        lambda ids: ids.insert(0, 7),
+        lambda ids: ids.remove(3),
+        lambda ids: ids.pop(),
+        lambda ids: ids.clear(),
+        lambda ids: ids.reverse(),
+        lambda ids: ids.sort(),
+        lambda ids: operator.setitem(ids, 0, 7),
+        lambda ids: operator.delitem(ids, 0),
+        lambda ids: operator.iadd(ids, [7]),
+        lambda ids: operator.imul(ids, 2),
+    ):
+        with pytest.raises(ValueError, match="separator_token_ids cannot be changed in place"):
+            change(config.separator_token_ids)
+    assert config.separator_token_ids == copy.deepcopy(config).separator_token_ids == [3, 5]
 
 
 @pytest.mark.parametrize("fields", [{"separator_token_ids": ["."]}, {"max_segment_length": "long"}])

@@ -4,8 +4,9 @@ import inspect
 import math
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTraine
 from transformers.utils import logging
 
 from .encodings_bipe import encoding_fields, encoding_label, encoding_separators, token_fields
-from .errors_bipe import InputError
+from .errors_bipe import InputError, did_you_mean
 from .travel_bipe import auto_map, check_code, write_code
 from .version_bipe import __version__
 
@@ -26,7 +27,26 @@ INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
 SLOW_PAIRS = ("none", "segments")
 
+# What transformers keeps in a configuration without declaring it.
+UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
+
 HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+
+
+class TokenIds(list):
+    """A sorted list of token ids, each once, that cannot change in place: nothing would notice."""
+
+    def __init__(self, token_ids: Iterable[int] = ()):
+        super().__init__(sorted(set(token_ids)))
+
+    def __reduce__(self) -> tuple:
+        return type(self), (list(self),)  # a copy is not made item by item
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> None:
+        raise InputError("separator_token_ids cannot be changed in place: assign a new list before a model is built")
+
+    append = extend = insert = remove = pop = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
 
 
 def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, read_by: dict | None = None) -> Any:
@@ -44,11 +64,12 @@ def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, r
 class BipeConfigMixin(PreTrainedConfig):
     """Fields that a BiPE configuration has beyond its parent's; [`own_fields`] lists them.
 
-    A model is built from these fields: set them before, not afterwards. `bipe_hf_version` is the version of this
-    package that saved the configuration, set by `save_pretrained`.
+    Once a model was built from a configuration these fields are read-only. `bipe_hf_version` is the version of this
+    package that saved it, set by `save_pretrained`.
 
     Raises:
-        ValueError: if a field has a value that is not accepted; the message says which are.
+        ValueError: if a field has a value that is not accepted, the message says which are; if something given is a
+            field of neither BiPE nor transformers; if a field is set after a model was built.
     """
 
     inter_encoding: str = _field(
@@ -128,9 +149,26 @@ class BipeConfigMixin(PreTrainedConfig):
     )
     bipe_hf_version: str | None = None
 
-    def __post_init__(self, **kwargs):
-        self.separator_token_ids = sorted(set(self.separator_token_ids or []))
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_fields_held", ()):
+            raise InputError(
+                f"{name} of a configuration that a model was built from cannot change, the model would not follow:"
+                " make another with from_dict({**config.to_dict(), ...}) and build from that"
+            )
+        super().__setattr__(name, TokenIds(value or ()) if name == "separator_token_ids" else value)
+
+    def hold_fields(self) -> None:
+        """Makes the fields of BiPE read-only, here and in copies: a model is being built from them."""
+        self.__dict__["_fields_held"] = tuple(own_fields())
+
+    def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
+        super()._remove_keys_not_serialized(d)
+        d.pop("_fields_held", None)
+
+    def __post_init__(self, keep_unknown: bool = False, **kwargs):
         super().__post_init__(**kwargs)
+        if not keep_unknown:
+            self._refuse_unknown(kwargs)
         self.validate_bipe_fields()  # here as well, so that construction raises a plain ValueError
         if self.segmentation == "separators" and not self.separator_token_ids:
             logger.warning_once(
@@ -138,6 +176,37 @@ class BipeConfigMixin(PreTrainedConfig):
                 "inter encoding has nothing to tell apart. Pass separator_token_ids=tokenizer.separator_token_ids, "
                 "or say segmentation='document' if this is meant."
             )
+
+    def _refuse_unknown(self, given: Iterable[str]) -> None:
+        """Raises `ValueError` for what is no field, here or in transformers: it would change nothing.
+
+        transformers takes out of `given` what it knows, old names too, and makes plain attributes of the rest.
+        """
+        for name in given:
+            if name in self.__dict__ and name not in UNDECLARED and not hasattr(type(self), name):
+                hint = did_you_mean(name, [*own_fields(), *self.__dataclass_fields__, *self.attribute_map])
+                raise InputError(f"{name}: {type(self).__name__} has no such field{hint}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
+        """As transformers does: what is no field in a `config.json`, which may be older or newer, does no harm.
+
+        Raises:
+            ValueError: if one of `kwargs` is no field but close to one of BiPE. Others, which may be meant for a model
+                or a tokenizer, are left to the caller, as in transformers.
+        """
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        given = {**config_dict, "keep_unknown": True}
+        config, unused = super().from_dict(given, return_unused_kwargs=True, **kwargs)
+        for name in unused:
+            if get_close_matches(name, own_fields(), n=1, cutoff=0.8):
+                raise InputError(f"{name}: {cls.__name__} has no such field{did_you_mean(name, own_fields())}")
+        config.validate_bipe_fields()  # with what `kwargs` have set
+        return (config, unused) if wants_unused else config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike) -> Self:
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def validate_bipe_fields(self):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""

@@ -116,6 +116,7 @@ class BipeModelMixin:
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
+        config.hold_fields()
         self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.is_separator = nn.Buffer(separator_table(config.separator_token_ids), persistent=False)

@@ -84,7 +84,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, outp
 def make_config(config_class: type[PreTrainedConfig], fields: dict[str, Any]) -> PreTrainedConfig:
     """The configuration with these fields, which come from a `config.json`; raises `ValueError` if it can be none."""
     try:
-        config = config_class(**fields)
+        config = config_class.from_dict(fields)
     except (StrictDataclassError, AttributeError, KeyError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"config.json cannot be a model's: {error.__cause__ or error}") from error
     if config.hidden_act not in ACT2FN:
