@@ -24,7 +24,7 @@ from transformers import (
 
 import bipe_hf
 from bipe_hf import BipeLlamaConfig
-from bipe_hf.model import configuration_bipe, positional_bipe
+from bipe_hf.model import configuration_bipe, inter_bipe, intra_bipe
 
 
 TINY = {
@@ -258,8 +258,8 @@ def test_separators_without_any_are_warned_of(caplog):
 
 
 def test_every_name_that_is_accepted_has_an_encoding():
-    assert tuple(positional_bipe.INTER_ENCODINGS) == configuration_bipe.INTER_ENCODINGS
-    assert tuple(positional_bipe.INTRA_ENCODINGS) == configuration_bipe.INTRA_ENCODINGS
+    assert tuple(inter_bipe.INTER_ENCODINGS) == configuration_bipe.INTER_ENCODINGS
+    assert tuple(intra_bipe.INTRA_ENCODINGS) == configuration_bipe.INTRA_ENCODINGS
 
 
 def test_separators_are_a_sorted_set():
@@ -349,7 +349,7 @@ def test_the_intra_table_stands_beside_the_embedding_that_it_is_added_to(family)
     """A device map places modules in this order: behind the layers, the table would land on another device."""
     children = list(family.head("Model")(family.make_config(**TINY)).children())
     assert isinstance(children[0], torch.nn.Embedding)
-    assert isinstance(children[1], positional_bipe.LearnedIntraEncoding)
+    assert isinstance(children[1], intra_bipe.LearnedIntraEncoding)
 
 
 def test_a_model_is_built_once(family):

@@ -15,7 +15,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from bipe_hf.model.compatibility_bipe import CACHE_NAME
-from bipe_hf.model.positional_bipe import MAX_XPOS_INDEX
+from bipe_hf.model.inter_bipe import MAX_XPOS_INDEX
 
 
 ENCODINGS = {

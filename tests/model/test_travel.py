@@ -106,10 +106,10 @@ def test_a_folder_of_that_name_is_not_ours(what, save, tmp_path):
 @pytest.mark.parametrize("what", SAVERS)
 def test_an_edited_copy_is_somebodys_own(what, save, tmp_path):
     save("model", tmp_path)
-    with (tmp_path / "positional_bipe.py").open("a") as file:
+    with (tmp_path / "inter_bipe.py").open("a") as file:
         file.write(MINE)
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="holds a file positional_bipe.py"):
+    with pytest.raises(FileExistsError, match="holds a file inter_bipe.py"):
         save(what, tmp_path)
     assert contents(tmp_path) == before
 
@@ -117,10 +117,10 @@ def test_an_edited_copy_is_somebodys_own(what, save, tmp_path):
 @pytest.mark.parametrize("what", SAVERS)
 def test_a_copy_of_another_version_is_replaced(what, save, tmp_path):
     save("model", tmp_path)
-    today = contents(tmp_path)["positional_bipe.py"]
-    (tmp_path / "positional_bipe.py").write_text(marked("another = 1\n"))
+    today = contents(tmp_path)["inter_bipe.py"]
+    (tmp_path / "inter_bipe.py").write_text(marked("another = 1\n"))
     save(what, tmp_path)
-    assert contents(tmp_path)["positional_bipe.py"] == today
+    assert contents(tmp_path)["inter_bipe.py"] == today
 
 
 @pytest.mark.parametrize("name", ["alibi.py", "cache.py", "version.py", "my_bipe.py"])

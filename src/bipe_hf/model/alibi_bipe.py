@@ -75,7 +75,7 @@ class AlibiBias(nn.Module):
         exponents = torch.tensor([[math.frexp(slope)[1] for slope in row] for row in rows])
         return (fractions * 2**MANTISSA_BITS).round().long()[..., None], (exponents - MANTISSA_BITS)[..., None]
 
-    def reset_parameters(self) -> None:
+    def fill_buffers(self) -> None:
         """Fills the buffers that no checkpoint holds, after the model was made on the meta device."""
         for buffer, value in zip((self.slope_mantissas, self.slope_exponents), self.slope_integers(), strict=True):
             init.copy_(buffer, value)

@@ -10,7 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alibi_bipe import BiasColumns
 from .errors_bipe import InputError
-from .positional_bipe import InterTerms
+from .inter_bipe import InterTerms
 
 
 def bilevel_attention(

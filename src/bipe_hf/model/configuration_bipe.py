@@ -74,7 +74,7 @@ class BipeConfigMixin(PreTrainedConfig):
 
     inter_encoding: str = _field(
         "rope",
-        "relative encoding over segments (see the classes of `positional_bipe`); kerple and t5 have a bias for each"
+        "relative encoding over segments (see the classes of `inter_bipe`); kerple and t5 have a bias for each"
         " pair of tokens: their memory grows with the square of the length, and flash attention cannot compute them",
         choices=INTER_ENCODINGS,
     )

@@ -22,7 +22,9 @@ from .attention_bipe import mask_for_columns
 from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .errors_bipe import InputError
-from .positional_bipe import INTER_ENCODINGS, INTRA_ENCODINGS, EncodingTable, InterEncoding, InterTerms
+from .first_values_bipe import EncodingTable, generator_for
+from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
+from .intra_bipe import INTRA_ENCODINGS
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segments,
@@ -93,17 +95,19 @@ class BipePreTrainedMixin(PushMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, EncodingTable | InterEncoding):
-            # Drawn apart: models of one seed start from the same weights, whatever their encodings draw.
-            with torch.random.fork_rng():
-                torch.manual_seed((torch.initial_seed() + 1) % 2**63)
-                super()._init_weights(module)
-                module.reset_parameters()
-            return
-        super()._init_weights(module)
-        if isinstance(module, AlibiBias):
-            module.reset_parameters()
+            self._draw_first_values(module)
+        else:
+            super()._init_weights(module)
+        if isinstance(module, AlibiBias | InterEncoding):
+            module.fill_buffers()
         elif isinstance(module, BipeModelMixin):
             init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))
+
+    def _draw_first_values(self, module: EncodingTable | InterEncoding) -> None:
+        device = next((parameter.device for parameter in module.parameters()), None)
+        if device is not None and device.type != "meta":  # which holds no values
+            name = next(name for name, each in self.base_model.named_modules() if each is module)
+            module.draw(generator_for(name, device), self.config.initializer_range or 0.02)  # as transformers has it
 
 
 class BipeModelMixin:

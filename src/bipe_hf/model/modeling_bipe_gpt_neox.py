@@ -29,8 +29,8 @@ from transformers.models.gpt_neox.modeling_gpt_neox import (
 from .attention_bipe import bilevel_attention
 from .configuration_bipe import BipeGPTNeoXConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
+from .inter_bipe import InterTerms
 from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
-from .positional_bipe import InterTerms
 
 
 class BipeGPTNeoXAttention(GPTNeoXAttention):

@@ -29,8 +29,8 @@ from .attention_bipe import bilevel_attention
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import BipeLlamaConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
+from .inter_bipe import InterTerms
 from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
-from .positional_bipe import InterTerms
 
 
 class BipeLlamaAttention(LlamaAttention):

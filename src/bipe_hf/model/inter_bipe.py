@@ -1,4 +1,4 @@
-"""The position encodings: intra encodings added to the input, inter encodings applied in attention.
+"""Inter encodings: relative encodings over segment ids, applied in attention.
 
 An inter encoding is a module that is called once per forward with the positions of all tokens and returns
 [`InterTerms`]: rotary angles for queries and keys, bias columns, factors, or several of them. The attention modules
@@ -7,7 +7,6 @@ apply what they find there and know no encoding by name. To add an encoding: wri
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from transformers import initialization as init
 
 from .alibi_bipe import AlibiBias, BiasColumns, kernel_dtype
 from .errors_bipe import InputError
+from .first_values_bipe import EncodingTable
 from .segmentation_bipe import Segments
 
 
@@ -32,69 +32,6 @@ class InterTerms(NamedTuple):
     """Factor on the keys, of shape `(batch, 1, length, head_dim)`."""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Intra encodings: P in h_t = E[w_t] + P[min(intra(t), max_segment_length - 1)]
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class EncodingTable(nn.Embedding):
-    """A table that an encoding learns. Its model draws the first values, apart from those of other weights."""
-
-    def reset_parameters(self) -> None:
-        """Nothing: a draw here would change all weights that are drawn after it."""
-
-
-class LearnedIntraEncoding(EncodingTable):
-    """A trained vector for each intra position (the authors' choice)."""
-
-    initializer_range: float | None = None
-
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config.max_segment_length, config.hidden_size)
-        self.initializer_range = config.intra_initializer_range
-
-    def reset_parameters(self) -> None:
-        """Draws the first values where they are not those of the other weights."""
-        if self.initializer_range is not None:
-            init.normal_(self.weight, std=self.initializer_range)
-
-    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
-        return super().forward(intra_positions.clamp(max=self.num_embeddings - 1)).to(dtype)
-
-
-class SinusoidalIntraEncoding(nn.Module):
-    """Sines in the first half of the dimensions, cosines in the second (Vaswani et al., 2017, section 3.5).
-
-    Nothing is stored, so there is nothing to load or to cast: the angles are exact in float32 whatever the model's
-    dtype.
-    """
-
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__()
-        self.max_segment_length = config.max_segment_length
-        self.hidden_size = config.hidden_size
-
-    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
-        exponents = torch.arange(0, self.hidden_size, 2, device=intra_positions.device) / self.hidden_size
-        positions = intra_positions.clamp(max=self.max_segment_length - 1)
-        angles = positions[..., None].float() / 10000.0**exponents
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., : self.hidden_size].to(dtype)
-
-
-INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig], nn.Module | None]] = {
-    "learned": LearnedIntraEncoding,
-    "sinusoidal": SinusoidalIntraEncoding,
-    "none": lambda config: None,
-}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Inter encodings: relative encodings over segment ids
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 class InterEncoding(nn.Module):
     """Base of all inter encodings, and NoPE itself: attention sees no position."""
 
@@ -108,10 +45,12 @@ class InterEncoding(nn.Module):
         self.log_scale_train_length = config.log_scale_train_length
         self.logn_train_length = config.logn_train_length
 
-    def reset_parameters(self) -> None:
-        """Fills the module's own buffers, which no checkpoint holds, and draws the first values of its parameters.
+    def fill_buffers(self) -> None:
+        """Fills the module's own buffers, which no checkpoint holds, after the model was made on the meta device."""
 
-        transformers calls it after the model was made, on the meta device too, and keeps it from what was loaded.
+    def draw(self, generator: torch.Generator, std: float) -> None:
+        """Draws the first values of its own parameters, through `transformers.initialization`, which keeps what was
+        loaded; `std` is the standard deviation of the other weights.
         """
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
@@ -243,7 +182,7 @@ class HybridInterEncoding(InterEncoding):
         frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
         return (2 * math.pi / frequencies.double() <= self.max_period).repeat(2)
 
-    def reset_parameters(self) -> None:
+    def fill_buffers(self) -> None:
         init.copy_(self.is_fast, self.fast_dimensions())
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
@@ -298,10 +237,10 @@ class KerpleInterEncoding(BiasInterEncoding):
         self.log_r1 = nn.Parameter(torch.empty(config.num_attention_heads))
         self.log_r2 = nn.Parameter(torch.empty(config.num_attention_heads))
 
-    def reset_parameters(self) -> None:
+    def draw(self, generator: torch.Generator, std: float) -> None:
         for parameter, highest in ((self.log_r1, 2.0), (self.log_r2, 1.0)):
-            first = torch.empty(parameter.shape, dtype=torch.float32).uniform_(0.01, highest)
-            init.copy_(parameter, first.log())
+            first = torch.empty(parameter.shape, device=parameter.device, dtype=torch.float32)
+            init.copy_(parameter, first.uniform_(0.01, highest, generator=generator).log())
 
     def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
         dtype = torch.promote_types(self.log_r1.dtype, torch.float32)
