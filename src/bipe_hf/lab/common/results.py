@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
+from .extras import require
 from .files import write_whole
 
 
@@ -99,7 +100,8 @@ def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[s
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
+    """Raise `ValueError` unless `folder` is there, or can be made, and files with tables can be written in it."""
+    require("tabulate", "lab", "output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

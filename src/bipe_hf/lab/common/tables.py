@@ -11,7 +11,10 @@ def plain_number(value: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns of plain text, the first two flush left and the others flush right."""
+    """Cells in columns of plain text, the first two flush left and the others flush right.
+
+    This is what is printed, so it takes no library that the base install does not bring.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -23,7 +26,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table whose first row is the heading; columns as in `aligned`."""
+    """Cells as a Markdown table whose first row is the heading; columns as in `aligned`. Needs tabulate."""
+    from tabulate import DataRow, TableFormat, tabulate
+
     heading, *others = rows
-    rule = ["---", "---"] + ["---:"] * (len(heading) - 2)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heading, rule, *others))
+    # Tabulate's own formats pad the cells: then one long cell changes every line of a committed table.
+    row = DataRow("| ", " | ", " |")
+    rule = "| " + " | ".join(["---"] * 2 + ["---:"] * (len(heading) - 2)) + " |"
+    unpadded = TableFormat(None, lambda widths, alignments: rule, None, None, row, row, 0, None)
+    return tabulate(others, heading, tablefmt=unpadded, stralign=None, disable_numparse=True)

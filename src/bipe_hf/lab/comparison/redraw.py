@@ -6,7 +6,7 @@ from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import pictures, require_matplotlib
 from ..common.results import check_writable, read_results, results_format
 from .figures import draw_figures, figure_names
-from .plan import parse_comparison
+from .plan import Comparison, parse_comparison
 from .results import FORMAT, ComparisonResults, Row
 from .tables import markdown_tables
 
@@ -14,6 +14,20 @@ from .tables import markdown_tables
 def is_comparison(file: str | Path) -> bool:
     """Whether `bipe-hf compare` wrote this file of results; raises as `read_results` does where it is none."""
     return results_format(file) == FORMAT
+
+
+def open_comparison(file: str | Path) -> tuple[ComparisonResults, Comparison]:
+    """What `bipe-hf compare` wrote, and the comparison that it is of.
+
+    Raises `FileNotFoundError` or `ValueError` for a file that holds no results or no comparison.
+    """
+    results = read_results(file, FORMAT, ComparisonResults, Row, "compare")
+    if not results.results:
+        raise InputError(f"there are no results in {file}")
+    try:
+        return results, parse_comparison(Path(file).parent.name, results.config)
+    except ValueError as error:
+        raise InputError(f"{file}: its config is not what is accepted now ({error})") from error
 
 
 def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
@@ -24,19 +38,12 @@ def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: boo
         output: folder; None is that of the file.
         overwrite: replace those that are there.
 
-    Returns the paths. Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for files that do not fit.
+    Returns the paths. Raises `FileExistsError`, and what [`open_comparison`] raises.
     """
     require_matplotlib("plot")
-    file = Path(file)
-    folder = file.parent if output is None else Path(output)
-    results = read_results(file, FORMAT, ComparisonResults, Row, "compare")
-    if not results.results:
-        raise InputError(f"there are no results in {file}")
-    try:
-        comparison = parse_comparison(folder.name, results.config)
-    except ValueError as error:
-        raise InputError(f"{file}: its config is not what is accepted now ({error})") from error
-    tables = folder / file.with_suffix(".md").name
+    folder = Path(file).parent if output is None else Path(output)
+    results, comparison = open_comparison(file)
+    tables = folder / Path(file).with_suffix(".md").name
     written = [tables] + [each for name in figure_names(comparison) for each in pictures(folder / f"{name}.png")]
     for target in written:
         if target.exists() and not overwrite:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..common.figures import COLOURS, new_figure
+from ..common.figures import COLOURS, add_legend, new_figure
 
 
 if TYPE_CHECKING:
@@ -34,8 +34,18 @@ def draw_histogram(tokens_per_segment: np.ndarray, max_segment_length: int, titl
     end = edges[-1]
     longer = int((tokens_per_segment > end).sum())
 
-    figure, axes = new_figure([""])
-    figure.set_size_inches(7.5, 4.5)
+    marks = {
+        "median": (float(np.median(tokens_per_segment)), {"linestyle": "-", "color": "0"}),
+        "mean": (float(tokens_per_segment.mean()), {"linestyle": "--", "color": COLOURS[1]}),
+        "95th percentile": (float(np.percentile(tokens_per_segment, 95)), {"linestyle": ":", "color": COLOURS[2]}),
+        "max_segment_length": (float(max_segment_length), {"linestyle": "-.", "color": COLOURS[3]}),
+    }
+    marks = {
+        f"{name} {value:g}" if value == int(value) else f"{name} {value:.1f}": (value, look)
+        for name, (value, look) in marks.items()
+        if value <= end
+    }
+    figure, axes = new_figure(list(marks))
     axes.bar(edges[:-1], counts / len(tokens_per_segment), width, align="edge", color=COLOURS[0], edgecolor="white")
     if longer:
         axes.bar(end + width, longer / len(tokens_per_segment), width, align="edge", color="0.55", edgecolor="white")
@@ -47,17 +57,9 @@ def draw_histogram(tokens_per_segment: np.ndarray, max_segment_length: int, titl
             ha="center",
             fontsize=9,
         )
-    marks = {
-        "median": float(np.median(tokens_per_segment)),
-        "mean": float(tokens_per_segment.mean()),
-        "95th percentile": float(np.percentile(tokens_per_segment, 95)),
-        "max_segment_length": float(max_segment_length),
-    }
-    for at, (name, value) in enumerate(marks.items()):
-        if value <= end:
-            style = {"linestyle": ("-", "--", ":", "-.")[at], "color": ("0", COLOURS[1], COLOURS[2], COLOURS[3])[at]}
-            axes.axvline(value, label=f"{name} {value:g}" if value == int(value) else f"{name} {value:.1f}", **style)
-    axes.legend(frameon=False)
+    for value, look in marks.values():
+        axes.axvline(value, **look)
+    add_legend(axes, [(label, look) for label, (_, look) in marks.items()])
     axes.set_xlim(0, end + 3 * width if longer else end)
     axes.set_xlabel("tokens in a segment" + (f", {width} to a bar" if width > 1 else ""))
     axes.set_ylabel("share of segments")
