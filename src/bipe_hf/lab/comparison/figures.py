@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..common.figures import label_lengths, line_looks, mark_train_lengths, new_figure, save_figure
 from ..common.lines import Line, draw_lines, fit_values, name_lines
+from ..tasks.synthetic.picture import draw_accuracy
 from .tables import Rows
 
 
@@ -25,7 +26,11 @@ def draw_figures(results: "ComparisonResults", comparison: "Comparison", folder:
     """Write the figures of what is measured, as PNG and SVG."""
     rows = Rows(results, comparison)
     title = results.text["source"] if comparison.task == "text" else comparison.task
-    draw = {"perplexity": draw_perplexity, "loss_by_position": draw_loss_by_position, "accuracy": draw_accuracy}
+    draw = {
+        "perplexity": draw_perplexity,
+        "loss_by_position": draw_loss_by_position,
+        "accuracy": lambda rows, title: draw_accuracy(_lines(rows, 100), rows.sizes, title),
+    }
     for name in figure_names(comparison):
         save_figure(draw[name](rows, title), folder / f"{name}.png")
 
@@ -44,20 +49,6 @@ def draw_perplexity(rows: Rows, title: str) -> "Figure":
     axes.set_xlabel("test length (tokens)")
     axes.set_ylabel("perplexity (per token)")
     axes.set_title(title, pad=8 + height, parse_math=False)
-    name_lines(axes, lines)
-    return figure
-
-
-def draw_accuracy(rows: Rows, title: str) -> "Figure":
-    """Right answers in percent against the number of operators, as in [`draw_perplexity`]."""
-    lines = _lines(rows, 100)
-    figure, axes = new_figure([line.label for line in lines])
-    draw_lines(axes, lines)
-    axes.set_xticks(rows.sizes)
-    axes.set_ylim(-2, 102)
-    axes.set_xlabel("operators")
-    axes.set_ylabel("right answers (%)")
-    axes.set_title(title, parse_math=False)
     name_lines(axes, lines)
     return figure
 

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError
 from ...common.checkpoints import Checkpoint
-from ...common.figures import add_legend, line_looks, new_figure
+from ...common.figures import line_looks
+from ...common.lines import Line
 from ...training.arguments import check_counts
 from ..results import TaskResult
 from ..shipped import ShippedTask
@@ -20,6 +21,7 @@ from .accuracy import check_positions, score
 from .arguments import check_sizes
 from .examples import Examples, answer_text, prompt
 from .generator import Example
+from .picture import draw_accuracy
 from .tasks import TASKS, find_task
 from .tokenizer import make_tokenizer
 
@@ -44,7 +46,7 @@ class GeneratedSettings:
 
 
 class GeneratedTask(ShippedTask):
-    """The share of right answers and of right steps, a line for each model."""
+    """The share of right answers and of right steps; a line for each model, in a band of one standard error."""
 
     settings_class = GeneratedSettings
     axes = {"operators": "sizes"}
@@ -76,26 +78,18 @@ class GeneratedTask(ShippedTask):
         return rows
 
     def draw(self, results: Sequence[TaskResult]) -> "Figure":
-        """Right answers in percent against the number of operators."""
-        from matplotlib.lines import Line2D
-
-        lines: dict[str, dict[int, float]] = {}
-        for result in results:
-            if result.metric == "accuracy":
-                label = f"{result.name} ({result.encoding})"
-                lines.setdefault(label, {})[result.part["operators"]] = 100 * result.value
-        looks = line_looks(lines)
-        figure, axes = new_figure(lines)
-        for label, points in lines.items():
-            sizes = sorted(points)
-            axes.plot(sizes, [points[size] for size in sizes], **looks[label])
-        add_legend(axes, [Line2D([], [], label=label, **look) for label, look in looks.items()])
-        axes.set_xticks(sorted(set().union(*lines.values())))
-        axes.set_ylim(0, 102)
-        axes.set_xlabel("operators")
-        axes.set_ylabel("right answers (%)")
-        axes.set_title(self.name)
-        return figure
+        results = [result for result in results if result.metric == "accuracy"]
+        sizes = sorted({result.part["operators"] for result in results})
+        looks = line_looks(result.model for result in results)
+        lines = []
+        for model, look in looks.items():
+            own = {result.part["operators"]: result for result in results if result.model == model}
+            there = [own[size] for size in sizes if size in own]
+            label = f"{there[0].name} ({there[0].encoding})"
+            values = [100 * result.value for result in there]
+            errors = [100 * (result.stderr or 0) for result in there]
+            lines.append(Line(label, look, [result.part["operators"] for result in there], values, errors))
+        return draw_accuracy(lines, sizes, self.name)
 
 
 def documents(
