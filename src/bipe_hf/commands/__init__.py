@@ -28,7 +28,11 @@ COMMANDS = (
 
 
 # What the machine refuses: no fault of the program, whoever met it.
-REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+REFUSALS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 DEBUG = "BIPE_HF_DEBUG"
 
 

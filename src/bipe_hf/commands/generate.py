@@ -45,7 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--top-p only limits random draws: give --temperature too")
     if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
         raise InputError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    try:
+        prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    except UnicodeDecodeError as error:
+        raise InputError(f"the prompt on standard input is not {error.encoding} text (byte {error.start})") from error
     if not prompt:
         raise InputError("the prompt is empty: give at least one character to continue")
 

@@ -39,7 +39,7 @@ from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError, InputNotFoundError
 from .digests import file_digest
 from .files import read_json
-from .messages import first_line
+from .messages import as_input_error, first_line
 
 
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
@@ -246,12 +246,9 @@ def _open(folder: Path, given: str, name: str, commit: str | None, config_fields
     # Without these files AutoTokenizer makes up an empty tokenizer for some model types.
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise InputNotFoundError(f"model {given}: there is no tokenizer (tokenizer.json) in this folder")
-    try:
+    with as_input_error(f"model {given}: config or tokenizer cannot be read"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # instead of a question on the terminal
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = first_line(error.__cause__ or error)
-        raise InputError(f"model {given}: config or tokenizer cannot be read ({reason})") from error
     fields = dict(config_fields or {})
     if fields:
         config = with_fields(config, fields)
@@ -332,11 +329,9 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def load_part(auto_class: type, key: str, source: str | Path, revision: str | None = None) -> Any:
     """`auto_class.from_pretrained(source)` of a config or tokenizer, whose errors name the key it was given for."""
     folder = local_folder(source, revision, key)
-    try:
+    with as_input_error(f"{key}: {source} cannot be loaded"):
         # Without a word on remote code there would be a question on the terminal.
         return auto_class.from_pretrained(folder or source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{key}: {source} cannot be loaded ({first_line(error.__cause__ or error)})") from error
 
 
 def load_model(
@@ -362,7 +357,8 @@ def load_model(
 
     Raises `InputError` where it cannot be loaded, or has weights of other sizes.
     """
-    try:
+    # KeyError: a kind of rotary scaling that there is not; RuntimeError: damaged pickles, a device without memory.
+    with as_input_error(f"{what} cannot be loaded", ImportError, KeyError, RuntimeError, SafetensorError):
         model, report = head.from_pretrained(
             local_folder(source) or source,
             config=config,
@@ -372,8 +368,6 @@ def load_model(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{what} cannot be loaded ({first_line(error)})") from error
     mismatched = sorted(name for name, *_ in report["mismatched_keys"])
     if mismatched and not other_sizes:
         raise InputError(

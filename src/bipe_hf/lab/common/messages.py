@@ -1,7 +1,11 @@
 """What the program says about bad input."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 
 from ...model.errors_bipe import InputError, did_you_mean
 
@@ -20,6 +24,26 @@ def install_hint(extra: str) -> str:
 
 def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
+
+
+# How transformers, and what it stands on, refuse a name, a file or a value that they were given.
+REFUSALS = (OSError, ValueError, StrictDataclassError)
+
+
+@contextmanager
+def as_input_error(what: str, *others: type[Exception]) -> Iterator[None]:
+    """Turns a refusal of a library into one line, `what` and the reason in brackets.
+
+    For a call of a library with what a user gave, and nothing else: any error of these kinds passes for bad input.
+
+    Args:
+        what: could not be done with what was given.
+        others: kinds of errors beside `REFUSALS` by which that library refuses.
+    """
+    try:
+        yield
+    except (*REFUSALS, *others) as error:
+        raise InputError(f"{what} ({first_line(error.__cause__ or error)})") from error
 
 
 def parsed_json(value: Any) -> Any:

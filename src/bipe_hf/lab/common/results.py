@@ -56,7 +56,7 @@ def _read(path: str | Path) -> Any:
         raise InputNotFoundError(f"there is no results file {path}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 
 from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError
 from .checkpoints import LoadedModel
+from .messages import as_input_error
 from .run_folder import RunFiles, finish_run
 
 
@@ -34,9 +37,18 @@ class RunTrainer(Trainer):
         train_collator: Callable | None = None,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        with as_input_error("the Trainer does not accept its settings", ImportError, RuntimeError):
+            super().__init__(*args, **kwargs)
         self.load_model = load_model
         self.train_collator = train_collator
+
+    def create_optimizer(self, *args, **kwargs) -> Optimizer:
+        with as_input_error(f"optim: {self.args.optim.value} cannot be used", ImportError):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs) -> LRScheduler:
+        with as_input_error(f"lr_scheduler_type: {self.args.lr_scheduler_type.value} cannot be used", TypeError):
+            return super().create_scheduler(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         measuring = self.data_collator

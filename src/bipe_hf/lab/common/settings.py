@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 from transformers import HfArgumentParser, TrainingArguments
 
 from ...model.errors_bipe import InputError, InputNotFoundError
-from .messages import did_you_mean, first_line
+from .messages import as_input_error, did_you_mean
 from .yaml_file import read_yaml
 
 
@@ -125,10 +125,8 @@ class RunSettings:
 
     def training_arguments(self) -> TrainingArguments:
         """The arguments of the Trainer. Raises `ValueError` for what they or this machine do not accept."""
-        try:
+        with as_input_error("the Trainer does not accept its settings", ImportError):
             return TrainingArguments(**self.training)
-        except ValueError as error:
-            raise InputError(first_line(error)) from error
 
 
 class _Parser(HfArgumentParser):

@@ -146,7 +146,7 @@ class TextExperiment(Experiment):
                 config = build_config(model_args, data_args)
                 if entry.evaluate_with:
                     _check_weights(config, with_fields(config, entry.evaluate_with))
-            except ValueError as error:
+            except InputError as error:
                 raise InputError(f"entry {entry.name!r}: {error}") from error
             if data_args.train_length not in self.measure.lengths:
                 raise InputError(
@@ -179,7 +179,7 @@ class TextExperiment(Experiment):
             self.text = read_text(
                 documents[measure.split], self.tokenizer, math.lcm(*measure.lengths), measure.max_tokens
             )
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"{source}: {error}") from error
         for entry in self.comparison.entries.values():
             self._check_segments(entry)
@@ -198,7 +198,7 @@ class TextExperiment(Experiment):
         config = build_config(model_args, data_args)
         try:
             fit_tokenizer(config, self.tokenizer, model_args, data_args)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"entry {entry.name!r}: {error}") from error
         segmentation = config.to_dict().get("segmentation")
         if segmentation == "separators":
@@ -269,7 +269,7 @@ class GeneratedExperiment(Experiment):
             try:
                 check_task_arguments(settings.generator, settings.model, settings.training_arguments())
                 build_config(settings.model, DataArguments(train_length=64))  # of no account for what is checked
-            except ValueError as error:
+            except InputError as error:
                 raise InputError(f"entry {entry.name!r}: {error}") from error
 
     def prepare(self):

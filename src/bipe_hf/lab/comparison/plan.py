@@ -32,7 +32,7 @@ def read_comparison(path: str | Path) -> Comparison:
     content = read_yaml(path, MERGED)
     try:
         return parse_comparison(path.stem, content)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 

@@ -122,7 +122,7 @@ def other_place() -> str:
 def _differences(then: dict[str, Any], comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     try:
         earlier = parse_comparison(comparison.name, then)
-    except ValueError as error:
+    except InputError as error:
         return [f"its config is not what is accepted now ({error})"]
     differences = []
     for row in rows:

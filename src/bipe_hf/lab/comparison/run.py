@@ -199,7 +199,7 @@ def _training_job(
         if differences:
             raise InputError(f"it was trained with other settings: {', '.join(differences)}")
         experiment.check_model(folder)
-    except ValueError as error:
+    except InputError as error:
         if overwrite:
             return Job("training", model, seed, overwrite=True)
         raise InputError(f"{folder}: {error} ({other_place()})") from error

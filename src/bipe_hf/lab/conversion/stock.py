@@ -235,7 +235,7 @@ def _separate(
     if tokenizer is not None:
         try:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids
         texts = {token_id: f" {tokenizer.decode([token_id])!r}" for token_id in config.separator_token_ids}

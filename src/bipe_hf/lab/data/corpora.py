@@ -10,7 +10,7 @@ from datasets.fingerprint import Hasher
 from ...model.errors_bipe import InputError
 from .python_corpus import python_installation, read_python
 from .split import split_by_document
-from .tables import TABLES, as_value_error, holds_tables, read_tables, visible_files
+from .tables import TABLES, holds_tables, read_tables, reading, visible_files
 
 
 DEFAULT_CORPUS = "python"
@@ -93,13 +93,12 @@ def load_documents(
 def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bool) -> _Documents:
     """Documents from a generator function; its arguments are the key of the cache."""
     gen_kwargs = gen_kwargs | {"version": _CACHE_VERSION}
-    with as_value_error(source):
-        first = next(generator(**gen_kwargs), None)
+    first = next(generator(**gen_kwargs), None)
     if first is None:
         raise InputError(f"{source} holds no text")
     if streaming:
         return IterableDataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
-    with as_value_error(source):
+    with reading(source):
         return Dataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
 
 
@@ -183,7 +182,7 @@ def _from_tables(source: str, tables: dict[str, _Documents], text_column: str) -
 def _from_rows(source: str, rows: _Documents, text_column: str, split: str) -> _Documents:
     """One document per row with text, named by split and row number."""
     rows = rows.with_format(None)
-    with as_value_error(source):
+    with reading(source):
         first = next(iter(rows), None)
     if first is None:
         raise InputError(f"{source}: the {split} split holds no rows")

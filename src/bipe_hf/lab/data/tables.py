@@ -89,27 +89,27 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
     """
     path = Path(source).expanduser()
     if path.is_dir() and is_saved_data_set(path):
-        with as_value_error(source):
+        with reading(source):
             splits = datasets.load_from_disk(str(path))
         splits = splits if isinstance(splits, DatasetDict) else {"train": splits}
         if streaming:
             splits = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
     elif path.is_dir():
-        with as_value_error(source):
+        is_csv = all(file.suffix.lower() == ".csv" for file in visible_files(path) if file.name != "README.md")
+        options = _AS_WRITTEN if is_csv else {}
+        with reading(source):
             # The full path, as `datasets` would take a folder named "json" for its own builder.
-            is_csv = all(file.suffix.lower() == ".csv" for file in visible_files(path) if file.name != "README.md")
-            options = _AS_WRITTEN if is_csv else {}
             splits = datasets.load_dataset(str(path.resolve()), streaming=streaming, **options)
     elif path.is_file():
-        with as_value_error(source):
-            builder = TABLES[path.suffix.lower()]
-            options = _AS_WRITTEN if builder == "csv" else {}
+        builder = TABLES[path.suffix.lower()]
+        options = _AS_WRITTEN if builder == "csv" else {}
+        with reading(source):
             splits = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **options)
     else:
         name = _HUB_NAME.fullmatch(source)
         if name is None or Path(source).suffix.lower() in TABLES.keys() | _TEXTS:
             raise InputNotFoundError(f"no such file or folder: {source}")
-        with as_value_error(f'"{source}" (no local file or folder, so taken for a data set of the Hugging Face Hub)'):
+        with reading(f'"{source}" (no local file or folder, so taken for a data set of the Hugging Face Hub)'):
             splits = datasets.load_dataset(name[1], name[2], streaming=streaming)
     if "train" not in splits:
         raise InputError(f"{source} has no split train; it has: {', '.join(splits)}")
@@ -117,12 +117,12 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
 
 
 @contextmanager
-def as_value_error(source: str) -> Iterator[None]:
+def reading(source: str) -> Iterator[None]:
     """Turns what `datasets` raises on input that it cannot read into one line that names the source."""
     try:
         yield
     except StopIteration as error:  # how its JSON reader ends on an empty file
         raise InputError(f"cannot read {source}: it holds no rows") from error
-    except (DatasetsError, KeyError, OSError, RuntimeError, ValueError) as error:
+    except (DatasetsError, OSError, RuntimeError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise InputError(f"cannot read {source}: {' '.join(str(cause).split())}") from error

@@ -88,7 +88,7 @@ def read_texts(
         if key not in texts:
             try:
                 texts[key] = read_text(documents, checkpoint.tokenizer, multiple, max_tokens)
-            except ValueError as error:
+            except InputError as error:
                 raise InputError(f"{source}, tokenizer of {checkpoint.given}: {error}") from error
     return [texts[tokenizer_key(checkpoint.tokenizer)] for checkpoint in checkpoints]
 

@@ -60,7 +60,7 @@ def open_segmenter(
     if separators is not None or not isinstance(tokenizer, BipeTokenizer):
         try:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, "sentences" if separators is None else separators)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"tokenizer {source}, separators: {error}") from error
     if config is not None and is_bipe(config):
         fields.setdefault("max_segment_length", config.max_segment_length)

@@ -107,7 +107,7 @@ def _read_stream(documents: Dataset, segmenter: Segmenter) -> Tensor:
     """Token ids (long, `(tokens,)`) of all documents, each closed by the end-of-text token."""
     try:
         tokenized = tokenize_documents(documents, segmenter.tokenizer)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"tokenizer: {error}") from error
     return torch.from_numpy(np.concatenate([np.asarray(row["input_ids"], np.int64) for row in tokenized]))
 

@@ -19,6 +19,7 @@ from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import load_model, load_part
+from ..common.messages import as_input_error
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
@@ -74,7 +75,7 @@ def check_use_of_segments(config: PreTrainedConfig, model_args: ModelArguments, 
         if vars(data_args)[key] is not None:
             try:
                 check_extendable(config)
-            except ValueError as error:
+            except InputError as error:
                 raise InputError(f"{key}: {error}") from error
     if model_args.alibi_slope_scale == MEASURED and (
         config.inter_encoding != "alibi" or config.segmentation != "separators"
@@ -130,7 +131,7 @@ def fit_tokenizer(
         separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
         try:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids
         check_use_of_segments(config, model_args, data_args)  # the list of separators may be empty
@@ -156,6 +157,7 @@ def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrai
             attention=model_args.attn_implementation,
             what=f"initial_model: {model_args.initial_model}",
         ).model
-    return AutoModelForCausalLM.from_config(
-        config, attn_implementation=model_args.attn_implementation, dtype=torch.float32
-    )
+    with as_input_error("the model cannot be built", ImportError):
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=model_args.attn_implementation, dtype=torch.float32
+        )

@@ -146,7 +146,7 @@ def _blocks(
     tokenized = tokenize_documents(documents[split], tokenizer, num_proc=data_args.num_proc)
     try:
         return make_blocks(tokenized, data_args.train_length, document_boundaries=data_args.document_boundaries)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{data_args.data}, {split} split: {error}") from error
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from huggingface_hub import hf_hub_download
 
 from ....model.errors_bipe import InputError, InputNotFoundError
-from ...data.tables import as_value_error
+from ...data.tables import reading
 
 
 HUB_NAME = "tau/scrolls"
@@ -34,7 +34,7 @@ def read_split(data: str, task: str, split: str) -> Dataset:
     folder = Path(data).expanduser()
     if not folder.exists() and data.count("/") == 1 and not data.startswith((".", "/", "~")):
         name = f'"{data}" (no local folder, so taken for a data set of the Hugging Face Hub)'
-        with as_value_error(name):
+        with reading(name):
             archive = hf_hub_download(data, f"{task}.zip", repo_type="dataset")
             folder = Path(datasets.DownloadManager().extract(archive))
     file = folder / task / f"{split}.jsonl"
@@ -43,7 +43,7 @@ def read_split(data: str, task: str, split: str) -> Dataset:
     stat = file.stat()
     # The stamp is there for the cache: a changed file is read again.
     source = {"path": str(file.resolve()), "stamp": f"{stat.st_size} {stat.st_mtime_ns}"}
-    with as_value_error(str(file)):
+    with reading(str(file)):
         next(_read_lines(**source))
         return Dataset.from_generator(_read_lines, features=_FEATURES, gen_kwargs=source)
 
