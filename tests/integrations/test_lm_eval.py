@@ -1,5 +1,6 @@
 """The lm-evaluation-harness on BiPE models, against log-likelihoods and texts computed one request at a time."""
 
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +18,6 @@ from word_tokenizer import EOS, make_word_tokenizer, random_words, segment_ids
 
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import Checkpoint
-from bipe_hf.lab.tasks import run as tasks_run
 from bipe_hf.lab.tasks.evaluation import TaskEvaluation, task_table
 from bipe_hf.lab.tasks.run import evaluate_tasks
 from bipe_hf.model.modeling_bipe import BipeModelMixin
@@ -387,7 +387,7 @@ def test_a_missing_folder_of_tasks_is_named(two_checkpoints):
 
 
 def test_a_missing_harness_is_named_with_how_to_install_it(two_checkpoints, monkeypatch):
-    monkeypatch.setattr(tasks_run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install '\.\[lm-eval\]'"):
         evaluate_tasks(two_checkpoints, ["words_choice"])
 

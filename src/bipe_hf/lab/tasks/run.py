@@ -5,7 +5,6 @@ written, several models stand in one table, and the tasks of this package are dr
 """
 
 import datetime
-import importlib.util
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,8 +14,8 @@ from typing import Any
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import open_checkpoints
 from ..common.devices import check_device, check_dtype
+from ..common.extras import require
 from ..common.figures import require_matplotlib, save_figure
-from ..common.messages import install_hint
 from ..common.results import check_output, describe_environment
 from .evaluation import TaskEvaluation
 from .harness import check_candidate, find_tasks, load_tasks, measure, measure_part, result_rows
@@ -78,8 +77,7 @@ def evaluate_tasks(
         raise InputError(f"tasks_folder: {tasks_folder} is not a folder")
     check_dtype(dtype)
     target = check_device(device)
-    if importlib.util.find_spec("lm_eval") is None:
-        raise InputError(f"tasks need the lm-evaluation-harness, which is not installed; {install_hint('lm-eval')}")
+    require("lm_eval", "lm-eval", "tasks")
     candidates = open_checkpoints(models, revision)
     if output is not None:
         output = Path(output)
