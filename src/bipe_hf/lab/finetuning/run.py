@@ -1,6 +1,5 @@
 """The run itself: rows, a task, `transformers.Trainer`, and what is written at the end."""
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArgume
 
 from ...model.errors_bipe import InputError
 from ..common.digests import rows_digest
-from ..common.messages import did_you_mean, install_hint
+from ..common.extras import require
+from ..common.messages import did_you_mean
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_counts, check_training
@@ -164,10 +164,7 @@ def _check_arguments(
     if task_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
         raise InputError("early_stopping_patience: give load_best_model_at_end and an eval_strategy too")
     for package in task_class.requires:
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"task: {task_args.task} needs {package}, which is not installed; {install_hint('finetune')}"
-            )
+        require(package, "finetune", f"task: {task_args.task}")
 
 
 def _check_metric(task: Task, training_args: TrainingArguments) -> None:
