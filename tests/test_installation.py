@@ -124,6 +124,6 @@ def test_importing_the_package_loads_little_more_than_the_stock_models():
         for line in (stock, "import bipe_hf")
     ]
     added = {name for name in loaded[1] - loaded[0] if not name.startswith(("transformers.", "huggingface_hub."))}
-    model = {f"bipe_hf.model.{file.stem}" for file in (Path(bipe_hf.__file__).parent / "model").glob("*_*.py")}
+    model = {f"bipe_hf.model.{file.stem}" for file in (Path(bipe_hf.__file__).parent / "model").glob("*_bipe*.py")}
     card = {"bipe_hf.hub", "bipe_hf.hub.card", "bipe_hf.hub.card_file", "bipe_hf.hub.records"}  # for what is pushed
     assert added == {"bipe_hf", "bipe_hf.model", *model, *card}
