@@ -73,6 +73,16 @@ def save_config(name: str, folder: str, **fields: Any) -> None:
     load(name, "AutoConfig", trust_remote_code=True, **fields).save_pretrained(folder)
 
 
+def save_model(name: str, folder: str) -> None:
+    """A model, saved by remote code."""
+    load(name, "AutoModelForCausalLM", trust_remote_code=True).save_pretrained(folder)
+
+
+def save_tokenizer(name: str, folder: str) -> None:
+    """A tokenizer, saved by remote code."""
+    load(name, "AutoTokenizer", trust_remote_code=True).save_pretrained(folder)
+
+
 def build_model(name: str) -> str:
     """The class that the Auto class builds from a configuration alone."""
     import transformers

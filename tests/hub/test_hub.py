@@ -24,6 +24,8 @@ from hub_client import (
     run_command_elsewhere,
     save_and_push_tokenizer,
     save_config,
+    save_model,
+    save_tokenizer,
     train_and_push,
     with_package,
     without_package,
@@ -200,6 +202,18 @@ def test_a_model_saved_without_the_package_is_complete(hub, stranger, client, pu
     for name in (folder, new):
         assert stranger(read_model, name, auto_class, trust_remote_code=True)["output"] == trained["output"]
         assert client(read_model, name, auto_class)["output"] == trained["output"]
+
+
+@pytest.mark.parametrize("save", [save_model, save_config, save_tokenizer])
+def test_code_that_travels_replaces_no_file_of_somebody_else_either(stranger, published, save, tmp_path):
+    """transformers itself copies remote code, and looks at nothing before it does."""
+    name = str(published("llama", "ForCausalLM")[1])
+    stranger(save, name, str(tmp_path))
+    (tmp_path / "errors_bipe.py").write_text("mine = 1\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    error = stranger(error_of, save, name, str(tmp_path))
+    assert "holds a file errors_bipe.py, which the code of the model would replace" in error
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("source", ["hub", "folder"])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import sys
+from importlib.metadata import requires
 
 import pytest
 import transformers.dynamic_module_utils as dynamic_modules
@@ -316,6 +317,13 @@ def test_a_card_that_cannot_be_written_is_a_warning(broken, save, caplog):
     write_model_card(folder, with_records=True)
     assert f"{folder / 'README.md'} was not written: " in caplog.text
     assert (folder / "model.safetensors").is_file()
+
+
+def test_the_base_install_brings_what_fills_the_template():
+    """huggingface_hub leaves jinja2 to its extras; torch needs it itself."""
+    brought = [each for each in requires("torch") if "extra ==" not in each]
+    assert any(each.lower().startswith("jinja2") for each in brought)
+    assert any(each.startswith("torch>") for each in requires("bipe-hf"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -152,6 +152,16 @@ def test_overwriting_leaves_nothing_of_the_model_before(checkpoint, output):
     assert "whole text is one" in (output / "README.md").read_text()
 
 
+def test_overwriting_deletes_nothing_where_a_file_of_somebody_else_is_in_the_way(checkpoint, output):
+    stock = checkpoint("llama")
+    convert_stock_checkpoint(stock, output)
+    (output / "cache_bipe.py").write_text("mine = 1\n")
+    before = {file.name: file.read_bytes() for file in output.iterdir()}
+    with pytest.raises(FileExistsError, match="holds a file cache_bipe.py"):
+        convert_stock_checkpoint(stock, output, overwrite=True)
+    assert {file.name: file.read_bytes() for file in output.iterdir()} == before
+
+
 def test_fields_of_bipe_in_a_stock_configuration_are_not_believed(checkpoint, output):
     stock = checkpoint("llama")
     edit_config(stock, log_scale_train_length=4, max_segment_length=3, segmentation="document")

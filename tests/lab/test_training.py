@@ -494,6 +494,14 @@ def test_overwrite_with_bad_input_leaves_the_old_run(settings, finished, changes
     assert contents(finished) == before
 
 
+def test_a_file_that_the_code_of_the_model_would_replace_is_found_before_training(settings, finished):
+    (finished / "cache_bipe.py").write_text("mine = 1\n")
+    before = contents(finished)
+    with pytest.raises(FileExistsError, match="holds a file cache_bipe.py"):
+        pretrain(settings, overwrite=True)
+    assert contents(finished) == before
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_folder_that_is_no_run_is_never_touched(settings, overwrite):
     folder = Path(settings["output_dir"])
