@@ -499,7 +499,7 @@ def test_bad_argument_is_refused_before_any_model_is_loaded(tmp_path, model, arg
     [
         ('{"lengths": [200, "x"]}', "metadata of bipe_passkey, lengths: [200, 'x'] given, a list of whole numbers"),
         ('{"lengths": [200], "depths": "0;1"}', "metadata of bipe_passkey, depths: '0;1' given, a list of numbers"),
-        ('{"lengths": [200], "text_column": "words"}', "text_column: without data there is no text to read"),
+        ('{"lengths": [200], "text_column": "text"}', "text_column: without data there is no text to read"),
         ('{"lengths": [60]}', "lengths: 60 tokens are too few"),
         ('{"length": [200]}', "metadata: unknown key 'length'; bipe_passkey read data, depths, lengths, samples"),
         ("{}", "--metadata: '{}' is no mapping of fields to values in JSON"),

@@ -1,6 +1,7 @@
 """Tasks made by a generator: what it makes, what is learnt of it, what is measured. `bipe_hf.lab.tasks.synthetic`."""
 
 import ast
+import hashlib
 import json
 import re
 import shutil
@@ -32,7 +33,7 @@ from bipe_hf.lab.tasks.synthetic.arithmetic import Arithmetic
 from bipe_hf.lab.tasks.synthetic.chain import Chain
 from bipe_hf.lab.tasks.synthetic.examples import Examples, TokenizedExamples, answer_text, is_held_out, prompt
 from bipe_hf.lab.tasks.synthetic.generator import Example
-from bipe_hf.lab.tasks.synthetic.task import GeneratedTask
+from bipe_hf.lab.tasks.synthetic.task import GeneratedTask, documents
 from bipe_hf.lab.tasks.synthetic.tasks import TASKS
 from bipe_hf.lab.tasks.synthetic.tokenizer import make_tokenizer
 
@@ -189,6 +190,14 @@ def test_examples_depend_on_seed_and_number_alone(task):
     assert sum(ours == theirs for ours, theirs in zip(examples, others, strict=True)) < 3
     with pytest.raises(IndexError):
         examples[50]
+
+
+@pytest.mark.parametrize(("task", "hashed"), [("arithmetic", "605c2bc39f14b5c0"), ("chain", "ec6db9eba32a82e7")])
+def test_the_questions_of_a_seed_are_those_of_the_committed_results(task, hashed):
+    """Through the file of the task, too."""
+    made = documents(task, [1, 2, 3, 4], tokenizer=make_tokenizer(TASKS[task]))["test"]
+    assert hashlib.sha256("\n".join(made["question"]).encode()).hexdigest()[:16] == hashed
+    assert len(made) == 4 * 500
 
 
 @every_task

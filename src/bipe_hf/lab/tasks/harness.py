@@ -117,15 +117,20 @@ def measure_part(
 
     from .greedy import GreedyModel
 
-    # It would say with each part that there is something like metadata.
-    logging.getLogger("lm_eval.api.task").setLevel(logging.ERROR)
     metadata = metadata | {"tokenizer": candidate.tokenizer}
     manager = TaskManager(include_path=FOLDER, include_defaults=False, metadata=metadata)
+    log = logging.getLogger("lm_eval.api.task")  # which says with each part that there is something like metadata
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        loaded = manager.load([name])
+    finally:
+        log.setLevel(level)
     title = f"{candidate.name} {name} {' '.join(f'{key} {value:g}' for key, value in part.items())}"
     # Not by `simple_evaluate`, which asks a dozen programs about the machine each time.
     return lm_eval.evaluate(
         GreedyModel(model, candidate.tokenizer, batch_size, title),
-        manager.load([name]),
+        loaded,
         limit=limit,
         log_samples=False,
     )

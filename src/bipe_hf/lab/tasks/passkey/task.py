@@ -48,8 +48,8 @@ class PasskeySettings:
         seed: of keys and text. The same one gives the same prompts to every model with the same tokenizer.
         data: what `bipe_hf.lab.data.load_documents` reads, to hide the key in the first `TEXT_WORDS` words of its
             validation split; None hides it in the sentences of the paper.
-        text_column: as in `load_documents`.
-        validation_fraction: as in `load_documents`; None holds out what the models' training held out.
+        text_column: of the data; None is `text`.
+        validation_fraction: of the data; None holds out what the models' training held out.
     """
 
     lengths: list[int]
@@ -57,7 +57,7 @@ class PasskeySettings:
     samples: int = 20
     seed: int = 0
     data: str | None = None
-    text_column: str = "text"
+    text_column: str | None = None
     validation_fraction: float | None = None
 
 
@@ -81,11 +81,11 @@ class Passkey(ShippedTask):
         resolved = asdict(settings)
         if settings.data is None:
             for name in ("text_column", "validation_fraction"):
-                if getattr(settings, name) != getattr(PasskeySettings([]), name):
+                if getattr(settings, name) is not None:
                     raise InputError(f"{name}: without data there is no text to read")
         else:
             fraction = held_out_fraction(candidates, settings.data, settings.validation_fraction)
-            resolved["validation_fraction"] = fraction
+            resolved |= {"text_column": settings.text_column or "text", "validation_fraction": fraction}
         _read_filler.cache_clear()  # the data may have changed
         text = "".join(_filler(**resolved).pieces)
         return resolved | {"text_sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -129,14 +129,15 @@ def _percent(shares: Sequence[float | None]) -> str:
     return "-" if None in shares else f"{sum(shares) / len(shares):.1%}"
 
 
-def _filler(data: str | None, text_column: str, validation_fraction: float | None, **others: Any) -> Filler:
-    return CLASSIC_FILLER if data is None else _read_filler(data, text_column, validation_fraction)
+def _filler(data: str | None, text_column: str | None, validation_fraction: float | None, **others: Any) -> Filler:
+    if data is None:
+        return CLASSIC_FILLER
+    return _read_filler(data, text_column or "text", 0.05 if validation_fraction is None else validation_fraction)
 
 
 @lru_cache(maxsize=1)
-def _read_filler(data: str, text_column: str, validation_fraction: float | None) -> Filler:
-    fraction = 0.05 if validation_fraction is None else validation_fraction
-    documents = load_documents(data, text_column=text_column, validation_fraction=fraction)
+def _read_filler(data: str, text_column: str, validation_fraction: float) -> Filler:
+    documents = load_documents(data, text_column=text_column, validation_fraction=validation_fraction)
     return words_filler((row["text"] for row in documents["validation"]), TEXT_WORDS)
 
 
