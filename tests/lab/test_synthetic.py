@@ -194,7 +194,7 @@ def test_examples_depend_on_seed_and_number_alone(task):
 
 @pytest.mark.parametrize(("task", "hashed"), [("arithmetic", "605c2bc39f14b5c0"), ("chain", "ec6db9eba32a82e7")])
 def test_the_questions_of_a_seed_are_those_of_the_committed_results(task, hashed):
-    """Through the file of the task, too."""
+    """Hashed by the code that made them."""
     made = documents(task, [1, 2, 3, 4], tokenizer=make_tokenizer(TASKS[task]))["test"]
     assert hashlib.sha256("\n".join(made["question"]).encode()).hexdigest()[:16] == hashed
     assert len(made) == 4 * 500
