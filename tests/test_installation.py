@@ -127,3 +127,10 @@ def test_importing_the_package_loads_little_more_than_the_stock_models():
     model = {f"bipe_hf.model.{file.stem}" for file in (Path(bipe_hf.__file__).parent / "model").glob("*_bipe*.py")}
     card = {"bipe_hf.hub", "bipe_hf.hub.card", "bipe_hf.hub.card_file", "bipe_hf.hub.records"}  # for what is pushed
     assert added == {"bipe_hf", "bipe_hf.model", *model, *card}
+
+
+def test_importing_the_package_loads_neither_data_sets_nor_the_lab():
+    code = "import sys, bipe_hf; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert "bipe_hf" in loaded
+    assert not {"datasets", "pandas", "pyarrow", "bipe_hf.lab", "bipe_hf.commands", "bipe_hf.hub.push"} & set(loaded)

@@ -1,9 +1,9 @@
 """`bipe-hf compare CONFIG.yaml`: train and measure models that differ in their positional encoding alone."""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
+
+from . import measuring
 
 
 NAME = "compare"
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             output=output,
             only=arguments.only,
             overwrite=arguments.overwrite,
-            command=shlex.join(["bipe-hf", *sys.argv[1:]]),
+            command=measuring.command_line(),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import shlex
-import sys
 from typing import Any
 
 from ..model.errors_bipe import InputError
@@ -122,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     options |= {name: given[name] for name in ("revision", "output", "overwrite", "resume", "device", "dtype")}
     options |= {
         "attn_implementation": arguments.attn_implementation,
-        "command": shlex.join(["bipe-hf", *sys.argv[1:]]),
+        "command": measuring.command_line(),
     }
     if arguments.tasks is not None:
         names = _names(arguments.tasks)

@@ -1,6 +1,8 @@
 """Flags that the commands which measure models have in common."""
 
 import argparse
+import shlex
+import sys
 
 from ..model.errors_bipe import InputError
 
@@ -15,6 +17,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, several: bool = Fals
     else:
         parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--revision", help="branch, tag or commit of a MODEL on the Hub (default: main)")
+
+
+def command_line() -> str:
+    """The command that runs, as results record it."""
+    return shlex.join(["bipe-hf", *sys.argv[1:]])
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, output: str, help_text: str, resume_help: str) -> None:

@@ -1,8 +1,6 @@
 """`bipe-hf scrolls MODEL`: let a model answer a SCROLLS task and score the answers."""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from . import measuring
@@ -63,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("run", "debug")}
     try:
-        evaluation = answer_scrolls(**options, command=shlex.join(["bipe-hf", *sys.argv[1:]]))
+        evaluation = answer_scrolls(**options, command=measuring.command_line())
     except KeyboardInterrupt:
         resume = "--resume in place of --overwrite" if arguments.overwrite else "--resume"
         raise KeyboardInterrupt(

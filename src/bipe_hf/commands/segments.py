@@ -1,8 +1,6 @@
 """`bipe-hf segments TEXT`: how long the segments of a text are, in numbers, in a picture and on a page."""
 
 import argparse
-import shlex
-import sys
 
 from . import measuring
 
@@ -78,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         text_column=arguments.text_column,
         output=arguments.output,
         overwrite=arguments.overwrite,
-        command=shlex.join(["bipe-hf", *sys.argv[1:]]),
+        command=measuring.command_line(),
     )
     print(segment_table(report))
     if arguments.output is not None:

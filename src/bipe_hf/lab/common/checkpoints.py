@@ -383,3 +383,8 @@ def encoding_label(config: PreTrainedConfig) -> str:
 
 def is_bipe(config: PreTrainedConfig) -> bool:
     return config.model_type.startswith("bipe_")
+
+
+def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
+    """Whether a model, of any type, is a BiPE one that reads its segments from the tokens."""
+    return "segmentation" in config.to_dict() and config.segmentation == "separators"

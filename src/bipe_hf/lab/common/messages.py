@@ -1,7 +1,7 @@
 """What the program says about bad input."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,13 @@ def as_input_error(what: str, *others: type[Exception]) -> Iterator[None]:
         yield
     except (*REFUSALS, *others) as error:
         raise InputError(f"{what} ({first_line(error.__cause__ or error)})") from error
+
+
+def check_counts(settings: dict[str, Any], keys: Iterable[str]) -> None:
+    """Refuses values of `keys` below 1."""
+    for key in keys:
+        if settings[key] is not None and settings[key] < 1:
+            raise InputError(f"{key}: {settings[key]} given, at least 1 is needed")
 
 
 def parsed_json(value: Any) -> Any:

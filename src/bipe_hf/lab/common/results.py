@@ -1,5 +1,6 @@
 """Files of results: written as a whole or not at all, read with a check of who wrote them."""
 
+import datetime
 import json
 import platform
 import tempfile
@@ -58,6 +59,11 @@ def _read(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error})") from error
+
+
+def moment() -> str:
+    """The time as results record it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:

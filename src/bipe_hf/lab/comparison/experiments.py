@@ -16,6 +16,7 @@ from ..common.checkpoints import open_folder, with_fields
 from ..common.devices import check_device
 from ..common.digests import rows_digest
 from ..common.mappings import read_mapping
+from ..common.messages import check_counts
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles
 from ..common.settings import RunSettings
 from ..data import load_documents
@@ -26,7 +27,7 @@ from ..tasks import synthetic
 from ..tasks.synthetic.accuracy import FILES
 from ..tasks.synthetic.arguments import check_arguments as check_task_arguments
 from ..tasks.synthetic.arguments import check_sizes
-from ..training.arguments import DataArguments, ModelArguments, PretrainSettings, check_counts
+from ..training.arguments import DataArguments, ModelArguments, PretrainSettings
 from ..training.arguments import check_arguments as check_training_arguments
 from ..training.model import build_config, fit_tokenizer, load_tokenizer, read_documents
 from .entries import Comparison, Entry, GeneratedMeasurement, Measurement, TextMeasurement

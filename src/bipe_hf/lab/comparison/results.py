@@ -1,13 +1,12 @@
 """What a comparison has measured so far: the file that keeps it, and whether it may go on from there."""
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...model.errors_bipe import InputError, InputExistsError
-from ..common.results import check_writable, read_results, write_results
+from ..common.results import check_writable, moment, read_results, write_results
 from ..common.run_folder import differing_settings
 from .entries import Comparison, Entry
 from .plan import parse_comparison
@@ -63,7 +62,7 @@ class ComparisonResults:
         """Notes the call that measures what is added from now on, and drops the last one if it left nothing."""
         if self.calls and all(row.call < len(self.calls) - 1 for row in self.results):
             self.calls.pop()
-        begun = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        begun = moment()
         self.calls.append({"begun": begun, "command": command, "environment": environment})
 
     def save(self, folder: Path, tables: str) -> None:

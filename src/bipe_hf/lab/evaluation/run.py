@@ -1,6 +1,5 @@
 """The whole run: arguments checked, then every model measured and every result written as it comes."""
 
-import datetime
 import math
 import sys
 import time
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint, encoding_label, is_outdated, open_checkpoints
 from ..common.devices import check_device, check_dtype
-from ..common.results import check_output, describe_environment
+from ..common.results import check_output, describe_environment, moment
 from ..data import DEFAULT_CORPUS, load_documents
 from .results import PROTOCOLS, Evaluation, Result
 from .scoring import STRIDE, Windows, check_output_layer, make_windows, score_positions, segments_per_block
@@ -192,7 +191,7 @@ def evaluate(
         "validation_fraction": held_out_fraction(checkpoints, data, validation_fraction),
     }
     evaluation = Evaluation(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=moment(),
         command=command,
         environment=describe_environment(target, dtype),
         data={"source": data, "split": split, **reading, "max_tokens": max_tokens},

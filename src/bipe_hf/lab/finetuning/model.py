@@ -14,7 +14,7 @@ from transformers import (
 from ...model.configuration_bipe import HEADS
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.checkpoints import LoadedModel, load_model, load_part
+from ..common.checkpoints import LoadedModel, ends_segments_at_separators, load_model, load_part
 from .task import Task
 
 
@@ -39,7 +39,7 @@ def load_tokenizer(
         ValueError: nothing to pad with, or more tokens than the model has.
     """
     tokenizer = load_part(AutoTokenizer, "initial_model", str(source))
-    if "segmentation" in config.to_dict() and config.segmentation == "separators":
+    if ends_segments_at_separators(config):
         if not isinstance(tokenizer, BipeTokenizer) or tokenizer.separator_token_ids != config.separator_token_ids:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
     elif isinstance(tokenizer, BipeTokenizer):

@@ -10,10 +10,10 @@ from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArgume
 from ...model.errors_bipe import InputError
 from ..common.digests import rows_digest
 from ..common.extras import require
-from ..common.messages import did_you_mean
+from ..common.messages import check_counts, did_you_mean
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
-from ..training.arguments import check_counts, check_training
+from ..training.arguments import check_training
 from .arguments import FinetuneSettings, RowArguments, TaskArguments
 from .model import load_config, load_tokenizer, load_with_head
 from .task import Task

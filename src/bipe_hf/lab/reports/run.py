@@ -1,6 +1,5 @@
 """The whole report: arguments checked, text read, numbers printed and files written."""
 
-import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import require_matplotlib, save_figure
-from ..common.results import check_writable, write_results
+from ..common.results import check_writable, moment, write_results
 from ..common.tables import aligned, markdown
 from ..data import tokenize_documents
 from .inputs import Segmenter, open_segmenter, read_documents
@@ -81,7 +80,7 @@ def report_segments(
     documents = read_documents(text, text_column)
     ids = _read_stream(documents, segmenter)
     report = SegmentReport(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=moment(),
         command=command,
         text=text,
         tokenizer=tokenizer if revision is None else f"{tokenizer}@{revision}",

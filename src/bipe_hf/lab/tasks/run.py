@@ -4,7 +4,6 @@ What is added to the harness: models and tasks are checked before work starts, e
 written, several models stand in one table, and the tasks of this package are drawn.
 """
 
-import datetime
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from ..common.checkpoints import open_checkpoints
 from ..common.devices import check_device, check_dtype
 from ..common.extras import require
 from ..common.figures import require_matplotlib, save_figure
-from ..common.results import check_output, describe_environment
+from ..common.results import check_output, describe_environment, moment
 from .evaluation import TaskEvaluation
 from .harness import check_candidate, find_tasks, load_tasks, measure, measure_part, result_rows
 from .registry import SHIPPED, read_metadata
@@ -99,7 +98,7 @@ def evaluate_tasks(
             task.check_pictures(output, candidates, [] if earlier is None else earlier.results, overwrite)
     resolved = {task.name: task.prepare(settings[task.name], candidates) for task in shipped}
     evaluation = TaskEvaluation(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=moment(),
         command=command,
         environment=describe_environment(target, dtype),
         settings={

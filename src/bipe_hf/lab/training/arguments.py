@@ -10,7 +10,7 @@ from ...model.configuration_bipe import BipeConfigMixin
 from ...model.encodings_bipe import encoding_separators
 from ...model.errors_bipe import InputError
 from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
-from ..common.messages import did_you_mean, parsed_json
+from ..common.messages import check_counts, did_you_mean, parsed_json
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
@@ -257,10 +257,3 @@ def check_training(training_args: TrainingArguments) -> None:
     check_counts(vars(training_args), batch)
     if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
         raise InputError("no training step is left to do: give max_steps or num_train_epochs above 0")
-
-
-def check_counts(settings: dict[str, Any], keys: list[str]) -> None:
-    """Refuses values of `keys` below 1."""
-    for key in keys:
-        if settings[key] is not None and settings[key] < 1:
-            raise InputError(f"{key}: {settings[key]} given, at least 1 is needed")

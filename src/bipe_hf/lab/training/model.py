@@ -18,7 +18,7 @@ from transformers import (
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.checkpoints import load_model, load_part
+from ..common.checkpoints import ends_segments_at_separators, load_model, load_part
 from ..common.messages import as_input_error
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
@@ -141,11 +141,6 @@ def fit_tokenizer(
     if isinstance(tokenizer, BipeTokenizer):
         return tokenizer.without_segments()
     return tokenizer
-
-
-def ends_segments_at_separators(config: PreTrainedConfig) -> bool:
-    """Whether a model, of any type, is a BiPE one that reads its segments from the tokens."""
-    return "segmentation" in config.to_dict() and config.segmentation == "separators"
 
 
 def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """A model answers a split of a task: predictions as they come, then scores."""
 
-import datetime
 import hashlib
 import json
 import os
@@ -17,7 +16,8 @@ from ....model.errors_bipe import InputError
 from ...common.checkpoints import encoding_label, open_checkpoint
 from ...common.devices import check_device, check_dtype
 from ...common.generation import write_greedily
-from ...common.results import check_output, describe_environment, in_words, read_results, write_results
+from ...common.messages import check_counts
+from ...common.results import check_output, describe_environment, in_words, moment, read_results, write_results
 from ...common.tables import aligned, markdown
 from .data import HUB_NAME, SPLITS, read_split
 from .metrics import check_installed, score
@@ -131,9 +131,7 @@ def answer_scrolls(
         ValueError, FileNotFoundError, FileExistsError: bad arguments, data or files, before anything is written.
     """
     numbers = {"max_length": max_length, "answer_length": answer_length, "batch_size": batch_size}
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise InputError(f"{name}: {number} given, at least 1 is needed")
+    check_counts(numbers, numbers)
     if split not in SPLITS:
         raise InputError(f"split: {split!r} is none of {', '.join(SPLITS)}")
     check_dtype(dtype)
@@ -168,7 +166,7 @@ def answer_scrolls(
                 " --predict-only writes predictions alone"
             )
     evaluation = ScrollsEvaluation(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=moment(),
         command=command,
         environment=describe_environment(target, dtype),
         settings=settings,

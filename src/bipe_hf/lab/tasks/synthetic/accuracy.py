@@ -13,8 +13,8 @@ from ....model.errors_bipe import InputError, InputNotFoundError
 from ...common.checkpoints import is_bipe, open_folder
 from ...common.devices import check_device
 from ...common.generation import write_greedily
+from ...common.messages import check_counts
 from ...common.run_folder import RunFiles, read_stored_settings
-from ...training.arguments import check_counts
 from .arguments import check_sizes
 from .examples import Examples, answer_text, prompt
 from .generator import Example, Generator

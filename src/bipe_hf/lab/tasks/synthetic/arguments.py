@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 from transformers import TrainingArguments
 
 from ....model.errors_bipe import InputError
-from ...common.messages import parsed_json
+from ...common.messages import check_counts, parsed_json
 from ...common.settings import RunSettings
-from ...training.arguments import MEASURED, ModelArguments, check_counts, check_model, check_training
+from ...training.arguments import MEASURED, ModelArguments, check_model, check_training
 from .tasks import find_task
 
 

@@ -13,12 +13,11 @@ from transformers import (
     set_seed,
 )
 
-from ...common.checkpoints import load_model
+from ...common.checkpoints import ends_segments_at_separators, load_model
 from ...common.run_folder import begin_run, find_checkpoint
 from ...common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
 from ...common.session import train as train_to_the_end
 from ...training import DataArguments, ModelArguments, build_config, build_model, fit_tokenizer
-from ...training.model import ends_segments_at_separators
 from .accuracy import FILES, check_positions, measure
 from .arguments import SyntheticSettings, check_arguments
 from .examples import Examples, TokenizedExamples

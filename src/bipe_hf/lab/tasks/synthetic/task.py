@@ -14,7 +14,7 @@ from ....model.errors_bipe import InputError
 from ...common.checkpoints import Checkpoint
 from ...common.figures import line_looks
 from ...common.lines import Line
-from ...training.arguments import check_counts
+from ...common.messages import check_counts
 from ..results import TaskResult
 from ..shipped import ShippedTask
 from .accuracy import check_positions, score
