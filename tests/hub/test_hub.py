@@ -634,7 +634,8 @@ def test_push_says_what_is_wrong(hub, client, folders, words, token, message):
 
 def test_results_of_other_models_are_refused(client, folders, folder, tmp_path):
     results = evaluation_of(folder, folders["gpt_neox"], tmp_path / "results.json")
-    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
     line = refusal(client, folder, "mine", "--evaluation", results)
     assert "no result in it is of" in line
     assert line.endswith("measure it again")
@@ -677,15 +678,21 @@ def lose_the_weights(folder):
     (folder / "model.safetensors").rename(folder / "adapter.safetensors")
 
 
+def pickle_the_weights(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (shutil.rmtree, "there is no config.json in this folder"),
         (truncate, "its weights cannot be read (Error while deserializing header"),
-        (lose_a_shard, "shards that model.safetensors.index.json names are missing: model-00001-of-"),
+        (lose_a_shard, "weights file not found: "),
         (lose_a_weight, "its weights do not fit its config, missing keys model.norm.weight"),
         (change_a_shape, "its weights do not fit its config, mismatched keys ('model.layers.0.mlp.down_proj"),
-        (lose_the_weights, "there is neither model.safetensors nor model.safetensors.index.json"),
+        (lose_the_weights, "there are no weights in "),
+        (pickle_the_weights, "there is neither model.safetensors nor model.safetensors.index.json"),
         (make_it_stock, "its config says llama"),
         (lose_the_tokenizer, "there is no tokenizer"),
     ],

@@ -75,7 +75,7 @@ def push(
     state, checkpoint or log.
 
     Args:
-        folder: with the weights of a BiPE model (`*.safetensors`).
+        folder: of a checkpoint that was opened, so that no shard is missing, with `*.safetensors`.
         config, tokenizer: those of the model.
         repo: `owner/name`, or `name` for one's own; created where it does not exist.
         private: create it as a private repository.
@@ -149,16 +149,7 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
         raise InputNotFoundError(f"model {folder}: there is neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}")
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"model {folder}: {index.name} holds no weight_map that names the shards") from error
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
-        raise InputNotFoundError(
-            f"model {folder}: {len(missing)} of the {len(shards)} shards that {index.name} names are missing: "
-            f"{', '.join(missing[:3])}"
-        )
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return [index, *(folder / shard for shard in shards)]
 
 
