@@ -122,6 +122,7 @@ def test_a_prompt_that_is_no_text_is_one_line(monkeypatch, capsys):
         ("lr_scheduler_type", "cosine_with_min_lr", "lr_scheduler_type: cosine_with_min_lr cannot be used (One of"),
         ("attn_implementation", "nonsense", 'the model cannot be built (Specified `attn_implementation="nonsense"`'),
         ("num_attention_heads", "3", "config of the model: "),
+        ("revision", "main", "revision: 'main' given, but no initial_model to have it"),
         ("tokenizer", "no/such/tokenizer", "tokenizer: no/such/tokenizer cannot be loaded ("),
     ],
 )

@@ -1,5 +1,6 @@
 """Commands that read a model from the Hub: the real client against a Hub on loopback (tests/helpers/hub_server.py)."""
 
+import json
 import re
 from pathlib import Path
 
@@ -139,6 +140,17 @@ def test_a_pickle_is_downloaded_only_where_there_are_no_safetensors(client, hub,
     assert all("/alice/pickled/" in request for request in fetched)
     results = [Evaluation.load(tmp_path / f"{name}.json").results[0].nll for name in ("both", "pickled")]
     assert results[0] == results[1]
+
+
+def test_a_training_starts_from_the_revision(client, pushed, text, tmp_path):
+    settings = {"initial_model": "alice/model", "data": text, "output_dir": str(tmp_path / "run"), "train_length": 16}
+    settings |= {"max_steps": 1, "learning_rate": 0.0, "use_cpu": True, "report_to": "none"}
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    status, _, errors = client(run_command, "pretrain", str(tmp_path / "run.yaml"), "--revision", "longer")
+    assert status == 0, errors
+    weights, expected = (load_file(f"{folder}/model.safetensors") for folder in (tmp_path / "run", pushed[1]))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -203,6 +204,13 @@ def checkpoint_folder(source: str | Path, revision: str | None = None, what: str
     return folder.resolve()
 
 
+def initial_source(initial_model: str, revision: str | None) -> str | Path:
+    """What `from_pretrained` reads the model from that a training starts with: a folder, or a name on the Hub."""
+    if revision is None:
+        return local_folder(initial_model, what="initial_model") or initial_model
+    return checkpoint_folder(initial_model, revision, "initial_model")
+
+
 def local_folder(source: str | Path, revision: str | None = None, what: str = "model") -> Path | None:
     """The folder of that name (`~` is the home); None where there is none, which leaves the Hub.
 
@@ -288,6 +296,16 @@ def weight_files(folder: Path, where: str = "") -> list[Path]:
 def is_outdated(fingerprint: str) -> bool:
     """Whether a recorded fingerprint is of the kind that told a model by size and time of its files."""
     return not fingerprint.startswith(FINGERPRINT)
+
+
+def say_if_outdated(output: Path, checkpoint: Checkpoint, fingerprints: Iterable[str]) -> None:
+    """Says why results that are there, with `fingerprints`, do not count for the model."""
+    if any(map(is_outdated, fingerprints)):
+        print(
+            f"{output}: the results of {checkpoint.given} tell it by the time of its files, as earlier versions did,"
+            " not by its weights: it is measured again",
+            file=sys.stderr,
+        )
 
 
 def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:

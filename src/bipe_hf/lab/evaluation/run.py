@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import Checkpoint, encoding_label, is_outdated, open_checkpoints
+from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints, say_if_outdated
 from ..common.devices import check_device, check_dtype
 from ..common.results import check_output, describe_environment, moment
 from ..data import DEFAULT_CORPUS, load_documents
@@ -63,16 +63,6 @@ def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
     if earlier.data != evaluation.data or earlier.environment["dtype"] != evaluation.environment["dtype"]:
         raise InputError(f"resume: {output} holds results on other data or in another dtype (--overwrite replaces it)")
     return earlier.results
-
-
-def _say_what_is_outdated(output: Path, checkpoints: Sequence[Checkpoint], results: Sequence[Result]) -> None:
-    for checkpoint in checkpoints:
-        if any(row.subject == checkpoint.subject and is_outdated(row.model_fingerprint) for row in results):
-            print(
-                f"{output}: the results of {checkpoint.given} tell it by the time of its files, as earlier versions"
-                " did, not by its weights: it is measured again",
-                file=sys.stderr,
-            )
 
 
 def _measure(
@@ -202,7 +192,9 @@ def evaluate(
         check_output(output, overwrite, resume)
         if resume and output.exists():
             evaluation.results = _earlier_results(output, evaluation)
-            _say_what_is_outdated(output, checkpoints, evaluation.results)
+            for checkpoint in checkpoints:
+                own = [row.model_fingerprint for row in evaluation.results if row.subject == checkpoint.subject]
+                say_if_outdated(output, checkpoint, own)
     documents = load_documents(data, streaming=streaming, **reading)[split]
     texts = read_texts(documents, checkpoints, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
 

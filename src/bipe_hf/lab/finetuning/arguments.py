@@ -46,6 +46,9 @@ class TaskArguments:
         default=None,
         metadata={"help": "folder or Hub name of the model to start from; its positional encoding is kept"},
     )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of initial_model on the Hub (default: main)"}
+    )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "attention kernel: sdpa, eager, flex_attention, flash_attention_2"}
     )

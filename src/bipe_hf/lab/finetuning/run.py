@@ -8,6 +8,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError
+from ..common.checkpoints import initial_source
 from ..common.digests import rows_digest
 from ..common.extras import require
 from ..common.messages import check_counts, did_you_mean
@@ -62,7 +63,7 @@ def finetune(settings: FinetuneSettings | dict[str, Any], *, overwrite: bool = F
     checkpoint = find_checkpoint(
         folder, stored, overwrite=overwrite, say=say, files=FILES, processes=training_args.world_size
     )
-    source = checkpoint or task_args.initial_model
+    source = checkpoint or initial_source(task_args.initial_model, task_args.revision)
     examples, cuts = {}, {}
     # The others find the rows in the cache, and looked at the folder before the first one writes there.
     with training_args.main_process_first(desc="reading the data"):

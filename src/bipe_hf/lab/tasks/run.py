@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import open_checkpoints
+from ..common.checkpoints import open_checkpoints, say_if_outdated
 from ..common.devices import check_device, check_dtype
 from ..common.extras import require
 from ..common.figures import require_matplotlib, save_figure
@@ -122,6 +122,9 @@ def evaluate_tasks(
         if there | {"metadata": kept} != now or earlier.environment["dtype"] != dtype:
             raise InputError(f"resume: {output} holds results with other settings (--overwrite replaces it)")
         now["metadata"] = of_tasks | now["metadata"]
+        for candidate in candidates:
+            own = [row.model_fingerprint for row in earlier.results if row.model == candidate.given]
+            say_if_outdated(output, candidate, own)
         fingerprints = {candidate.given: candidate.fingerprint for candidate in candidates}
         evaluation.results = [  # without those of weights that have changed since
             row

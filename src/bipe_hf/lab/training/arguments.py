@@ -50,6 +50,9 @@ class StockArguments:
             " type and sizes cannot be changed, its positional encoding can"
         },
     )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of initial_model on the Hub (default: main)"}
+    )
     hidden_size: int | None = field(default=None, metadata={"help": "width of the hidden states"})
     intermediate_size: int | None = field(default=None, metadata={"help": "width inside the feed-forward layers"})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "number of layers"})
@@ -106,7 +109,7 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
 
     def config_fields(self) -> dict[str, Any]:
         """The fields that were given and belong into the model's config."""
-        elsewhere = {"model_type", "initial_model", "attn_implementation", "encoding"}
+        elsewhere = {"model_type", "initial_model", "revision", "attn_implementation", "encoding"}
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
 
     def spelt_out(self, train_length: int) -> Self:
@@ -245,6 +248,8 @@ def check_model(model_args: ModelArguments) -> None:
         if model_type not in CONFIG_MAPPING:
             hint = did_you_mean(model_type, CONFIG_MAPPING)
             raise InputError(f"model_type: {model_type!r} is not known to transformers{hint}")
+        if model_args.revision is not None:
+            raise InputError(f"revision: {model_args.revision!r} given, but no initial_model to have it")
     else:
         for key in ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings", "max_segment_length"]:
             if settings[key] is not None:

@@ -18,7 +18,7 @@ from transformers import (
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.checkpoints import ends_segments_at_separators, load_model, load_part
+from ..common.checkpoints import ends_segments_at_separators, initial_source, load_model, load_part
 from ..common.messages import as_input_error
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
@@ -49,7 +49,8 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
         given.setdefault("max_position_embeddings", data_args.train_length)
     else:
-        initial = load_part(AutoConfig, "initial_model", model_args.initial_model)
+        source = initial_source(model_args.initial_model, model_args.revision)
+        initial = load_part(AutoConfig, "initial_model", source)
         config_class = type(initial)
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
@@ -62,7 +63,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         else:
             if model_args.rope_parameters is not None:
                 given["rope_parameters"] = replaced_rope_parameters(initial, model_args.rope_parameters)
-            config = config_class.from_pretrained(model_args.initial_model, **given)
+            config = config_class.from_pretrained(source, **given)
     except StrictDataclassError as error:
         raise InputError(f"config of the model: {error.__cause__ or error}") from error
     check_use_of_segments(config, model_args, data_args)
@@ -94,7 +95,9 @@ def load_tokenizer(
     Raises:
         ValueError: the tokenizer has another size than `vocab_size` says.
     """
-    source = data_args.tokenizer or model_args.initial_model
+    source = data_args.tokenizer
+    if source is None and model_args.initial_model is not None:
+        source = initial_source(model_args.initial_model, model_args.revision)
     if source is None:
         return cached_tokenizer(documents["train"], data_args.vocab_size)
     key = "initial_model" if data_args.tokenizer is None else "tokenizer"
@@ -147,7 +150,7 @@ def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrai
     """A float32 model with `config`: random weights, or those of `initial_model`."""
     if model_args.initial_model is not None:
         return load_model(
-            model_args.initial_model,
+            initial_source(model_args.initial_model, model_args.revision),
             config=config,
             attention=model_args.attn_implementation,
             what=f"initial_model: {model_args.initial_model}",
