@@ -46,7 +46,7 @@ def test_an_offloaded_table_changes_nothing(model, on_disk, tmp_path):
     names = {module: name for name, module in model.named_modules()}
     table = model.get_input_embeddings() if on_disk == "embedding" else model.base_model.intra_encoding
     device_map = {names[module]: "cpu" for module in (*model.base_model.children(), model.lm_head)}
-    device_map |= {f"{model.base_model_prefix}.is_separator": "cpu", names[table]: "disk"}
+    device_map |= {names[table]: "disk"}
     offloaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "offload"
     ).eval()

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
@@ -27,13 +26,12 @@ from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
 from .intra_bipe import INTRA_ENCODINGS
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
+    Segmenter,
+    SegmentInputs,
     Segments,
     SegmentState,
     document_starts,
     positions_in_document,
-    segment_ends,
-    segment_tokens,
-    separator_table,
 )
 from .travel_bipe import check_code
 
@@ -98,10 +96,8 @@ class BipePreTrainedMixin(PushMixin):
             self._draw_first_values(module)
         else:
             super()._init_weights(module)
-        if isinstance(module, AlibiBias | InterEncoding):
+        if isinstance(module, AlibiBias | InterEncoding | Segmenter):
             module.fill_buffers()
-        elif isinstance(module, BipeModelMixin):
-            init.copy_(module.is_separator, separator_table(module.config.separator_token_ids))
 
     def _draw_first_values(self, module: EncodingTable | InterEncoding) -> None:
         device = next((parameter.device for parameter in module.parameters()), None)
@@ -123,7 +119,7 @@ class BipeModelMixin:
         config.hold_fields()
         self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
-        self.is_separator = nn.Buffer(separator_table(config.separator_token_ids), persistent=False)
+        self.segmenter = Segmenter(config)
 
     @takes_cache
     @merge_with_config_defaults
@@ -196,30 +192,19 @@ class BipeModelMixin:
         segment_ids: torch.LongTensor | None = None,
         past: SegmentState | None = None,
     ) -> Segments:
-        """Segments of the given tokens under this model's segmentation (see [`segment_tokens`]).
+        """Segments of the given tokens under this model's segmentation (see [`Segmenter`]).
 
         Raises:
             ValueError: if `segment_ids` is neither given nor can be derived.
         """
-        if input_ids is None and segment_ids is None and self.config.segmentation == "separators":
+        if input_ids is None and segment_ids is None and self.segmenter.segmentation == "separators":
             raise InputError(
                 "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
                 "input_ids. Pass segment_ids of shape (batch, length), or input_ids."
             )
         if input_ids is None:  # the given ids override; -1 is no separator
             input_ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
-        ends_segment = segment_ends(
-            input_ids,
-            self.config.segmentation,
-            is_separator=self.is_separator.to(input_ids.device),
-            fixed_segment_length=self.config.fixed_segment_length,
-            is_token=is_token,
-            starts_document=starts_document,
-            past=past,
-        )
-        return segment_tokens(
-            ends_segment, is_token=is_token, starts_document=starts_document, segment_ids=segment_ids, past=past
-        )
+        return self.segmenter(SegmentInputs(input_ids, is_token, starts_document, segment_ids), past)
 
     def bilevel_inputs(
         self,

@@ -12,9 +12,12 @@ Three conventions hold in the whole package:
 - `SegmentState` is all that the next token needs to know of the past, so a cache keeps that and no token.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import nn
+from transformers import initialization as init
 
 
 PADDING_SEGMENT_ID = -1
@@ -46,6 +49,61 @@ class Segments(NamedTuple):
     token_positions: torch.Tensor
     """`torch.LongTensor` of shape `(batch, length)`: index of the token in its document, 0 at padding."""
     state: SegmentState
+
+
+class SegmentInputs(NamedTuple):
+    """What segments are found from; each of shape `(batch, length)`."""
+
+    input_ids: torch.Tensor
+    """`torch.LongTensor`, read where segments end at separators; -1 is none."""
+    is_token: torch.Tensor | None = None
+    """`torch.BoolTensor`, False at padding, on either side or in between. All tokens by default."""
+    starts_document: torch.Tensor | None = None
+    """`torch.BoolTensor`, True where a packed document starts (see [`document_starts`])."""
+    segment_ids: torch.Tensor | None = None
+    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding."""
+
+
+class SegmentationFields(Protocol):
+    """The fields of a configuration that say what a segment is."""
+
+    segmentation: str
+    separator_token_ids: Sequence[int]
+    fixed_segment_length: int | None
+
+
+class Segmenter(nn.Module):
+    """Finds the segments of tokens as the fields of a configuration say; the one of model, tokenizer and data."""
+
+    def __init__(self, fields: SegmentationFields):
+        super().__init__()
+        self.segmentation = fields.segmentation
+        self.separator_token_ids = list(fields.separator_token_ids)
+        self.fixed_segment_length = fields.fixed_segment_length
+        self.is_separator = nn.Buffer(separator_table(self.separator_token_ids), persistent=False)
+
+    def fill_buffers(self) -> None:
+        """Fills the table that no checkpoint holds, after the model was made on the meta device."""
+        init.copy_(self.is_separator, separator_table(self.separator_token_ids))
+
+    def forward(self, inputs: SegmentInputs, past: SegmentState | None = None) -> Segments:
+        """The segment of every token, its position inside it and its position in the document.
+
+        Args:
+            inputs ([`SegmentInputs`])
+            past ([`SegmentState`], *optional*):
+                State after the tokens that came before, entries of shape `(batch, 1)`. None came by default.
+        """
+        given = {"is_token": inputs.is_token, "starts_document": inputs.starts_document, "past": past}
+        return segment_tokens(self._ends(inputs.input_ids, given), segment_ids=inputs.segment_ids, **given)
+
+    def _ends(self, input_ids: torch.Tensor, given: dict) -> torch.Tensor:
+        """Marks the tokens that end a segment."""
+        if self.segmentation == "separators":
+            return self.is_separator.to(input_ids.device)[input_ids.clamp(max=len(self.is_separator) - 1)]
+        if self.segmentation == "fixed":
+            return (count_tokens(input_ids, **given) + 1) % self.fixed_segment_length == 0
+        return torch.full_like(input_ids, self.segmentation == "tokens", dtype=torch.bool)
 
 
 def initial_state(batch_size: int, device: torch.device | str | None = None) -> SegmentState:
@@ -80,35 +138,6 @@ def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = 
     before_any = position_ids.new_full((position_ids.shape[0], 1), torch.iinfo(position_ids.dtype).min)
     starts = position_ids <= _at_previous_token(position_ids, is_token, before_any)
     return starts if is_token is None else starts & is_token
-
-
-def segment_ends(
-    input_ids: torch.Tensor,
-    segmentation: str,
-    *,
-    is_separator: torch.Tensor,
-    fixed_segment_length: int | None,
-    is_token: torch.Tensor | None = None,
-    starts_document: torch.Tensor | None = None,
-    past: SegmentState | None = None,
-) -> torch.Tensor:
-    """Marks the tokens that end a segment.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(batch, length)`): read for `segmentation="separators"` alone.
-        segmentation, fixed_segment_length: as in the configuration.
-        is_separator (`torch.BoolTensor`): a [`separator_table`].
-        is_token, starts_document, past: as in [`segment_tokens`].
-
-    Returns:
-        `torch.BoolTensor` of shape `(batch, length)`
-    """
-    if segmentation == "separators":
-        return is_separator[input_ids.clamp(max=len(is_separator) - 1)]
-    if segmentation == "fixed":
-        positions = count_tokens(input_ids, is_token=is_token, starts_document=starts_document, past=past)
-        return (positions + 1) % fixed_segment_length == 0
-    return torch.full_like(input_ids, segmentation == "tokens", dtype=torch.bool)
 
 
 def segment_tokens(

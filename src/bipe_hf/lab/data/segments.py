@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from ...model.configuration_bipe import BipeConfigMixin
-from ...model.segmentation_bipe import Segments, document_starts, segment_ends, segment_tokens, separator_table
+from ...model.segmentation_bipe import Segmenter, SegmentInputs, Segments, document_starts
 
 
 def segment_batch(batch: dict[str, torch.Tensor], config: BipeConfigMixin) -> Segments:
@@ -26,20 +26,7 @@ def segment_batch(batch: dict[str, torch.Tensor], config: BipeConfigMixin) -> Se
     starts_document = None
     if "position_ids" in batch:
         starts_document = document_starts(batch["position_ids"].expand_as(input_ids), is_token)
-    ends_segment = segment_ends(
-        input_ids,
-        config.segmentation,
-        is_separator=separator_table(config.separator_token_ids),
-        fixed_segment_length=config.fixed_segment_length,
-        is_token=is_token,
-        starts_document=starts_document,
-    )
-    return segment_tokens(
-        ends_segment,
-        is_token=is_token,
-        starts_document=starts_document,
-        segment_ids=segment_ids,
-    )
+    return Segmenter(config)(SegmentInputs(input_ids, is_token, starts_document, segment_ids))
 
 
 def mean_segment_length(blocks: Dataset | IterableDataset, config: BipeConfigMixin, *, most: int = 1000) -> float:

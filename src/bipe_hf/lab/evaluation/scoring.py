@@ -1,6 +1,5 @@
 """Which tokens each protocol scores, and the scoring."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...model.errors_bipe import InputError
+from ...model.segmentation_bipe import Segmenter, SegmentInputs
 from ..common.checkpoints import is_bipe
 
 
@@ -17,6 +17,8 @@ STRIDE = 256
 TAIL = 256
 # The output layer runs on so many tokens at a time that it gives about this many logits (32 MiB in float32).
 LOGITS_AT_ONCE = 2**23
+# Tokens whose segments are found at once.
+TOKENS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,11 @@ def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) 
     """Mean number of distinct segments in a window, as a model with this config divides it; None for stock models."""
     if not is_bipe(config):
         return None
-    if config.segmentation == "tokens":
-        return float(windows.length)
-    if config.segmentation == "document":
-        return 1.0
-    if config.segmentation == "fixed":
-        return float(math.ceil(windows.length / config.fixed_segment_length))
-    is_separator = torch.isin(ids, torch.tensor(config.separator_token_ids, dtype=ids.dtype))
-    before = F.pad(is_separator.long().cumsum(0), (1, 0))  # separators strictly before each token
-    # A separator ends a segment only where a token follows it in the window.
-    inside = before[windows.begins + windows.length - 1] - before[windows.begins]
-    return 1.0 + inside.double().mean().item()
+    segmenter, segments = Segmenter(config), 0
+    for begins in windows.begins.split(max(1, TOKENS_AT_ONCE // windows.length)):
+        blocks = ids[begins[:, None] + torch.arange(windows.length)]
+        segments += int(segmenter(SegmentInputs(blocks)).segment_ids[:, -1].sum()) + len(blocks)
+    return segments / len(windows.begins)
 
 
 @dataclass(frozen=True)
