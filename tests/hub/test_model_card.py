@@ -63,7 +63,7 @@ def save(plain_tokenizer, tmp_path):
     """A function that saves a tiny model and a tokenizer for it, and returns the folder."""
 
     def save(family="llama", head="ForCausalLM", segmentation="sentences", **fields):
-        tokenizer = BipeTokenizer.from_tokenizer(plain_tokenizer, segmentation=segmentation)
+        tokenizer = BipeTokenizer.from_tokenizer(plain_tokenizer, separators=segmentation)
         config = FAMILIES[family].make_config(
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,

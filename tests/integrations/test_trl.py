@@ -54,7 +54,7 @@ def tokenizer():
     backend = Tokenizer(models.WordLevel(words, unk_token="w2"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     plain = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
-    tokenizer = BipeTokenizer.from_tokenizer(plain, segmentation=SEPARATORS)
+    tokenizer = BipeTokenizer.from_tokenizer(plain, separators=SEPARATORS)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

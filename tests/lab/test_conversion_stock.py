@@ -416,7 +416,7 @@ def test_separators_of_the_tokenizer_are_those_of_the_model(checkpoint, output, 
     expected = BipeTokenizer.from_tokenizer(tokenizer, separators or "sentences")
     loaded, model = AutoTokenizer.from_pretrained(output), AutoModelForCausalLM.from_pretrained(output)
     assert type(loaded) is BipeTokenizer
-    assert loaded.segmentation == (separators or "sentences")
+    assert loaded.separators == (separators or "sentences")
     assert loaded.separator_token_ids == model.config.separator_token_ids == expected.separator_token_ids
     encoded = loaded(TEXT, return_tensors="pt")
     assert encoded["input_ids"].tolist() == ids(tokenizer).tolist()
@@ -524,7 +524,7 @@ def test_command_converts_and_prints_the_report(checkpoint, output, capsys, fami
     printed = capsys.readouterr().out
     assert f"{TABLE[family]}  " in printed
     assert "zeros (new), 7 rows" in printed
-    assert AutoTokenizer.from_pretrained(output).segmentation == "lines"
+    assert AutoTokenizer.from_pretrained(output).separators == "lines"
 
 
 # ------------------------------------------------------------------------------------------ what is refused

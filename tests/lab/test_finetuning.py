@@ -74,7 +74,7 @@ def tokenizer():
 
 def reloaded(tokenizer, **settings):
     """A copy of `tokenizer` with other settings."""
-    copy = BipeTokenizer.from_tokenizer(tokenizer, tokenizer.segmentation)
+    copy = BipeTokenizer.from_tokenizer(tokenizer, tokenizer.separators)
     for name, value in settings.items():
         setattr(copy, name, value)
     return copy
@@ -803,7 +803,7 @@ def test_stock_model_can_be_finetuned_without_padding(settings, tokenizer, tmp_p
 
 def test_separators_of_the_model_count_not_those_of_the_tokenizer(settings, start, tokenizer, tmp_path):
     folder = shutil.copytree(start("llama"), tmp_path / "other")
-    BipeTokenizer.from_tokenizer(tokenizer, segmentation="lines").save_pretrained(folder)
+    BipeTokenizer.from_tokenizer(tokenizer, separators="lines").save_pretrained(folder)
     result = finetune(settings("causal_lm", initial_model=str(folder)))
     ours = AutoTokenizer.from_pretrained(result["config"]["output_dir"])
     assert ours.separator_token_ids == tokenizer.separator_token_ids

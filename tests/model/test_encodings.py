@@ -1,14 +1,12 @@
 """One name, one encoding: the fields that a name stands for, where they come from, and the label as its inverse."""
 
 import pytest
-import yaml
 from families import FAMILIES
-from paths import ROOT
 from transformers import AutoConfig
 
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.lab.data import train_tokenizer
-from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_fields, encoding_name, encoding_separators
+from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_name
 
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -84,14 +82,6 @@ def test_the_label_of_a_configuration_is_the_inverse_of_its_name(family):
         labels.append(config.encoding_label)
     assert len(set(labels)) == len(ENCODING_NAMES)
     assert encoding_name("RoPE over segments") is None
-
-
-def test_a_hybrid_has_the_fields_of_the_recipe():
-    recipe = yaml.safe_load((ROOT / "configs" / "tiny_bipe_hybrid.yaml").read_text())
-    fields = encoding_fields("bipe_hybrid", recipe["train_length"])
-    for name in recipe.keys() & fields.keys():
-        assert fields[name] == recipe[name]
-    assert encoding_separators("bipe_hybrid") == recipe["separators"]
 
 
 def test_a_tokenizer_gives_vocabulary_special_tokens_and_separators(family, tokenizer):

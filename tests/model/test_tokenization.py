@@ -335,7 +335,7 @@ def test_authors_preset_needs_the_llama_tokenizer(kind):
 def test_an_explicit_list_mixes_ids_tokens_and_texts():
     tokenizer = BipeTokenizer.from_tokenizer(llama_like(), [2, "▁.", "\n", "a", 869])
     assert tokenizer.separator_token_ids == sorted({2, 869, 13, llama_vocabulary()["a"]})
-    assert tokenizer.segmentation == [2, "▁.", "\n", "a", 869]
+    assert tokenizer.separators == [2, "▁.", "\n", "a", 869]
 
 
 def test_a_string_of_the_list_is_a_token_before_it_is_a_text():
@@ -364,6 +364,49 @@ def test_a_string_of_the_list_is_a_token_before_it_is_a_text():
 def test_a_segmentation_that_does_not_fit_is_an_error_that_says_why(segmentation, message):
     with pytest.raises(ValueError, match=message):
         BipeTokenizer.from_tokenizer(llama_like(), segmentation)
+
+
+def test_the_published_name_of_the_separators_is_taken(tmp_path):
+    expected = BipeTokenizer.from_tokenizer(llama_like(), separators="lines")
+    assert BipeTokenizer.from_tokenizer(llama_like(), segmentation="lines").separators == "lines"
+    assert BipeTokenizer.from_tokenizer(llama_like(), "lines").separator_token_ids == expected.separator_token_ids
+    for separators in ("lines", "sentences", ["."]):
+        with pytest.raises(ValueError, match="are two names of one argument: give the first alone"):
+            BipeTokenizer.from_tokenizer(llama_like(), separators, segmentation="lines")
+
+
+@pytest.mark.parametrize("loader", [AutoTokenizer, BipeTokenizer])
+def test_a_tokenizer_that_was_saved_with_the_published_name_loads(tmp_path, loader):
+    tokenizer = wrapped("byte_level", "clauses")
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    saved = json.loads(path.read_text())
+    saved["segmentation"] = saved.pop("separators")
+    path.write_text(json.dumps(saved))
+    loaded = loader.from_pretrained(tmp_path)
+    assert (loaded.separators, loaded.separator_token_ids) == ("clauses", tokenizer.separator_token_ids)
+    loaded.save_pretrained(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert again["separators"] == "clauses"
+    assert "segmentation" not in again
+
+
+@given(
+    texts=st.lists(st.text("ab .\n!", max_size=12), min_size=1, max_size=5),
+    side=st.sampled_from(["left", "right"]),
+    padding=st.booleans(),
+    tensors=st.booleans(),
+)
+def test_segments_of_a_batch_are_those_of_each_text(texts, side, padding, tensors):
+    tokenizer = wrapped("word_piece")
+    options = {"padding_side": side, "padding": padding or tensors, "return_tensors": "pt" if tensors else None}
+    batch = tokenizer(texts, **options)
+    assert_segments_are_counted(
+        tokenizer, {name: np.asarray(each).tolist() for name, each in batch.items()} if tensors else batch
+    )
+    alone = tokenizer(texts[0])
+    expected = naive_segment_ids(tokenizer, alone["input_ids"], alone["attention_mask"])
+    assert alone["segment_ids"] == expected
 
 
 def test_a_text_that_several_tokens_stand_for_is_an_error():
@@ -471,7 +514,7 @@ def test_the_wrapped_tokenizer_is_not_changed():
 def test_wrapping_again_changes_the_segmentation():
     again = BipeTokenizer.from_tokenizer(wrapped("byte_level", "clauses"), "lines")
     assert again.separator_token_ids == wrapped("byte_level", "lines").separator_token_ids
-    assert again.segmentation == "lines"
+    assert again.separators == "lines"
     assert again.model_input_names.count("segment_ids") == 1
 
 
@@ -702,7 +745,7 @@ def test_saving_and_loading_changes_nothing(tmp_path, kind, segmentation, loader
     tokenizer.save_pretrained(tmp_path)
     loaded = loader.from_pretrained(tmp_path)
     assert type(loaded) is BipeTokenizer
-    assert loaded.segmentation == segmentation
+    assert loaded.separators == segmentation
     assert loaded.separator_token_ids == tokenizer.separator_token_ids
     assert loaded.model_input_names == tokenizer.model_input_names
     assert loaded.chat_template == tokenizer.chat_template
@@ -726,7 +769,7 @@ def test_saved_separators_outlive_a_change_of_the_preset(tmp_path):
     wrapped("byte_level").save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     saved = json.loads(path.read_text())
-    assert saved["segmentation"] == "sentences"
+    assert saved["separators"] == "sentences"
     assert saved["separator_token_ids"] == wrapped("byte_level").separator_token_ids
     path.write_text(json.dumps({**saved, "separator_token_ids": [40, 50]}))
     loaded = BipeTokenizer.from_pretrained(tmp_path)

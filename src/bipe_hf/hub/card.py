@@ -157,7 +157,7 @@ def _segments(folder: Path, config: BipeConfigMixin) -> str:
     known = token_texts(Tokenizer.from_file(str(folder / "tokenizer.json")))
     texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
-    preset = settings.get("segmentation")
+    preset = settings.get("separators", settings.get("segmentation"))  # as version 0.1 called them
     is_of_these = settings.get("separator_token_ids") == ids  # the tokenizer may be saved anew only after the model
     named = f" (`{preset}`)" if isinstance(preset, str) and is_of_these else ""
     shown = " ".join(_as_code(text) for text in texts[:_SHOWN_SEPARATORS])

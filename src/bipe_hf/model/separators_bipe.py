@@ -76,22 +76,22 @@ _AUTHORS_TOKENS = {869: "\u2581.", 13: "<0x0A>"}
 PRESETS = (*_PRESET_PATTERNS, "authors")
 
 
-def find_separators(tokenizer: TokenizersBackend, segmentation: str | Sequence[int | str]) -> list[int]:
+def find_separators(tokenizer: TokenizersBackend, separators: str | Sequence[int | str]) -> list[int]:
     """Ids of the separators; raises `ValueError` for what [`BipeTokenizer.from_tokenizer`] does not accept."""
     backend = tokenizer.backend_tokenizer
-    if isinstance(segmentation, (list, tuple)):
-        return [_find_token(backend, item) for item in segmentation]
-    if segmentation == "authors":
+    if isinstance(separators, (list, tuple)):
+        return [_find_token(backend, item) for item in separators]
+    if separators == "authors":
         found = {token_id: backend.id_to_token(token_id) for token_id in _AUTHORS_TOKENS}
         if found != _AUTHORS_TOKENS:
             raise InputError(
-                f"segmentation='authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
+                f"separators='authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
                 f" {found}."
             )
         return list(_AUTHORS_TOKENS)
-    if not isinstance(segmentation, str) or segmentation not in _PRESET_PATTERNS:
+    if not isinstance(separators, str) or separators not in _PRESET_PATTERNS:
         raise InputError(
-            f"segmentation={segmentation!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
+            f"separators={separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
             " of token ids and strings."
         )
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -99,7 +99,7 @@ def find_separators(tokenizer: TokenizersBackend, segmentation: str | Sequence[i
     return [
         token_id
         for token_id, text in token_texts(backend).items()
-        if _PRESET_PATTERNS[segmentation].search(text) and token_id not in special
+        if _PRESET_PATTERNS[separators].search(text) and token_id not in special
     ]
 
 
@@ -112,13 +112,13 @@ def _find_token(backend: Tokenizer, item: int | str) -> int:
         token_ids = sorted(token_id for token_id, text in token_texts(backend).items() if text == item)
         if len(token_ids) != 1:
             raise InputError(
-                f"segmentation: {item!r} is not one token of the vocabulary; ids with this text: {token_ids or None}."
+                f"separators: {item!r} is not one token of the vocabulary; ids with this text: {token_ids or None}."
             )
         return token_ids[0]
     if isinstance(item, bool) or not isinstance(item, int):
-        raise InputError(f"segmentation: {item!r} is neither an int (a token id) nor a str.")
+        raise InputError(f"separators: {item!r} is neither an int (a token id) nor a str.")
     if item < 0 or backend.id_to_token(item) is None:
         raise InputError(
-            f"segmentation: token id {item} is out of range; the vocabulary has {backend.get_vocab_size()} tokens."
+            f"separators: token id {item} is out of range; the vocabulary has {backend.get_vocab_size()} tokens."
         )
     return item

@@ -6,22 +6,22 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import count, repeat
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
 from .errors_bipe import InputError
 from .push_bipe import PushMixin
+from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter, SegmentInputs, document_starts
 from .separators_bipe import find_separators
 from .travel_bipe import check_code, write_code
 
 
 logger = logging.get_logger(__name__)
-
-PADDING_SEGMENT_ID = -1
 
 # What else than the backend decides how text is encoded, padded and decoded.
 _SETTINGS = (
@@ -36,6 +36,7 @@ _SETTINGS = (
     "response_template",
     "chat_control_tokens",
 )
+_NOT_GIVEN: Any = object()
 # Methods that turn text into ids or ids into text. A class with its own is more than its backend.
 _CODING_METHODS = ("__call__", "_encode_plus", "_convert_encoding", "pad", "_pad", "decode", "_decode")
 
@@ -70,7 +71,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     output, `model_input_names` decides whether it is returned.
 
     Separators are fixed when a tokenizer is wrapped: they are saved with it, never computed again on loading, and
-    `add_tokens` does not change them. To have added tokens considered, or to change the segmentation, wrap again.
+    `add_tokens` does not change them. To have added tokens considered, or to change the separators, wrap again.
     """
 
     _auto_map = {"AutoTokenizer": ("tokenization_bipe.BipeTokenizer", None)}  # the code goes along
@@ -82,53 +83,61 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     def __init__(
         self,
         *args: Any,
-        segmentation: str | Sequence[int | str] | None = None,
+        separators: str | Sequence[int | str] = _NOT_GIVEN,
         separator_token_ids: Iterable[int] | None = None,
+        segmentation: str | Sequence[int | str] = _NOT_GIVEN,
         **kwargs: Any,
     ) -> None:
-        if segmentation is None or separator_token_ids is None:
+        separators = _one_of(separators, segmentation, None)  # version 0.1 saved them as `segmentation`
+        if separators is None or separator_token_ids is None:
             raise InputError(
-                "BipeTokenizer needs `segmentation` and `separator_token_ids`, which only a saved BipeTokenizer has."
+                "BipeTokenizer needs `separators` and `separator_token_ids`, which only a saved BipeTokenizer has."
                 " Wrap another tokenizer: BipeTokenizer.from_tokenizer(AutoTokenizer.from_pretrained(...))."
             )
-        self._segmentation = segmentation
+        self._separators = separators
         # Sorted, so that equal tokenizers pickle alike: caches of data sets depend on it.
-        self._separators = frozenset(sorted(separator_token_ids))
+        self._separator_token_ids = sorted(set(separator_token_ids))
         # What is given to the base class is what `save_pretrained` writes.
-        super().__init__(*args, segmentation=segmentation, separator_token_ids=self.separator_token_ids, **kwargs)
+        super().__init__(*args, separators=separators, separator_token_ids=self.separator_token_ids, **kwargs)
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, segmentation: str | Sequence[int | str] = "sentences"
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        separators: str | Sequence[int | str] = _NOT_GIVEN,
+        *,
+        segmentation: str | Sequence[int | str] = _NOT_GIVEN,
     ) -> "BipeTokenizer":
         """Wraps a copy of a fast tokenizer.
 
         Args:
             tokenizer ([`TokenizersBackend`], also known as `PreTrainedTokenizerFast`):
                 Keeps its vocabulary, special tokens, padding and truncation side, maximum length, chat template and
-                input names. Wrapping a [`BipeTokenizer`] again changes its segmentation.
-            segmentation (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
+                input names. Wrapping a [`BipeTokenizer`] again changes its separators.
+            separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
                 A preset, `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
                 or the separators themselves. A string in the list is an entry of the vocabulary, or else the text
                 that exactly one token stands for. An empty list makes one segment of every sequence.
+            segmentation: the name that version 0.1 had for `separators`.
 
         Returns:
             [`BipeTokenizer`]
 
         Raises:
-            ValueError: if the tokenizer is not a fast one or encodes with code of its own, or if the segmentation is
-                no preset, does not fit the vocabulary or names what is not one token.
+            ValueError: if the tokenizer is not a fast one or encodes with code of its own, or if the separators are no
+                preset, do not fit the vocabulary or name what is not one token.
         """
         _check_wrappable(cls, tokenizer)
-        separator_token_ids = find_separators(tokenizer, segmentation)
-        if not separator_token_ids and isinstance(segmentation, str):
+        separators = _one_of(separators, segmentation, "sentences")
+        separator_token_ids = find_separators(tokenizer, separators)
+        if not separator_token_ids and isinstance(separators, str):
             logger.warning(
-                f"segmentation={segmentation!r} finds no separator in this vocabulary: every sequence is one segment."
+                f"separators={separators!r} finds no separator in this vocabulary: every sequence is one segment."
             )
         return _rebuild(
             tokenizer,
             cls,
-            segmentation=segmentation if isinstance(segmentation, str) else list(segmentation),
+            separators=separators if isinstance(separators, str) else list(separators),
             separator_token_ids=separator_token_ids,
             model_input_names=list(dict.fromkeys([*tokenizer.model_input_names, "segment_ids"])),
         )
@@ -145,14 +154,14 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         """Loads a saved [`BipeTokenizer`] with the separators that it was saved with.
 
         Raises:
-            ValueError: if the folder holds another tokenizer, or if `segmentation` or `separator_token_ids` is given:
-                both belong to what was saved.
+            ValueError: if the folder holds another tokenizer, or if separators are given, which belong to what was
+                saved.
         """
-        for name in ("segmentation", "separator_token_ids"):
+        for name in ("separators", "separator_token_ids", "segmentation"):
             if name in kwargs:
                 raise InputError(
                     f"{name}={kwargs[name]!r} cannot be given when a BipeTokenizer is loaded. Load it as it is, then"
-                    " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, segmentation=...)."
+                    " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, separators=...)."
                 )
         return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
 
@@ -173,33 +182,38 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return TokenizersBackend.convert_to_native_format(**kwargs)
 
     @property
-    def segmentation(self) -> str | list[int | str]:
+    def separators(self) -> str | list[int | str]:
         """The preset or the list that the tokenizer was wrapped with."""
-        return self._segmentation
+        return self._separators
 
     @property
     def separator_token_ids(self) -> list[int]:
         """Sorted ids of the tokens that end a segment: what the config of a model needs."""
-        return sorted(self._separators)
+        return list(self._separator_token_ids)
 
     def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> "BipeTokenizer":
         """Trains the same kind of tokenizer on new text and finds the separators of the new vocabulary.
 
         Raises:
-            ValueError: if the segmentation lists token ids, which mean nothing in another vocabulary.
+            ValueError: if the separators are token ids, which mean nothing in another vocabulary.
         """
-        if any(isinstance(item, int) for item in self._segmentation):
+        if any(isinstance(item, int) for item in self._separators):
             raise InputError(
-                f"segmentation={self._segmentation!r} lists token ids of this vocabulary, which mean nothing in a new"
+                f"separators={self._separators!r} lists token ids of this vocabulary, which mean nothing in a new"
                 " one. Train a plain tokenizer and wrap that."
             )
-        return self.from_tokenizer(super().train_new_from_iterator(*args, **kwargs), self._segmentation)
+        return self.from_tokenizer(super().train_new_from_iterator(*args, **kwargs), self._separators)
 
-    def _convert_encoding(self, encoding: Any, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[Any]]:
-        outputs, encodings = super()._convert_encoding(encoding, *args, **kwargs)
-        if "segment_ids" in self.model_input_names:
-            outputs["segment_ids"] = [self._segment_ids(each.ids, each.attention_mask) for each in encodings]
-        return outputs, encodings
+    def _encode_plus(self, *args: Any, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
+        batch = super()._encode_plus(*args, return_tensors=return_tensors, **kwargs)
+        if "segment_ids" in self.model_input_names and "segment_ids" not in batch:
+            # Once for the whole batch: an operation on a tensor costs as much for one text as for many.
+            segment_ids = self._segment_ids([(each.ids, each.attention_mask) for each in batch.encodings])
+            input_ids = batch[self.model_input_names[0]]
+            if return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list)):
+                segment_ids = segment_ids[0]  # of one text
+            batch.update(BatchEncoding({"segment_ids": segment_ids}, tensor_type=return_tensors))
+        return batch
 
     def _pad(
         self, encoded_inputs: dict[str, Any] | BatchEncoding, *, padding_side: str | None = None, **kwargs: Any
@@ -207,8 +221,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         """Pads one example, `segment_ids` included; an example without them gets those that the model would derive."""
         input_ids = encoded_inputs[self.model_input_names[0]]
         if "segment_ids" in self.model_input_names and "segment_ids" not in encoded_inputs:
-            encoded_inputs["segment_ids"] = self._segment_ids(
-                input_ids, encoded_inputs.get("attention_mask"), encoded_inputs.get("position_ids")
+            mask = encoded_inputs.get("attention_mask")
+            (encoded_inputs["segment_ids"],) = self._segment_ids(
+                [(input_ids, [1] * len(input_ids) if mask is None else mask)], encoded_inputs.get("position_ids")
             )
         padded = super()._pad(encoded_inputs, padding_side=padding_side, **kwargs)
         if "segment_ids" in padded:
@@ -220,29 +235,49 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return padded
 
     def _segment_ids(
-        self,
-        input_ids: Sequence[int],
-        attention_mask: Sequence[int] | None = None,
-        position_ids: Sequence[int] | None = None,
-    ) -> list[int]:
-        """Segment of every token of one sequence; a packed document, where positions do not go up, starts at 0."""
-        segment_ids = []
-        segment, previous_position = 0, -1
-        for token_id, is_token, position in zip(
-            input_ids,
-            repeat(1) if attention_mask is None else attention_mask,
-            count() if position_ids is None else position_ids,
-            strict=False,
-        ):
-            if not is_token:
-                segment_ids.append(PADDING_SEGMENT_ID)
-                continue
-            if position <= previous_position:
-                segment = 0
-            previous_position = position
-            segment_ids.append(segment)
-            segment += token_id in self._separators
-        return segment_ids
+        self, sequences: list[tuple[Sequence[int], Sequence[int]]], position_ids: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Segment of every token of sequences, each given by its ids and its mask.
+
+        They are found as documents of one long row. `position_ids`, of a single sequence, start further ones where
+        they do not go up.
+        """
+        ends = list(accumulate(len(ids) for ids, _ in sequences))
+        if not ends or ends[-1] == 0:
+            return [[] for _ in sequences]
+        begins = [0, *ends[:-1]]
+        input_ids = torch.tensor([list(chain.from_iterable(ids for ids, _ in sequences))])
+        # What need not be looked at costs time, most of all with a short text.
+        has_padding = any(0 in mask for _, mask in sequences)
+        is_token = starts_document = None
+        if has_padding:
+            is_token = torch.tensor([list(chain.from_iterable(mask for _, mask in sequences))], dtype=torch.bool)
+        if position_ids is not None:
+            starts_document = document_starts(torch.tensor([position_ids]), is_token)
+        elif len(sequences) > 1:
+            starts_document = torch.zeros_like(input_ids, dtype=torch.bool)
+            starts_document[0, [begin for begin in begins if begin < ends[-1]]] = True
+        segmenter = Segmenter(_Separators(self._separator_token_ids))
+        segment_ids = segmenter(SegmentInputs(input_ids, is_token, starts_document)).segment_ids[0].tolist()
+        return [segment_ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
+
+
+class _Separators(NamedTuple):
+    """The fields of a configuration whose segments end at separators."""
+
+    separator_token_ids: list[int]
+    segmentation: str = "separators"
+    fixed_segment_length: int | None = None
+
+
+def _one_of(separators: Any, segmentation: Any, default: str | None) -> Any:
+    """The separators, which version 0.1 called `segmentation`."""
+    if _NOT_GIVEN not in (separators, segmentation):
+        raise InputError(
+            f"separators={separators!r} and segmentation={segmentation!r} are two names of one argument: give the"
+            " first alone"
+        )
+    return next((each for each in (separators, segmentation) if each is not _NOT_GIVEN), default)
 
 
 def _check_wrappable(cls: type[BipeTokenizer], tokenizer: PreTrainedTokenizerBase) -> None:

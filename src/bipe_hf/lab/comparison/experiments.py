@@ -20,6 +20,7 @@ from ..common.messages import check_counts
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles
 from ..common.settings import RunSettings
 from ..data import load_documents
+from ..data.segments import segment_batch
 from ..evaluation.run import check_arguments as check_measurement
 from ..evaluation.run import measure_model
 from ..evaluation.text import read_text, tokenizer_key
@@ -203,8 +204,8 @@ class TextExperiment(Experiment):
             raise InputError(f"entry {entry.name!r}: {error}") from error
         segmentation = config.to_dict().get("segmentation")
         if segmentation == "separators":
-            ends = torch.isin(self.text.ids[:-1], torch.tensor(config.separator_token_ids))
-            tokens = len(self.text.ids) / (1 + int(ends.sum()))
+            segments = segment_batch({"input_ids": self.text.ids[None]}, config)
+            tokens = len(self.text.ids) / (1 + int(segments.segment_ids[0, -1]))
         elif segmentation == "fixed":
             tokens = config.fixed_segment_length
         else:

@@ -111,7 +111,7 @@ def _convert_tokenizer(
         return None
     check_vocabulary(tokenizer, config)
     if config.segmentation == "separators":
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=config.separator_token_ids)
     report.notes.append(f"tokenizer saved as {type(tokenizer).__name__}")
     return tokenizer
 

@@ -234,7 +234,7 @@ def _separate(
     texts = {}
     if tokenizer is not None:
         try:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
         except InputError as error:
             raise InputError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids

@@ -41,7 +41,7 @@ def load_tokenizer(
     tokenizer = load_part(AutoTokenizer, "initial_model", str(source))
     if ends_segments_at_separators(config):
         if not isinstance(tokenizer, BipeTokenizer) or tokenizer.separator_token_ids != config.separator_token_ids:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=config.separator_token_ids)
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=config.separator_token_ids)
     elif isinstance(tokenizer, BipeTokenizer):
         tokenizer = tokenizer.without_segments()
     if tokenizer.pad_token_id is None:

@@ -76,7 +76,7 @@ def _describe(tokenizer: PreTrainedTokenizerBase, config: BipeConfigMixin) -> st
         return config.segmentation
     separators = config.separator_token_ids
     if isinstance(tokenizer, BipeTokenizer) and tokenizer.separator_token_ids == separators:
-        separators = tokenizer.segmentation  # the name or the list that they were chosen by
+        separators = tokenizer.separators  # the name or the list that they were chosen by
     if isinstance(separators, str) or len(separators) <= 8:
         return f"separators {separators}"
     return f"{len(separators)} separators"

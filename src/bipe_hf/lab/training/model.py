@@ -133,7 +133,7 @@ def fit_tokenizer(
         inherited = None if model_args.initial_model is None else config.separator_token_ids
         separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
         try:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, segmentation=separators)
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
         except InputError as error:
             raise InputError(f"separators: {error}") from error
         config.separator_token_ids = tokenizer.separator_token_ids
