@@ -113,7 +113,7 @@ def test_the_card_names_the_encoding(fields, label, tmp_path):
     config.save_pretrained(tmp_path)
     facts = facts_of(card_of(tmp_path))
     assert facts["positional encoding"] == label
-    assert ("factor on the ALiBi slopes" in facts) == ("ALiBi" in label)
+    assert ("`alibi_slope_scale`" in facts) == ("ALiBi" in label)
 
 
 def test_the_card_says_what_turns_in_a_hybrid_and_how_steep_its_bias_is(tmp_path):
@@ -123,8 +123,16 @@ def test_the_card_says_what_turns_in_a_hybrid_and_how_steep_its_bias_is(tmp_path
     )
     facts = facts_of(card_of(tmp_path))
     assert facts["positional encoding"] == "hybrid over segments"
-    assert facts["rotary pairs"] == "up to 64 tokens a turn by token, slower ones not at all"
-    assert (facts["factor on the ALiBi slopes"], facts["power of the ALiBi slopes"]) == ("2", "0.5")
+    assert (facts["`hybrid_max_period`"], facts["`hybrid_slow_pairs`"]) == ("64", "none")
+    assert (facts["`hybrid_alibi_scale`"], facts["`hybrid_alibi_power`"]) == ("2", "0.5")
+
+
+def test_every_field_that_the_model_reads_stands_in_the_card(tmp_path):
+    fields = {"logn_train_length": 12, "intra_initializer_range": 0.5, "max_segment_length": 7}
+    BipeLlamaConfig(vocab_size=60, separator_token_ids=[3], **SHAPE, **fields).save_pretrained(tmp_path)
+    facts = facts_of(card_of(tmp_path))
+    assert {name: facts[f"`{name}`"] for name in fields} == {name: str(value) for name, value in fields.items()}
+    assert not [name for name in facts if "hybrid" in name or "alibi" in name]  # which nothing reads here
 
 
 def test_separators_are_readable_once_the_tokenizer_is_saved_too(save):
@@ -148,7 +156,7 @@ def test_without_a_tokenizer_the_card_has_the_ids_of_the_separators(tmp_path):
 
 def test_what_is_unknown_is_left_out(save):
     card = card_of(save())
-    assert facts_of(card).keys() == {"positional encoding", "segments", "positions inside a segment"}
+    assert facts_of(card).keys() == {"positional encoding", "segments", "`max_segment_length`"}
     assert "## Evaluation" not in card
     assert ModelCard(card).data.eval_results is None
     assert "None" not in card

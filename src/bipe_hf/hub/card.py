@@ -8,7 +8,13 @@ from typing import Any
 from huggingface_hub import EvalResult
 from tokenizers import Tokenizer
 
-from ..model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig
+from ..model.configuration_bipe import (
+    BipeConfigMixin,
+    BipeGPTNeoXConfig,
+    BipeLlamaConfig,
+    own_fields,
+    why_unread,
+)
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
 from .records import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
@@ -109,19 +115,18 @@ def _read_config(folder: Path) -> BipeConfigMixin | None:
 
 
 def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
-    """What the configuration says."""
+    """What the configuration says: the encoding, the segments, and each field that they read, by its name."""
     facts = {"positional encoding": config.encoding_label, "segments": _segments(folder, config)}
-    if config.segmentation != "tokens" and config.intra_encoding != "none":
-        facts["positions inside a segment"] = f"{config.intra_encoding}, {config.max_segment_length} of them"
-    if config.inter_encoding == "alibi" and config.segmentation != "document":
-        facts["factor on the ALiBi slopes"] = f"{config.alibi_slope_scale:g}"
-    if config.inter_encoding == "hybrid":
-        has_segments = config.segmentation != "document"
-        turning = "by segment" if config.hybrid_slow_pairs == "segments" and has_segments else "not at all"
-        facts["rotary pairs"] = f"up to {config.hybrid_max_period:g} tokens a turn by token, slower ones {turning}"
-        if has_segments:
-            facts["factor on the ALiBi slopes"] = f"{config.hybrid_alibi_scale:g}"
-            facts["power of the ALiBi slopes"] = f"{config.hybrid_alibi_power:g}"
+    given = config.to_dict()
+    for name, own in own_fields().items():
+        readers = own.metadata["read_by"]
+        is_told = (own.metadata["choices"] is not None and not readers) or "segmentation" in readers
+        # One segment has no index, and one token no place in it: what reads them then reads nothing.
+        is_idle = (
+            config.segmentation == "document" and config.inter_encoding != "hybrid" and "inter_encoding" in readers
+        ) or (config.segmentation == "tokens" and "intra_encoding" in readers)
+        if not (is_told or is_idle or given[name] is None or why_unread(name, given)):
+            facts[f"`{name}`"] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
     return facts
 
 
