@@ -654,7 +654,7 @@ def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
         ({"intra_init": "ones"}, "intra_init must be one of zeros, normal, got 'ones'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
         ({"inter_encoding": "alibi", "alibi_slope_scale": 0}, "alibi_slope_scale must lie between"),
-        ({"separators": "words"}, "separators: segmentation='words' is not accepted; give one of 'sentences'"),
+        ({"separators": "words"}, "separators: 'words' is not accepted; give one of 'sentences'"),
         ({"separators": [288]}, "separators: .*288 is out of range"),
         ({"separators": []}, r"separators: \[\] names no token"),
         (

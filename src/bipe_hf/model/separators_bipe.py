@@ -85,13 +85,13 @@ def find_separators(tokenizer: TokenizersBackend, separators: str | Sequence[int
         found = {token_id: backend.id_to_token(token_id) for token_id in _AUTHORS_TOKENS}
         if found != _AUTHORS_TOKENS:
             raise InputError(
-                f"separators='authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
+                f"separators: 'authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
                 f" {found}."
             )
         return list(_AUTHORS_TOKENS)
     if not isinstance(separators, str) or separators not in _PRESET_PATTERNS:
         raise InputError(
-            f"separators={separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
+            f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
             " of token ids and strings."
         )
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}

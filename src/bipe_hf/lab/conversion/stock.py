@@ -233,10 +233,7 @@ def _separate(
     """Sets the separators in `config`, and returns the tokenizer with segments, where there is one."""
     texts = {}
     if tokenizer is not None:
-        try:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
-        except InputError as error:
-            raise InputError(f"separators: {error}") from error
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
         config.separator_token_ids = tokenizer.separator_token_ids
         texts = {token_id: f" {tokenizer.decode([token_id])!r}" for token_id in config.separator_token_ids}
     elif isinstance(separators, str) or any(isinstance(item, str) for item in separators):

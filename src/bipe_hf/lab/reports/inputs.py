@@ -61,7 +61,7 @@ def open_segmenter(
         try:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, "sentences" if separators is None else separators)
         except InputError as error:
-            raise InputError(f"tokenizer {source}, separators: {error}") from error
+            raise InputError(f"tokenizer {source}, {error}") from error
     if config is not None and is_bipe(config):
         fields.setdefault("max_segment_length", config.max_segment_length)
     vocabulary = max(tokenizer.get_vocab().values()) + 1

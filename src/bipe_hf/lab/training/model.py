@@ -132,10 +132,7 @@ def fit_tokenizer(
     if ends_segments_at_separators(config):
         inherited = None if model_args.initial_model is None else config.separator_token_ids
         separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
-        try:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
-        except InputError as error:
-            raise InputError(f"separators: {error}") from error
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
         config.separator_token_ids = tokenizer.separator_token_ids
         check_use_of_segments(config, model_args, data_args)  # the list of separators may be empty
         return tokenizer
