@@ -12,7 +12,9 @@ from .errors_bipe import InputError
 
 
 class BiasColumns(NamedTuple):
-    """Columns put in front of queries and keys, whose products add up to the bias of the attention logits."""
+    """Columns put in front of queries and keys, whose products add up to the bias of the attention logits: low-rank
+    factors of that bias, which is never made as a matrix.
+    """
 
     query: torch.Tensor
     """Of shape `(batch, heads, length, columns)`."""

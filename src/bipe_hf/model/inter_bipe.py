@@ -152,7 +152,7 @@ class HybridInterEncoding(InterEncoding):
     segments, whose slopes `hybrid_alibi_power` can bring closer together.
 
     After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
-    position. A pair is fast if one turn of it takes at most `hybrid_max_period` tokens: those pairs have seen whole
+    position. A pair is fast if its wavelength is at most `hybrid_max_period` tokens: those pairs have seen whole
     turns in training, so no token index brings an angle that is new to them.
     """
 
