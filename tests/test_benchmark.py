@@ -51,9 +51,7 @@ def fake_measure(monkeypatch):
     return asked
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The peer
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inter_encoding", ["rope", "alibi"])
@@ -78,9 +76,7 @@ def test_the_authors_way_computes_the_same(inter_encoding):
     torch.testing.assert_close(authors.loss(ids), ours(ids, labels=ids).loss)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Measuring
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -198,9 +194,7 @@ def test_peak_memory_is_the_most_at_a_time():
         assert peak == pytest.approx(mebibytes * 2**20, rel=0.1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The command
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_measures_in_processes_of_their_own(tmp_path, capsys):
@@ -381,9 +375,7 @@ def test_what_is_unknown_is_refused_with_what_is_accepted(fake_measure, capsys, 
     assert not fake_measure
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The table
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_table_marks_ratios_over_their_limit():

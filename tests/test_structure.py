@@ -1,6 +1,7 @@
 """Where things stand: imports go one way, no circle, and importing the model brings nothing of the lab."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,13 @@ def test_no_test_imports_another_test():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
             assert not any(name.split(".")[-1].startswith("test_") or name == "conftest" for name in names), file
+
+
+def test_no_comment_is_a_rule():
+    """Comments say why; a line of dashes says nothing."""
+    for folder in ("src", "tests", "scripts"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if "golden_0.1" in file.parts:  # as it was released
+                continue
+            for line in file.read_text(encoding="utf-8").splitlines():
+                assert not re.match(r"\s*# ?[-=#]{5,}", line), f"{file}: {line}"

@@ -35,7 +35,7 @@ def raising(error):
     return run
 
 
-# ------------------------------------------------------------------------------------------ dispatch
+# Dispatch
 
 
 def test_help_shows_every_command(capsys):
@@ -117,7 +117,7 @@ def test_interrupted_pretraining_says_how_to_resume(tmp_path, monkeypatch, capsy
     assert "resumes from the last checkpoint in here" in captured
 
 
-# ------------------------------------------------------------------------------------------ settings of pretrain
+# Settings of pretrain
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_pretrain_trains_from_the_command_line(tmp_path, config, monkeypatch, ca
     assert main(["generate", str(tmp_path / "run"), "It ran", "--max-new-tokens", "1", "--device", "cpu"]) == 0
 
 
-# ------------------------------------------------------------------------------------------ generate
+# Generate
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_generate_works_with_any_model(tmp_path, capsys):
     assert run_generate(capsys, str(tmp_path), "the cat", "--max-new-tokens", "2").startswith("the cat")
 
 
-# ------------------------------------------------------------------------------------------ convert
+# Convert
 
 
 def test_convert_passes_its_arguments_on_and_prints_the_report(monkeypatch, capsys):

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments: Any) -> None:
         pass
 
-    # ------------------------------------------------------------------------------------------ HTTP
+    # HTTP
 
     def _find_route(self, path: str) -> tuple[Callable, dict[str, str]]:
         for method, pattern, function in _ROUTES:
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.cut is not None:
                 raise _CutError
 
-    # ------------------------------------------------------------------------------------------ who may what
+    # Who may what
 
     def _user(self) -> str | None:
         """None without a token; a wrong one is refused everywhere, as on the Hub."""
@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return commit
 
-    # ------------------------------------------------------------------------------------------ writing
+    # Writing
 
     @_route("GET", "/api/whoami-v2")
     def whoami(self) -> None:
@@ -333,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif key != "header":
             raise _HubError(400, f"unknown operation {key}")
 
-    # ------------------------------------------------------------------------------------------ reading
+    # Reading
 
     @_route("GET", "/api/models/:repo")
     @_route("GET", "/api/models/:repo/revision/:revision")

@@ -125,9 +125,7 @@ def assert_same_training(run: Path, other: Path, tolerance: float = TOLERANCE):
         torch.testing.assert_close(weight, theirs[name], atol=tolerance, rtol=0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The files
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def launch_arguments(path: Path) -> argparse.Namespace:
@@ -191,9 +189,7 @@ def test_deepspeed_that_is_not_installed_is_named(monkeypatch):
         launch.launch_command(launch.launch_command_parser().parse_args(words))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Runs
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("config", ["ddp", "fsdp2"])
@@ -251,9 +247,7 @@ def test_checkpoints_in_parts_are_refused():
         set_up_sharding(plugin)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What takes longer
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def unfinished(run: Path, *checkpoints: str) -> Path:

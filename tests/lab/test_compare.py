@@ -160,7 +160,7 @@ def error_line(capsys) -> str:
     return captured
 
 
-# ------------------------------------------------------------------------------------------ what is done
+# What is done
 
 
 def test_every_entry_seed_and_length_is_measured_as_evaluate_does(here):
@@ -355,7 +355,7 @@ def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch, capsys):
     assert Path("runs/compare/tiny/accuracy.png").is_file()
 
 
-# ------------------------------------------------------------------------------------------ what is refused
+# What is refused
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_folder_that_holds_no_run_is_refused(empty, capsys):
     assert "rope-seed1 is not empty and holds no training run" in error_line(capsys)
 
 
-# ------------------------------------------------------------------------------------------ what is shown
+# What is shown
 
 
 def row(entry: str, seed: int, size: int, value: float, train_length: int = 16) -> Row:

@@ -114,7 +114,7 @@ def assert_same_weights(family, stock, output):
         assert torch.equal(actual[key], value), key
 
 
-# ------------------------------------------------------------------------------------------ weights
+# Weights
 
 
 @every_family
@@ -255,7 +255,7 @@ def test_files_of_older_versions_are_read(checkpoint, output, family, tokenizer)
     assert left_out == {*buffers, prefix + "rotary_emb.inv_freq"}
 
 
-# ------------------------------------------------------------------------------------------ what the model computes
+# What the model computes
 
 
 @every_family
@@ -295,7 +295,7 @@ def test_normal_table_has_the_deviation_of_the_checkpoint_and_is_the_same_each_t
     assert abs(tables[0].std() - 0.3) < 0.01
 
 
-# ------------------------------------------------------------------------------------------ configuration and report
+# Configuration and report
 
 
 @every_family
@@ -406,7 +406,7 @@ def test_generation_settings_in_an_old_configuration_come_along(checkpoint, outp
     assert (generation.max_length, generation.eos_token_id) == (33, 0)
 
 
-# ------------------------------------------------------------------------------------------ tokenizer
+# Tokenizer
 
 
 @every_family
@@ -466,7 +466,7 @@ def test_token_ids_are_enough_without_a_tokenizer(checkpoint, output, family):
     assert not (output / "tokenizer.json").exists()
 
 
-# ------------------------------------------------------------------------------------------ training on
+# Training on
 
 
 @every_family
@@ -527,7 +527,7 @@ def test_command_converts_and_prints_the_report(checkpoint, output, capsys, fami
     assert AutoTokenizer.from_pretrained(output).separators == "lines"
 
 
-# ------------------------------------------------------------------------------------------ what is refused
+# What is refused
 
 
 def refused(stock, output, message, error=ValueError, **settings):
@@ -751,7 +751,7 @@ def test_checkpoint_is_not_written_over(checkpoint):
     assert {path.name: path.read_bytes() for path in stock.iterdir()} == before
 
 
-# ------------------------------------------------------------------------------------------ the Hub
+# The Hub
 
 
 @pytest.fixture

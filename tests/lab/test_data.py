@@ -70,7 +70,7 @@ def names(splits) -> dict[str, list[str]]:
     return {split: [row["name"] for row in documents] for split, documents in splits.items()}
 
 
-# --------------------------------------------------------------------------------------- embedded corpus
+# Embedded corpus
 
 
 def test_the_embedded_corpus_is_the_documentation_and_the_sources_of_this_python():
@@ -102,7 +102,7 @@ def test_a_python_without_documentation_or_sources_is_an_error(monkeypatch, tmp_
         load_documents("python")
 
 
-# ------------------------------------------------------------------------------------------------- split
+# Split
 
 
 def test_every_document_is_in_exactly_one_split(tmp_path):
@@ -148,7 +148,7 @@ def test_a_validation_fraction_outside_0_and_1_is_an_error(fraction):
         load_documents("python", validation_fraction=fraction)
 
 
-# --------------------------------------------------------------------------------------- files and folders
+# Files and folders
 
 
 def test_a_text_file_is_cut_at_a_blank_line(tmp_path):
@@ -276,7 +276,7 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
         load_documents(str(tmp_path))
 
 
-# --------------------------------------------------------------------------------------------------- Hub
+# Hub
 
 
 @pytest.mark.parametrize(("source", "call"), [("wiki", ("wiki", None)), ("me/wiki-2:raw_v1", ("me/wiki-2", "raw_v1"))])
@@ -298,7 +298,7 @@ def test_a_data_set_that_the_hub_does_not_give_is_named():
         load_documents("nobody/nothing")
 
 
-# --------------------------------------------------------------------------------------------- tokenizer
+# Tokenizer
 
 
 @settings(deadline=None, max_examples=200)
@@ -366,7 +366,7 @@ def test_a_tokenizer_of_a_stream_is_that_of_its_documents():
     assert cached_tokenizer(stream, 300).get_vocab() == train_tokenizer(TEXTS, 300).get_vocab()
 
 
-# --------------------------------------------------------------------------------------------- token ids
+# Token ids
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -428,7 +428,7 @@ def test_nothing_is_computed_again_even_in_another_process(cache, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == stamps
 
 
-# ------------------------------------------------------------------------------------------------ blocks
+# Blocks
 
 
 def expected_blocks(documents: list[list[int]], length: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -506,7 +506,7 @@ def test_a_corpus_shorter_than_a_block_is_an_error(streaming):
         list(make_blocks(tokenized, 6))
 
 
-# --------------------------------------------------------------------------------------------- all of it
+# All of it
 
 
 @pytest.mark.parametrize("streaming", [False, True])

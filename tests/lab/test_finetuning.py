@@ -188,7 +188,7 @@ def assert_same_weights(ours, theirs):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-# ------------------------------------------------------------------------------------------ collation
+# Collation
 
 
 def losses_alone(model, examples) -> torch.Tensor:
@@ -290,7 +290,7 @@ def test_padding_is_no_possible_answer(family, tokenizer):
     assert span_loss(outputs, labels, count).item() == pytest.approx(expected.sum().item() / 20, abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ examples
+# Examples
 
 
 def test_documents_end_with_eos_and_long_ones_become_several_examples(tokenizer):
@@ -504,7 +504,7 @@ def test_answer_that_may_be_missing_is_scored_as_missing():
     assert scores == {"exact_match": 50.0, "f1": 50.0}  # "the", and rightly none
 
 
-# ------------------------------------------------------------------------------------------ labels and losses
+# Labels and losses
 
 
 @pytest.mark.parametrize(
@@ -598,7 +598,7 @@ def test_class_weights_reach_the_loss(settings):
     assert even["metrics"]["loss"] == pytest.approx(cross_entropy(logits, labels).item(), abs=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ whole runs
+# Whole runs
 
 
 @pytest.mark.parametrize(
@@ -820,7 +820,7 @@ def test_eos_pads_where_nothing_else_does_and_the_run_says_so(settings, start, t
     assert model.config.pad_token_id == tokenizer.eos_token_id
 
 
-# ------------------------------------------------------------------------------------------ the best checkpoint
+# The best checkpoint
 
 
 BEST = {
@@ -980,7 +980,7 @@ def test_changed_rows_are_not_resumed(settings, table, tmp_path):
         finetune(ours)
 
 
-# ------------------------------------------------------------------------------------------ rows
+# Rows
 
 
 def test_rows_are_held_out_by_chance_but_the_same_each_time(table):
@@ -1000,7 +1000,7 @@ def test_validation_split_is_used_as_it_is_and_the_folder_is_left_alone(settings
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-# ------------------------------------------------------------------------------------------ bad input
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -1160,7 +1160,7 @@ def test_missing_package_names_the_extra(settings, monkeypatch):
         finetune(settings("token_classification"))
 
 
-# ------------------------------------------------------------------------------------------ the command
+# The command
 
 
 def test_command_names_the_key_that_it_does_not_know(tmp_path, capsys):

@@ -103,7 +103,7 @@ def positions_of(row):
     return positions
 
 
-# ------------------------------------------------------------------------------------------ by hand
+# By hand
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_everything_else_of_the_batch_stays_as_it_is():
     assert all(torch.equal(extended[name], batch[name]) for name in batch)
 
 
-# ------------------------------------------------------------------------------------------ properties
+# Properties
 
 
 def documents_of(row):
@@ -243,7 +243,7 @@ def test_skips_stand_at_every_border():
     assert places == {1, 3, 5, 7}
 
 
-# ------------------------------------------------------------------------------------------ in the model
+# In the model
 
 
 @pytest.mark.parametrize("fields", SEGMENTATIONS.values(), ids=SEGMENTATIONS)
@@ -285,7 +285,7 @@ def test_packed_documents_with_their_indices_equal_each_alone(model, extension_c
         start = end
 
 
-# ------------------------------------------------------------------------------------------ what draws depend on
+# What draws depend on
 
 
 def rows_of(count=12, length=20):
@@ -330,7 +330,7 @@ def test_every_pass_draws_anew_in_workers_that_outlive_it():
     assert not torch.equal(seen[0], seen[1])
 
 
-# ------------------------------------------------------------------------------------------ bad input
+# Bad input
 
 
 @every_extension
@@ -373,7 +373,7 @@ def test_a_batch_without_tokens_is_refused():
         StretchedIndices(as_given, config(), 8.0)({"inputs_embeds": torch.zeros(1, 2, 4)})
 
 
-# ------------------------------------------------------------------------------------------ pretraining
+# Pretraining
 
 
 @pytest.fixture(scope="module")
@@ -523,7 +523,7 @@ def test_bad_settings_are_refused_before_anything_is_written(base, changes, mess
     assert not Path(base["output_dir"]).exists()
 
 
-# ------------------------------------------------------------------------------------------ the measured ALiBi scale
+# The measured ALiBi scale
 
 
 def test_mean_segment_length_counted_by_hand():
@@ -564,7 +564,7 @@ def test_measured_scale_is_that_of_the_training_blocks(base, boundaries, capsys)
     assert record["config"]["alibi_slope_scale"] == "measured"
 
 
-# ------------------------------------------------------------------------------------------ scaled angles at inference
+# Scaled angles at inference
 
 THETA, FACTOR, SEEN = 100.0, 4.0, 6  # so many segments were seen in training
 

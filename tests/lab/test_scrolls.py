@@ -129,7 +129,7 @@ def error_line(capsys) -> str:
     return captured
 
 
-# ------------------------------------------------------------------------------------------ data
+# Data
 
 
 def test_inputs_come_apart_into_question_and_document():
@@ -215,7 +215,7 @@ def test_archives_come_from_the_hub(data, repository, tmp_path):
             client.close()
 
 
-# ------------------------------------------------------------------------------------------ prompts
+# Prompts
 
 
 @settings(max_examples=60, deadline=None)
@@ -323,7 +323,7 @@ def test_an_answer_begins_a_segment(tokenizer):
     assert prompt[-1] in tokenizer.separator_token_ids
 
 
-# ------------------------------------------------------------------------------------------ scores
+# Scores
 
 
 def test_f1_counts_words_that_prediction_and_best_reference_share():
@@ -362,7 +362,7 @@ def test_geometric_mean_is_that_of_the_means_over_examples():
     assert scores == {"rouge1": 100, "rouge2": 0, "rougeL": 100, "rouge_geometric_mean": 0}
 
 
-# ------------------------------------------------------------------------------------------ answers
+# Answers
 
 
 def options(start, data, tmp_path, **changes):
@@ -493,7 +493,7 @@ def test_predictions_for_other_data_are_not_added_to(start, data, tmp_path):
             answer_scrolls(**given, resume=True)
 
 
-# ------------------------------------------------------------------------------------------ whole runs
+# Whole runs
 
 
 def train(task, model, data, folder, /, **keys):
@@ -541,7 +541,7 @@ def test_one_answer_that_is_too_long_does_not_stop_a_training(start, tmp_path, c
     assert f"train: 1 of {len(rows) + 1} examples longer than max_length: the end of the" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------------------------ bad input
+# Bad input
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ HAND_WORKED = {
 }
 
 
-# ------------------------------------------------------------------------------------------ what is made
+# What is made
 
 
 def value(text: str) -> int:
@@ -165,7 +165,7 @@ def test_the_longest_example_is_stated_exactly(task, length):
     assert task.longest(1) == length
 
 
-# ------------------------------------------------------------------------------------------ what is held out
+# What is held out
 
 
 @every_task
@@ -208,7 +208,7 @@ def test_every_size_is_as_frequent(task):
     assert all(abs(each - 1000) < 4 * (4000 * 0.25 * 0.75) ** 0.5 for each in count.values())
 
 
-# ------------------------------------------------------------------------------------------ tokens, labels, segments
+# Tokens, labels, segments
 
 
 def hand_worked(task) -> Examples:
@@ -267,7 +267,7 @@ def test_what_is_no_token_of_the_task_is_refused(task):
         make_tokenizer(task)("1 + 11 =")
 
 
-# ------------------------------------------------------------------------------------------ a whole run
+# A whole run
 
 
 @pytest.fixture(scope="module")
@@ -539,7 +539,7 @@ def test_a_task_runs_with_its_configuration(task, tmp_path, capsys):
     assert f"# examples: {examples:,} ({settings['max_steps']:,} steps of" in text
 
 
-# ------------------------------------------------------------------------------------------ accuracy
+# Accuracy
 
 
 END = "<end>"

@@ -114,7 +114,7 @@ def assert_same_run(folder, other):
     assert sum("loss" in entry for entry in curves[0]) == 8
 
 
-# ------------------------------------------------------------------------------------------ a whole run
+# A whole run
 
 
 def test_output_folder_loads_with_the_auto_classes(finished_run):
@@ -340,7 +340,7 @@ def test_best_checkpoint_of_a_gpt_neox_is_saved_with_its_head(settings):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-# ------------------------------------------------------------------------------------------ interrupted runs
+# Interrupted runs
 
 
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(settings, interrupted, finished_run, capsys):
@@ -447,7 +447,7 @@ def test_intervals_may_change_on_resuming_and_then_hold(settings, interrupted):
     assert {path.name for path in interrupted.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-5", "checkpoint-8"}
 
 
-# ------------------------------------------------------------------------------------------ nothing is overwritten
+# Nothing is overwritten
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -518,7 +518,7 @@ def test_output_dir_that_is_a_file_is_refused(settings):
         pretrain(settings, overwrite=True)
 
 
-# ------------------------------------------------------------------------------------------ bad settings
+# Bad settings
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,7 @@ def continue_with(model, cache, ids, chunk_sizes):
     return torch.cat([model(chunk, past_key_values=cache).logits for chunk in chunks], dim=1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Hand-written loops
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_tiny_model_feels_every_position(model):
@@ -189,9 +187,7 @@ def test_chunks_of_a_left_padded_batch(model_of_each_backend, kind, chunk_sizes)
         assert_same(logits[i, -row.shape[0] :], logits_of(model, row[None])[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Padding and packing without a cache
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -255,9 +251,7 @@ def test_padding_inside_a_packed_document_moves_no_token(model_of_each_backend):
         assert_same(logits[:, columns], logits_of(model_of_each_backend, ids[:, columns]))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # generate
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", [5, SEPARATORS[1]], ids=["word_last", "separator_last"])
@@ -382,9 +376,7 @@ def test_assisted_generation(model, tiny_relative, draft):
     assert_generated_as_uncached(model, generate(model, REPEATING, **help_of[draft]), 15)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Caches that outlive a call
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
@@ -479,9 +471,7 @@ def test_an_offloaded_cache_fetches_the_first_layer_after_the_last(model, monkey
     assert fetched == [0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Segment ids given by the caller
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def continued(segment_ids, sequences):
@@ -590,9 +580,7 @@ def test_a_second_turn_with_segment_ids_for_all_of_it(model, chunk_size, new_tok
     assert_generated_as_uncached(model, output, 13, segment_ids=continued(segment_ids, output.sequences))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Embeddings in place of tokens
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_embeddings_with_segment_ids_equal_tokens(model):
@@ -629,9 +617,7 @@ def test_embeddings_need_no_segment_ids_where_no_separator_is_read(model, tiny_r
     assert_generated_as_uncached(model, output, 13)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Errors
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])

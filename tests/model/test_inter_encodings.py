@@ -129,7 +129,7 @@ def test_the_learnt_bias_has_the_gradient_of_its_formula(tiny_model, family, nam
         assert slope == pytest.approx((parameter.grad * direction).sum().item(), rel=5e-3)
 
 
-# ------------------------------------------------------------------------------------------- what must equal what
+# What must equal what
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -180,7 +180,7 @@ def test_which_pairs_are_fast_is_kept_when_a_cast_rounds_the_frequencies(family,
         assert loaded.bfloat16().base_model.inter_encoding.is_fast.tolist() == expected
 
 
-# ----------------------------------------------------------------------------------------- caches, padding, packing
+# Caches, padding, packing
 
 
 def test_cached_steps_equal_the_full_forward(bipe):
@@ -258,7 +258,7 @@ def test_xpos_is_refused_where_its_factors_leave_the_range(tiny_model):
         FAMILIES["llama"].causal_lm(model.config).half()(input_ids=IDS)
 
 
-# --------------------------------------------------------------------------------------------- segments of one length
+# Segments of one length
 
 
 @settings(max_examples=40, deadline=None)
@@ -290,7 +290,7 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
     assert segments.token_positions[0].tolist() == [*range(6), *range(6)]
 
 
-# ----------------------------------------------------------------------------------------------------------- settings
+# Settings
 
 
 @pytest.mark.parametrize(

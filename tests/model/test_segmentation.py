@@ -258,9 +258,7 @@ def test_results_are_long_whatever_integer_type_the_given_ids_have():
     assert {entry.dtype for entry in (segments.segment_ids, segments.intra_positions, *segments.state)} == {torch.long}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Documents
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @st.composite

@@ -87,7 +87,7 @@ def load_documents(
     return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
 
 
-# ------------------------------------------------------------------------------------------------- text
+# Text
 
 
 def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bool) -> _Documents:
@@ -168,7 +168,7 @@ def _read_files(paths: list[str], names: list[str], stamps: list[str], version: 
             yield {"text": text, "name": name}
 
 
-# ----------------------------------------------------------------------------------------------- tables
+# Tables
 
 
 def _from_tables(source: str, tables: dict[str, _Documents], text_column: str) -> dict[str, _Documents]:
