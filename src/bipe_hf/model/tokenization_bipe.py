@@ -6,10 +6,12 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
@@ -96,7 +98,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             )
         self._separators = separators
         # Sorted, so that equal tokenizers pickle alike: caches of data sets depend on it.
-        self._separator_token_ids = sorted(set(separator_token_ids))
+        self._separator_token_ids = tuple(sorted(set(separator_token_ids)))
         # What is given to the base class is what `save_pretrained` writes.
         super().__init__(*args, separators=separators, separator_token_ids=self.separator_token_ids, **kwargs)
 
@@ -246,28 +248,41 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         if not ends or ends[-1] == 0:
             return [[] for _ in sequences]
         begins = [0, *ends[:-1]]
-        input_ids = torch.tensor([list(chain.from_iterable(ids for ids, _ in sequences))])
+        input_ids = _row(ids for ids, _ in sequences)
         # What need not be looked at costs time, most of all with a short text.
         has_padding = any(0 in mask for _, mask in sequences)
         is_token = starts_document = None
         if has_padding:
-            is_token = torch.tensor([list(chain.from_iterable(mask for _, mask in sequences))], dtype=torch.bool)
+            is_token = _row(mask for _, mask in sequences).bool()
         if position_ids is not None:
-            starts_document = document_starts(torch.tensor([position_ids]), is_token)
+            starts_document = document_starts(_row([position_ids]), is_token)
         elif len(sequences) > 1:
             starts_document = torch.zeros_like(input_ids, dtype=torch.bool)
             starts_document[0, [begin for begin in begins if begin < ends[-1]]] = True
-        segmenter = Segmenter(_Separators(self._separator_token_ids))
-        segment_ids = segmenter(SegmentInputs(input_ids, is_token, starts_document)).segment_ids[0].tolist()
+        segmenter = _segmenter(self._separator_token_ids)
+        segment_ids = segmenter.segment_ids(SegmentInputs(input_ids, is_token, starts_document))[0].tolist()
+        if len(sequences) == 1:
+            return [segment_ids]
         return [segment_ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
+
+
+def _row(sequences: Iterable[Sequence[int]]) -> torch.Tensor:
+    """All sequences in one row, a `torch.LongTensor` of shape `(1, length)`. numpy reads lists faster than torch."""
+    return torch.from_numpy(np.array(list(chain.from_iterable(sequences)), dtype=np.int64)[None])
 
 
 class _Separators(NamedTuple):
     """The fields of a configuration whose segments end at separators."""
 
-    separator_token_ids: list[int]
+    separator_token_ids: tuple[int, ...]
     segmentation: str = "separators"
     fixed_segment_length: int | None = None
+
+
+@lru_cache(maxsize=16)
+def _segmenter(separator_token_ids: tuple[int, ...]) -> Segmenter:
+    """Not part of the tokenizer: caches of data sets go by how that pickles."""
+    return Segmenter(_Separators(separator_token_ids))
 
 
 def _one_of(separators: Any, segmentation: Any, default: str | None) -> Any:
