@@ -24,7 +24,7 @@ from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation import block_windows, segments_per_block
-from bipe_hf.lab.reports import open_segmenter, report_segments, segment_statistics
+from bipe_hf.lab.reports import open_segmentation, report_segments, segment_statistics
 from bipe_hf.lab.reports.histogram import draw_histogram
 from bipe_hf.lab.reports.page import render_page, split_text
 
@@ -93,7 +93,9 @@ def write(path, text):
 
 
 def page_of(text, folder, **options):
-    return Page(render_page([{"text": text, "name": "a <name>"}], open_segmenter(folder, **options), "a & b", 9, ""))
+    return Page(
+        render_page([{"text": text, "name": "a <name>"}], open_segmentation(folder, **options), "a & b", 9, "")
+    )
 
 
 def test_statistics_of_a_text_worked_out_by_hand(tmp_path, words):
@@ -153,11 +155,11 @@ def test_a_model_brings_its_own_segments(tmp_path, words, family):
     fields = {"vocab_size": 60, "separator_token_ids": [5], "max_segment_length": 3}
     config = FAMILIES[family].make_config(**fields)
     config.save_pretrained(words)
-    segmenter = open_segmenter(words)
-    assert (segmenter.config.separator_token_ids, segmenter.config.max_segment_length) == ([5], 3)
-    given = open_segmenter(words, separators=["w06"], max_segment_length=9)
+    segmentation = open_segmentation(words)
+    assert (segmentation.config.separator_token_ids, segmentation.config.max_segment_length) == ([5], 3)
+    given = open_segmentation(words, separators=["w06"], max_segment_length=9)
     assert (given.config.separator_token_ids, given.config.max_segment_length) == ([6], 9)
-    assert open_segmenter(words, separators=["w06"]).config.max_segment_length == 3
+    assert open_segmentation(words, separators=["w06"]).config.max_segment_length == 3
     FAMILIES[family].make_config(**fields, segmentation="fixed", fixed_segment_length=4).save_pretrained(words)
     text = write(tmp_path / "text.txt", random_words(9, seed=0))
     report = report_segments(text, tokenizer=words)
@@ -169,12 +171,12 @@ def test_a_plain_tokenizer_ends_segments_at_sentences_unless_told_otherwise(byte
     plain = PreTrainedTokenizerFast.from_pretrained(byte_level)
     for given, preset in ((None, "sentences"), ("lines", "lines"), ([".", "s"], [".", "s"])):
         expected = BipeTokenizer.from_tokenizer(plain, preset).separator_token_ids
-        segmenter = open_segmenter(byte_level, separators=given)
-        assert segmenter.config.separator_token_ids == sorted(expected)
-        assert segmenter.config.max_segment_length == 1024
-        assert segmenter.description == f"separators {preset}"
+        segmentation = open_segmentation(byte_level, separators=given)
+        assert segmentation.config.separator_token_ids == sorted(expected)
+        assert segmentation.config.max_segment_length == 1024
+        assert segmentation.description == f"separators {preset}"
     GPT2Config(vocab_size=300).save_pretrained(byte_level)  # a model that knows no segments
-    assert open_segmenter(byte_level).description == "separators sentences"
+    assert open_segmentation(byte_level).description == "separators sentences"
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -189,7 +191,7 @@ def test_code_that_comes_with_a_checkpoint_is_refused_without_a_question(tmp_pat
     (tmp_path / "own" / file).write_text(json.dumps(settings))
     (tmp_path / "own" / "code.py").write_text("raise SystemExit")
     with pytest.raises(ValueError, match=r"tokenizer: .*own cannot be loaded .*contains custom code"):
-        open_segmenter(str(tmp_path / "own"))
+        open_segmentation(str(tmp_path / "own"))
     assert not asked
 
 
@@ -239,7 +241,7 @@ def test_contrast_is_seven_in_light_and_dark(rule):
 @pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 24, 28)")])
 def test_a_browser_shows_the_page_as_it_is_meant(tmp_path, byte_level, scheme, background):
     """Chromium, in a window of 360 pixels; it comes with `pip install '.[browser]'`."""
-    html = render_page([{"text": HOSTILE, "name": "a"}], open_segmenter(byte_level), "x", 9, "")
+    html = render_page([{"text": HOSTILE, "name": "a"}], open_segmentation(byte_level), "x", 9, "")
     page = tmp_path / "page.html"
     page.write_bytes(html.encode())
     command = [sys.executable, str(HELPERS.joinpath("browser.py")), str(page), scheme]
@@ -278,7 +280,7 @@ def test_positions_beyond_the_table_say_what_they_are_encoded_as(byte_level):
 def test_the_page_ends_between_characters_and_says_how_much_it_shows(byte_level, limit, monkeypatch):
     monkeypatch.setattr(page_module, "PAGE_TOKENS", limit)
     documents = [{"text": "a\u65e5b", "name": "1"}, {"text": "c", "name": "2"}]  # 1 + 3 + 1 tokens, end, 1 token, end
-    html = render_page(documents, open_segmenter(byte_level), "x", 8, "")
+    html = render_page(documents, open_segmentation(byte_level), "x", 8, "")
     shown, texts = {
         1: (1, ["a"]),
         2: (1, ["a"]),

@@ -5,7 +5,7 @@ closed by the tokenizer's end-of-text token. A segment therefore runs over the b
 separator ends the first, and every document counts, those of a training split before those of a validation split.
 """
 
-from .inputs import Segmenter, open_segmenter
+from .inputs import TextSegmentation, open_segmentation
 from .run import SegmentReport, report_segments, segment_table
 from .statistics import BlockStatistics, SegmentStatistics, segment_statistics
 
@@ -14,8 +14,8 @@ __all__ = [
     "BlockStatistics",
     "SegmentReport",
     "SegmentStatistics",
-    "Segmenter",
-    "open_segmenter",
+    "TextSegmentation",
+    "open_segmentation",
     "report_segments",
     "segment_statistics",
     "segment_table",

@@ -15,7 +15,7 @@ from ..data.tables import holds_tables
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class TextSegmentation:
     """What decides where segments end: `config` is that of the model, or one made for this tokenizer."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -24,12 +24,12 @@ class Segmenter:
     """What ends a segment, in words."""
 
 
-def open_segmenter(
+def open_segmentation(
     source: str,
     separators: str | list[int | str] | None = None,
     max_segment_length: int | None = None,
     revision: str | None = None,
-) -> Segmenter:
+) -> TextSegmentation:
     """Loads a tokenizer and what ends its segments.
 
     Args:
@@ -56,7 +56,7 @@ def open_segmenter(
     if separators is None and config is not None and is_bipe(config):
         for name, value in fields.items():
             setattr(config, name, value)
-        return Segmenter(tokenizer, config, _describe(tokenizer, config))
+        return TextSegmentation(tokenizer, config, _describe(tokenizer, config))
     if separators is not None or not isinstance(tokenizer, BipeTokenizer):
         try:
             tokenizer = BipeTokenizer.from_tokenizer(tokenizer, "sentences" if separators is None else separators)
@@ -66,7 +66,7 @@ def open_segmenter(
         fields.setdefault("max_segment_length", config.max_segment_length)
     vocabulary = max(tokenizer.get_vocab().values()) + 1
     config = BipeLlamaConfig(vocab_size=vocabulary, separator_token_ids=tokenizer.separator_token_ids, **fields)
-    return Segmenter(tokenizer, config, _describe(tokenizer, config))
+    return TextSegmentation(tokenizer, config, _describe(tokenizer, config))
 
 
 def _describe(tokenizer: PreTrainedTokenizerBase, config: BipeConfigMixin) -> str:

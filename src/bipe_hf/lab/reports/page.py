@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..data.segments import segment_batch
-from .inputs import Segmenter
+from .inputs import TextSegmentation
 
 
 # Tokens on the page, end-of-text tokens included: more makes it slow to scroll and no clearer.
@@ -64,12 +64,14 @@ def split_text(text: str, offsets: Sequence[tuple[int, int]]) -> tuple[list[Piec
     return pieces, text[cursor:]
 
 
-def render_page(documents: Iterable[dict[str, str]], segmenter: Segmenter, source: str, total: int, facts: str) -> str:
+def render_page(
+    documents: Iterable[dict[str, str]], segmentation: TextSegmentation, source: str, total: int, facts: str
+) -> str:
     """The page of the first documents, up to `PAGE_TOKENS` tokens.
 
     Args:
         documents: with `text` and `name`, read until there are enough tokens.
-        segmenter: as `open_segmenter` returns it.
+        segmentation: as `open_segmentation` returns it.
         source: what the documents were read from.
         total: tokens of all documents.
         facts: a sentence on the text as a whole.
@@ -78,7 +80,7 @@ def render_page(documents: Iterable[dict[str, str]], segmenter: Segmenter, sourc
         HTML in which the elements of class `text` hold the documents: character data, with an element
         `<i data-code="...">` in place of each character that a page cannot hold.
     """
-    tokenizer = segmenter.tokenizer
+    tokenizer = segmentation.tokenizer
     ids: list[int] = []
     shown: list[tuple[str, list[Piece], str | None]] = []
     for document in documents:
@@ -103,7 +105,7 @@ def render_page(documents: Iterable[dict[str, str]], segmenter: Segmenter, sourc
         if len(ids) == PAGE_TOKENS:
             break
 
-    writer = _Writer(segmenter, ids)
+    writer = _Writer(segmentation, ids)
     body = "\n".join(writer.document(*each) for each in shown)
     extent = f"all {total:,}" if len(ids) == total else f"the first {len(ids):,} of {total:,}"
     return _PAGE.format(
@@ -114,11 +116,11 @@ def render_page(documents: Iterable[dict[str, str]], segmenter: Segmenter, sourc
 class _Writer:
     """Writes tokens in their order."""
 
-    def __init__(self, segmenter: Segmenter, ids: list[int]) -> None:
-        self.tokenizer = segmenter.tokenizer
-        self.max_segment_length = segmenter.config.max_segment_length
+    def __init__(self, segmentation: TextSegmentation, ids: list[int]) -> None:
+        self.tokenizer = segmentation.tokenizer
+        self.max_segment_length = segmentation.config.max_segment_length
         self.ids = ids
-        segments = segment_batch({"input_ids": torch.tensor([ids])}, segmenter.config)
+        segments = segment_batch({"input_ids": torch.tensor([ids])}, segmentation.config)
         self.segment_ids = segments.segment_ids[0].tolist()
         self.intra_positions = segments.intra_positions[0].tolist()
         self.at = 0

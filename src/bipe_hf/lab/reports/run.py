@@ -15,7 +15,7 @@ from ..common.figures import require_matplotlib, save_figure
 from ..common.results import check_writable, moment, write_results
 from ..common.tables import aligned, markdown
 from ..data import tokenize_documents
-from .inputs import Segmenter, open_segmenter, read_documents
+from .inputs import TextSegmentation, open_segmentation, read_documents
 from .statistics import SegmentStatistics, segment_lengths, segment_statistics
 
 
@@ -56,7 +56,7 @@ def report_segments(
     Args:
         text: what `bipe_hf.lab.data.load_documents` reads. All of it is measured: a text file as one document,
             training documents before validation documents.
-        tokenizer, separators, max_segment_length, revision: as in `open_segmenter`.
+        tokenizer, separators, max_segment_length, revision: as in `open_segmentation`.
         lengths: of the blocks in which segments are counted, distinct, in tokens.
         text_column: as in `load_documents`.
         output: folder for `FILES`: the numbers as JSON and Markdown, the histogram as PNG and SVG, and the page. None
@@ -76,21 +76,21 @@ def report_segments(
     if output is not None:
         output = Path(output)
         _check_folder(output, overwrite)
-    segmenter = open_segmenter(tokenizer, separators, max_segment_length, revision)
+    segmentation = open_segmentation(tokenizer, separators, max_segment_length, revision)
     documents = read_documents(text, text_column)
-    ids = _read_stream(documents, segmenter)
+    ids = _read_stream(documents, segmentation)
     report = SegmentReport(
         created=moment(),
         command=command,
         text=text,
         tokenizer=tokenizer if revision is None else f"{tokenizer}@{revision}",
-        segmentation=segmenter.description,
-        separator_token_ids=segmenter.config.separator_token_ids,
-        max_segment_length=segmenter.config.max_segment_length,
-        statistics=segment_statistics(ids, segmenter.config, lengths, documents=len(documents)),
+        segmentation=segmentation.description,
+        separator_token_ids=segmentation.config.separator_token_ids,
+        max_segment_length=segmentation.config.max_segment_length,
+        statistics=segment_statistics(ids, segmentation.config, lengths, documents=len(documents)),
     )
     if output is not None:
-        _write(output, report, ids, documents, segmenter)
+        _write(output, report, ids, documents, segmentation)
     return report
 
 
@@ -102,16 +102,18 @@ def _check_folder(output: Path, overwrite: bool) -> None:
     check_writable(output)
 
 
-def _read_stream(documents: Dataset, segmenter: Segmenter) -> Tensor:
+def _read_stream(documents: Dataset, segmentation: TextSegmentation) -> Tensor:
     """Token ids (long, `(tokens,)`) of all documents, each closed by the end-of-text token."""
     try:
-        tokenized = tokenize_documents(documents, segmenter.tokenizer)
+        tokenized = tokenize_documents(documents, segmentation.tokenizer)
     except InputError as error:
         raise InputError(f"tokenizer: {error}") from error
     return torch.from_numpy(np.concatenate([np.asarray(row["input_ids"], np.int64) for row in tokenized]))
 
 
-def _write(output: Path, report: SegmentReport, ids: Tensor, documents: Dataset, segmenter: Segmenter) -> None:
+def _write(
+    output: Path, report: SegmentReport, ids: Tensor, documents: Dataset, segmentation: TextSegmentation
+) -> None:
     from .histogram import draw_histogram
     from .page import render_page
 
@@ -119,14 +121,14 @@ def _write(output: Path, report: SegmentReport, ids: Tensor, documents: Dataset,
     content = "\n\n".join([f"`{report.command}`, measured {report.created}", *tables]) + "\n"
     write_results(output / "segments.json", FORMAT, report, content)
     name, statistics = os.path.basename(os.path.normpath(report.text)), report.statistics
-    lengths = segment_lengths(ids, segmenter.config)
+    lengths = segment_lengths(ids, segmentation.config)
     title = f"{name}: {len(lengths):,} segments ({report.segmentation})"
     save_figure(draw_histogram(lengths, report.max_segment_length, title), output / "segments.png")
     facts = (
         f"{statistics.segments:,} segments of {statistics.tokens_per_segment['mean']:.1f} tokens on average"
         f" ({report.segmentation})."
     )
-    page = render_page(documents, segmenter, name, len(ids), facts)
+    page = render_page(documents, segmentation, name, len(ids), facts)
     (output / "segments.html").write_bytes(page.encode())
 
 
