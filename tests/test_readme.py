@@ -17,6 +17,7 @@ from bipe_hf.lab.data import train_tokenizer
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 CAPITALS = """
@@ -151,3 +152,16 @@ def test_ratios_to_the_stock_models_are_those_of_the_committed_benchmark():
 def test_the_time_of_an_import_is_the_committed_one():
     ratio = json.loads((ROOT / "results" / "import_time.json").read_text())["ratio"]
     assert f"`import bipe_hf` takes {ratio:.2f} times as long" in README
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{each.name}" for each in DOCS)]
+)
+def test_every_path_and_link_of_a_text_is_there(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    paths = re.findall(r"`((?:tests|scripts|configs|docs|results)/[^`*<>{} ]+)`", text)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    missing += [link for link in links if link and not ((ROOT / file).parent / link).exists()]
+    assert not missing
