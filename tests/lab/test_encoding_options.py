@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from bipe_hf import BipeLlamaConfig
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
+from bipe_hf.lab.common.encoding_options import spelt_out
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.tasks.synthetic import SyntheticSettings
 from bipe_hf.lab.training import PretrainSettings, build_config, pretrain
+from bipe_hf.lab.training.arguments import check_model
+from bipe_hf.lab.training.model import build_model
 from bipe_hf.model.configuration_bipe import own_fields
 from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_separators
 from bipe_hf.model.errors_bipe import InputError
@@ -126,6 +130,52 @@ def test_a_name_that_cannot_be_had_is_one_line(tmp_path, words, message, capsys,
     Path("small.yaml").write_text("data: text.txt\nvocab_size: 258\nuse_cpu: true\nmax_steps: 1\ntrain_length: 8\n")
     assert main(["pretrain", "small.yaml", *words]) == 2
     assert message in error_line(capsys)
+
+
+@pytest.fixture
+def initial(tmp_path):
+    """A model whose table of places has 8 rows, and one of transformers' own."""
+    sizes = {"vocab_size": 270, "max_position_embeddings": 8, **SHAPE}
+    BipeLlamaForCausalLM(BipeLlamaConfig.for_encoding("learned", train_length=8, **sizes)).save_pretrained(
+        tmp_path / "learned"
+    )
+    LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "stock")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "length"), [("sinusoidal", 16), ("learned", 8), ("rope", 16)])
+def test_an_initial_model_gets_the_encoding_of_that_name(initial, name, length):
+    settings = PretrainSettings.from_dict(
+        {"initial_model": str(initial / "learned"), "encoding": name, "train_length": length}
+    )
+    check_model(settings.model)
+    config = build_config(settings.model, settings.data)
+    found = config.to_dict()
+    assert {field: found[field] for field in spelt_out(name, length, {})} == spelt_out(name, length, {})
+    assert build_model(settings.model, config).config.max_segment_length == max(8, length if name != "rope" else 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "message"),
+    [
+        ("learned", "learned", r"^encoding \(max_segment_length\): 16 rows given, but the learned table of .* has 8$"),
+        ("stock", "rope", r"^encoding \(inter_encoding, .*\): a model of type llama has its own$"),
+    ],
+)
+def test_an_encoding_that_an_initial_model_cannot_have_is_refused_by_that_name(initial, model, name, message):
+    settings = PretrainSettings.from_dict(
+        {"initial_model": str(initial / model), "encoding": name, "train_length": 16}
+    )
+    with pytest.raises(InputError, match=message):
+        check_model(settings.model)
+        build_config(settings.model, settings.data)
+
+
+@pytest.mark.parametrize("fields", [{}, {"intra_encoding": "none"}])
+def test_rows_that_nothing_of_an_initial_model_reads_are_refused(fields):
+    settings = PretrainSettings.from_dict({"initial_model": "x", "max_segment_length": 16, **fields})
+    with pytest.raises(InputError, match="max_segment_length: the weights of initial_model x decide it"):
+        check_model(settings.model)
 
 
 def test_a_run_begun_with_the_fields_is_resumed_with_the_name(tmp_path, own_datasets_cache, no_progress_bars):

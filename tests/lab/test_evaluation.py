@@ -546,7 +546,7 @@ def test_config_fields_are_set_for_the_measurement_and_named_in_the_results(tmp_
         ('{"inter_encoding": "rotary"}', "inter_encoding must be one of"),
         ('{"rope_parameters": {"rope_type": "spiral"}}', "cannot be loaded ('spiral')"),
         ('{"max_segment_length": 7}', "cannot be loaded"),
-        ("{", "is not valid JSON"),
+        ("{", "--config-fields: '{' is not valid JSON"),
         ("[1]", "is no mapping of fields"),
     ],
 )

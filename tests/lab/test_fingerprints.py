@@ -19,6 +19,8 @@ from bipe_hf.lab.common.checkpoints import open_folder
 from bipe_hf.lab.common.digests import file_digest, rows_digest
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation import Evaluation, evaluate
+from bipe_hf.lab.evaluation.results import results_of_model
+from bipe_hf.model.errors_bipe import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +169,8 @@ def test_results_of_earlier_versions_load_and_are_measured_again(folder, tmp_pat
     content["results"].append(row | {"model": "runs/gone"})
     output.write_text(json.dumps(content))
     assert len(Evaluation.load(output).results) == 2
+    with pytest.raises(InputError, match=r"tells this model by the time of its files.*; measure it again$"):
+        results_of_model(output, open_folder(folder))
     results = evaluate([folder], [16], output=output, resume=True, **options).results
     assert {each.model: each.model_fingerprint for each in results} == {
         "runs/gone": "0" * 64,

@@ -532,7 +532,7 @@ def test_output_dir_that_is_a_file_is_refused(settings):
         ),
         ({"num_attention_heads": 3}, "hidden size .16. is not a multiple"),
         ({"rope_parameters": "[1]"}, "rope_parameters: .* is no mapping"),
-        ({"rope_parameters": "{"}, "not valid JSON"),
+        ({"rope_parameters": "{"}, "rope_parameters: '{' is not valid JSON"),
         ({"train_length": 1}, "train_length: 1 tokens"),
         ({"train_length": 100_000}, "train split: .* fewer than one block"),
         ({"vocab_size": None}, "give vocab_size .* or tokenizer"),

@@ -28,7 +28,7 @@ COMMANDS = (
 
 
 # What the machine refuses: no fault of the program, whoever met it.
-REFUSALS = {
+MACHINE_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOSPC, errno.EDQUOT),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bipe-hf: interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
     except (InputError, OSError) as error:
-        if debug or not (isinstance(error, InputError) or error.errno in REFUSALS):
+        if debug or not (isinstance(error, InputError) or error.errno in MACHINE_ERRORS):
             raise
         print(f"bipe-hf: error: {_one_line(error)}", file=sys.stderr)
         return 2

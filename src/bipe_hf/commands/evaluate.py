@@ -1,7 +1,6 @@
 """`bipe-hf evaluate`: perplexity of saved models against test length, or their scores on tasks."""
 
 import argparse
-import json
 from typing import Any
 
 from ..model.errors_bipe import InputError
@@ -151,10 +150,9 @@ def _names(text: str) -> list[str]:
 
 
 def _mapping(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name}: {text!r} is not valid JSON ({error})") from error
+    from ..lab.common.messages import parsed_json
+
+    value = parsed_json(name, text)
     if not isinstance(value, dict) or not value:
         raise InputError(f"{name}: {text!r} is no mapping of fields to values in JSON")
     return value

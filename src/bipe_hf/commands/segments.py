@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     report = report_segments(
         arguments.text,
         tokenizer=arguments.tokenizer,
-        separators=parsed_json(arguments.separators),
+        separators=parsed_json("--separators", arguments.separators),
         max_segment_length=arguments.max_segment_length,
         revision=arguments.revision,
         lengths=lengths,

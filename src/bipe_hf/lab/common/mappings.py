@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from ...model.errors_bipe import InputError
-from .messages import did_you_mean
+from ...model.errors_bipe import InputError, did_you_mean
 
 
 Kind = TypeVar("Kind")

@@ -7,10 +7,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ...model.errors_bipe import InputError, did_you_mean
-
-
-__all__ = ["did_you_mean", "first_line", "parsed_json"]
+from ...model.errors_bipe import InputError
 
 
 INSTALL = "in a clone of bipe-hf: pip install '.[{extra}]'"
@@ -53,11 +50,11 @@ def check_counts(settings: dict[str, Any], keys: Iterable[str]) -> None:
             raise InputError(f"{key}: {settings[key]} given, at least 1 is needed")
 
 
-def parsed_json(value: Any) -> Any:
-    """A list or mapping that came as a flag, in JSON."""
+def parsed_json(name: str, value: Any) -> Any:
+    """A list or mapping that came as the flag of that name, in JSON; any other value as it is."""
     if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise InputError(f"{value} is not valid JSON: {error}") from error
+        raise InputError(f"{name}: {value!r} is not valid JSON ({error})") from error

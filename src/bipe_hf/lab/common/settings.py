@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Self
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from ...model.errors_bipe import InputError, InputNotFoundError
-from .messages import as_input_error, did_you_mean
+from ...model.errors_bipe import InputError, InputNotFoundError, did_you_mean
+from .messages import as_input_error
 from .yaml_file import read_yaml
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...model.errors_bipe import InputError
-from ..common.messages import did_you_mean
+from ...model.errors_bipe import InputError, did_you_mean
 from ..common.settings import RunSettings
 from ..evaluation.scoring import STRIDE
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...model.errors_bipe import InputError
-from ..common.messages import did_you_mean
+from ...model.errors_bipe import InputError, did_you_mean
 from ..common.yaml_file import read_yaml
 from .entries import Comparison, Entry, among
 from .experiments import EXPERIMENTS, Experiment
@@ -45,7 +44,7 @@ def parse_comparison(name: str, content: dict[str, Any]) -> Comparison:
     for key in ("settings", "entries", "measure"):
         _check_mapping(key, content[key])
     task = content["task"]
-    if task not in EXPERIMENTS:
+    if task not in list(EXPERIMENTS):  # equality: YAML may hold what has no hash
         raise InputError(f"task: {task!r} is none of {', '.join(EXPERIMENTS)}")
     kind = EXPERIMENTS[task]
     if content.get("reference") is not None and not kind.has_reference:
@@ -113,13 +112,13 @@ def _check_names(entries: dict[str, Entry], reference: str | None) -> None:
             raise InputError(f"entries: {slugs[entry.slug]!r} and {entry.name!r} would share the folder {entry.slug}")
         slugs[entry.slug] = entry.name
         model = entry.trained_as
-        if model is not None and model not in entries:
+        if model is not None and model not in list(entries):  # equality, as of `task`
             raise InputError(f"entry {entry.name!r}, trained_as: there is no entry {model!r}{among(model, entries)}")
         if model is not None and entries[model].trained_as is not None:
             raise InputError(f"entry {entry.name!r}, trained_as: {model!r} has no training of its own either")
     if not entries:
         raise InputError("entries: there is none")
-    if reference is not None and reference not in entries:
+    if reference is not None and reference not in list(entries):
         raise InputError(f"reference: there is no entry {reference!r}{among(reference, entries)}")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import pictures, require_matplotlib
+from ..common.files import write_whole
 from ..common.results import check_writable, read_results, results_format
 from .figures import draw_figures, figure_names
 from .plan import Comparison, parse_comparison
@@ -26,7 +27,7 @@ def open_comparison(file: str | Path) -> tuple[ComparisonResults, Comparison]:
         raise InputError(f"there are no results in {file}")
     try:
         return results, parse_comparison(Path(file).parent.name, results.config)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{file}: its config is not what is accepted now ({error})") from error
 
 
@@ -49,6 +50,6 @@ def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: boo
         if target.exists() and not overwrite:
             raise InputExistsError(f"output: {target} exists (--overwrite replaces it)")
     check_writable(folder)
-    tables.write_text(markdown_tables(results, comparison), encoding="utf-8")
+    write_whole(tables, markdown_tables(results, comparison))
     draw_figures(results, comparison, folder)
     return written

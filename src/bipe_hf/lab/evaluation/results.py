@@ -8,7 +8,7 @@ from typing import Any
 
 from ...hub.records import EVALUATION_FORMAT
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import Checkpoint
+from ..common.checkpoints import Checkpoint, is_outdated
 from ..common.results import in_words, read_results, write_results
 from ..common.tables import aligned, markdown, plain_number
 
@@ -101,9 +101,11 @@ def results_of_model(file: str | Path, model: Checkpoint) -> dict[str, Any]:
     content = Evaluation.load(file)
     results = [row for row in content.results if row.model_fingerprint == model.fingerprint]
     if not results:
+        old = any(row.model == model.given and is_outdated(row.model_fingerprint) for row in content.results)
+        reason = "; it tells this model by the time of its files, as earlier versions did" if old else ""
         raise InputError(
             f"evaluation {file}: no result in it is of {model.given} as it is now (models there: "
-            f"{', '.join(sorted({row.model for row in content.results})) or 'none'}); measure it again"
+            f"{', '.join(sorted({row.model for row in content.results})) or 'none'}){reason}; measure it again"
         )
     return {"format": EVALUATION_FORMAT, **asdict(replace(content, results=results))}
 

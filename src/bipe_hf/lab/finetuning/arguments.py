@@ -68,7 +68,7 @@ class TaskArguments:
     )
 
     def __post_init__(self) -> None:
-        self.class_weights = parsed_json(self.class_weights)
+        self.class_weights = parsed_json("class_weights", self.class_weights)
         if not isinstance(self.class_weights, dict | None) and self.class_weights != "balanced":
             raise InputError(f"class_weights: {self.class_weights!r} is neither balanced nor a mapping label: weight")
 
@@ -129,7 +129,7 @@ class RowArguments:
     )
 
     def __post_init__(self) -> None:
-        self.columns = parsed_json(self.columns)
+        self.columns = parsed_json("columns", self.columns)
         if not isinstance(self.columns, dict | None):
             raise InputError(f'columns: {self.columns!r} is no mapping such as {{"text": "review"}}')
 

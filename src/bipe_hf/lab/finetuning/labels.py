@@ -10,8 +10,7 @@ from datasets import ClassLabel, Value
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from ...model.errors_bipe import InputError
-from ..common.messages import did_you_mean
+from ...model.errors_bipe import InputError, did_you_mean
 
 
 class Labels(NamedTuple):

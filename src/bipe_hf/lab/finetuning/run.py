@@ -7,11 +7,11 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
-from ...model.errors_bipe import InputError
+from ...model.errors_bipe import InputError, did_you_mean
 from ..common.checkpoints import initial_source
 from ..common.digests import rows_digest
 from ..common.extras import require
-from ..common.messages import check_counts, did_you_mean
+from ..common.messages import check_counts
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
 from ..training.arguments import check_training

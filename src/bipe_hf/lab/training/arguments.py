@@ -8,9 +8,9 @@ from transformers import CONFIG_MAPPING, TrainingArguments
 
 from ...model.configuration_bipe import BipeConfigMixin
 from ...model.encodings_bipe import encoding_separators
-from ...model.errors_bipe import InputError
+from ...model.errors_bipe import InputError, did_you_mean
 from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
-from ..common.messages import check_counts, did_you_mean, parsed_json
+from ..common.messages import check_counts, parsed_json
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
@@ -94,7 +94,7 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
     )
 
     def __post_init__(self) -> None:
-        self.rope_parameters = parsed_json(self.rope_parameters)
+        self.rope_parameters = parsed_json("rope_parameters", self.rope_parameters)
         if not isinstance(self.rope_parameters, dict | None):
             raise InputError(
                 f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
@@ -191,7 +191,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        self.separators = parsed_json(self.separators)
+        self.separators = parsed_json("separators", self.separators)
         if self.train_length < 2:
             raise InputError(
                 f"train_length: {self.train_length} tokens leave nothing to predict, at least 2 are needed"
@@ -251,7 +251,10 @@ def check_model(model_args: ModelArguments) -> None:
         if model_args.revision is not None:
             raise InputError(f"revision: {model_args.revision!r} given, but no initial_model to have it")
     else:
-        for key in ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings", "max_segment_length"]:
+        decided = ["model_type", *sizes, "rms_norm_eps", "tie_word_embeddings"]
+        if model_args.intra_encoding not in ("learned", "sinusoidal"):  # else `build_config` looks at the table
+            decided.append("max_segment_length")
+        for key in decided:
             if settings[key] is not None:
                 raise InputError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
 

@@ -18,11 +18,15 @@ from transformers import (
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.checkpoints import ends_segments_at_separators, initial_source, load_model, load_part
+from ..common.checkpoints import ends_segments_at_separators, initial_source, is_bipe, load_model, load_part
 from ..common.messages import as_input_error
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
+
+
+# Fields that every name of an encoding stands for, beside others.
+OF_EVERY_ENCODING = {"inter_encoding", "intra_encoding", "segmentation"}
 
 
 def read_documents(data_args: DataArguments) -> DatasetDict | IterableDatasetDict:
@@ -53,8 +57,15 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         initial = load_part(AutoConfig, "initial_model", source)
         config_class = type(initial)
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
-    for name in given.keys() - defaults.keys() - config_class.attribute_map.keys():
+    unknown = given.keys() - defaults.keys() - config_class.attribute_map.keys()
+    if unknown >= OF_EVERY_ENCODING:
+        raise InputError(
+            f"encoding ({', '.join(sorted(OF_EVERY_ENCODING))}): a model of type {config_class.model_type} has its own"
+        )
+    for name in sorted(unknown):
         raise InputError(f"{name}: a model of type {config_class.model_type} has no such field")
+    if model_args.initial_model is not None:
+        _check_table(initial, model_args)
     try:
         if model_args.initial_model is None:
             if given.get("segmentation", defaults.get("segmentation")) == "separators":
@@ -68,6 +79,21 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         raise InputError(f"config of the model: {error.__cause__ or error}") from error
     check_use_of_segments(config, model_args, data_args)
     return config
+
+
+def _check_table(initial: PreTrainedConfig, model_args: ModelArguments) -> None:
+    """Refuses a table of intra positions with another number of rows than that of the initial model."""
+    rows = model_args.max_segment_length
+    if (
+        model_args.intra_encoding == "learned"
+        and is_bipe(initial)
+        and initial.intra_encoding == "learned"
+        and rows not in (None, initial.max_segment_length)
+    ):
+        raise InputError(
+            f"encoding (max_segment_length): {rows} rows given, but the learned table of initial_model"
+            f" {model_args.initial_model} has {initial.max_segment_length}"
+        )
 
 
 def check_use_of_segments(config: PreTrainedConfig, model_args: ModelArguments, data_args: DataArguments) -> None:

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from ....model.errors_bipe import InputError
-from ...common.messages import did_you_mean
+from ....model.errors_bipe import InputError, did_you_mean
 
 
 _BLANK_LINE = "\n\n"

@@ -55,7 +55,7 @@ class GeneratorArguments:
     )
 
     def __post_init__(self) -> None:
-        self.test_operators = parsed_json(self.test_operators)
+        self.test_operators = parsed_json("test_operators", self.test_operators)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class SyntheticSettings(RunSettings):
     def from_dict(cls, values: dict[str, Any]) -> Self:
         settings = super().from_dict(values)
         generator, model = settings.generator, settings.model
+        check_counts(vars(generator), ["max_operators"])
         if generator.max_operators is not None:
             if generator.test_operators is None:
                 generator = replace(generator, test_operators=list(range(1, generator.max_operators + 1)))
@@ -86,7 +87,7 @@ def check_arguments(
     find_task(generator_args.task)
     if generator_args.max_operators is None:
         raise InputError("give max_operators")
-    check_counts(vars(generator_args), ["max_operators", "test_samples"])
+    check_counts(vars(generator_args), ["test_samples"])
     check_sizes("test_operators", generator_args.test_operators)
     check_model(model_args)
     if model_args.alibi_slope_scale == MEASURED:

@@ -1,7 +1,6 @@
 """The tasks by the names that the key `task` takes."""
 
-from ....model.errors_bipe import InputError
-from ...common.messages import did_you_mean
+from ....model.errors_bipe import InputError, did_you_mean
 from .arithmetic import Arithmetic
 from .chain import Chain
 from .generator import Generator
