@@ -166,8 +166,8 @@ def test_an_encoding_that_an_initial_model_cannot_have_is_refused_by_that_name(i
     settings = PretrainSettings.from_dict(
         {"initial_model": str(initial / model), "encoding": name, "train_length": 16}
     )
+    check_model(settings.model)
     with pytest.raises(InputError, match=message):
-        check_model(settings.model)
         build_config(settings.model, settings.data)
 
 

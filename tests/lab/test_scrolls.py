@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 import re
+import shutil
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from bipe_hf.lab.finetuning.tasks import TASKS
 from bipe_hf.lab.tasks.scrolls import SCROLLS_TASKS, ScrollsEvaluation, answer_scrolls, encode_prompts, run, score
 from bipe_hf.lab.tasks.scrolls import data as scrolls_data
 from bipe_hf.lab.tasks.scrolls.data import read_split
+from bipe_hf.model.errors_bipe import InputError
 
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
@@ -471,6 +473,27 @@ def test_predictions_of_other_settings_are_not_added_to(changes, start, data, tm
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
     answer_scrolls(**given | changes, overwrite=True)
     assert ScrollsEvaluation.load(tmp_path / "out.json").settings.items() >= changes.items()
+
+
+def test_predictions_of_earlier_versions_are_not_added_to(start, data, tmp_path):
+    """Nothing says that they are of the weights as they are now."""
+    given = options(start("llama"), data, tmp_path)
+    answer_scrolls(**given)
+    content = json.loads((tmp_path / "out.json").read_text())
+    content["settings"]["model_fingerprint"] = "0" * 64
+    (tmp_path / "out.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"out\.json tells its model by the time of its files.*--overwrite"):
+        answer_scrolls(**given, resume=True)
+    with pytest.raises(InputError, match="was made with other settings: .*answer_length"):
+        answer_scrolls(**given | {"answer_length": 5}, resume=True)
+
+
+def test_a_record_of_another_program_counts_as_none(start, data, tmp_path):
+    model = shutil.copytree(start("llama"), tmp_path / "model")
+    (model / "finetuning.json").write_text(json.dumps({"task": "scrolls", "epochs": 3}))
+    with pytest.warns(UserWarning, match=r"finetuning\.json is of another program"):
+        settings = answer_scrolls(**options(str(model), data, tmp_path)).settings
+    assert settings.items() >= {"task": "qasper", "max_length": 80, "answer_length": 6}.items()
 
 
 def test_predictions_for_other_data_are_not_added_to(start, data, tmp_path):

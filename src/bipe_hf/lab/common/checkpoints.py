@@ -326,13 +326,18 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
 
 
 def _training(folder: Path) -> Training | None:
-    file = folder / "training.json"
-    record = read_record(file)
+    record = training_record(folder / "training.json")
     if record is None:
-        if file.is_file():
-            warnings.warn(f"{file} is of another program: how this model was trained is not known", stacklevel=3)
         return None
     return Training(record["train_length"], record["data"], record["config"]["validation_fraction"])
+
+
+def training_record(file: Path) -> dict[str, Any] | None:
+    """What [`read_record`] gives, with a warning where the file is of another program."""
+    record = read_record(file)
+    if record is None and file.is_file():
+        warnings.warn(f"{file} is of another program: how this model was trained is not known", stacklevel=3)
+    return record
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ....model.errors_bipe import InputError
-from ...common.checkpoints import encoding_label, open_checkpoint
+from ...common.checkpoints import encoding_label, is_outdated, open_checkpoint, training_record
 from ...common.devices import check_device, check_dtype
 from ...common.generation import write_greedily
 from ...common.messages import check_counts
@@ -234,18 +234,12 @@ def generate_answers(
 
 def _finetuned_with(folder: Path, task: str | None) -> dict[str, Any]:
     """What `bipe-hf finetune` wrote of a model that it trained for this SCROLLS task (None: for any), else nothing."""
-    file = folder / "finetuning.json"
-    if not file.is_file():
+    record = training_record(folder / "finetuning.json")
+    if record is None or record["task"] != "scrolls" or task not in (None, record["config"]["scrolls_task"]):
         return {}
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["task"] != "scrolls" or task not in (None, record["config"]["scrolls_task"]):
-            return {}
-        return {"task": record["config"]["scrolls_task"], "answer_length": record["config"]["answer_length"]} | {
-            name: record[name] for name in ("data", "max_length")
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not what `bipe-hf finetune` writes ({error!r})") from error
+    return {"task": record["config"]["scrolls_task"], "answer_length": record["config"]["answer_length"]} | {
+        name: record[name] for name in ("data", "max_length")
+    }
 
 
 def _read_examples(
@@ -281,10 +275,14 @@ def _read_examples(
 
 def _compare(output: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to add to predictions that another model made, or other settings."""
-    differences = [
-        f"{name} (there {there.get(name)}, now {now[name]})" for name in now if there.get(name) != now[name]
-    ]
-    if differences:
+    differing = [name for name in now if there.get(name) != now[name]]
+    if differing == ["model_fingerprint"] and is_outdated(there.get("model_fingerprint", "")):
+        raise InputError(
+            f"resume: {output} tells its model by the time of its files, as earlier versions did, not by its weights:"
+            " it cannot be completed (--overwrite replaces it)"
+        )
+    if differing:
+        differences = [f"{name} (there {there.get(name)}, now {now[name]})" for name in differing]
         raise InputError(
             f"resume: {output} was made with other settings: {', '.join(differences)} (--overwrite replaces it)"
         )
