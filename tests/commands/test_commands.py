@@ -150,7 +150,8 @@ def test_yaml_sets_and_flags_override(config):
         ("learning_rate: 3E-4", "learning_rate", 3e-4),
         ("warmup_steps: 1e2", "warmup_steps", 100.0),
         ("save_strategy: no", "save_strategy", "no"),  # YAML's own reading is the boolean false
-        ("tie_word_embeddings: yes", "tie_word_embeddings", True),
+        ("eval_strategy: no", "eval_strategy", None),  # the default
+        ("tie_word_embeddings: true", "tie_word_embeddings", True),
         ("max_steps: -1", "max_steps", None),  # the default
         ("tokenizer: null", "tokenizer", None),
         ("tokenizer:", "tokenizer", None),
@@ -162,6 +163,11 @@ def test_yaml_sets_and_flags_override(config):
 )
 def test_yaml_values_are_read_like_the_text_of_a_flag(config, line, key, value):
     assert given(config(line)).get(key) == value
+
+
+@pytest.mark.parametrize(("word", "value"), [("yes", True), ("true", True), ("no", False), ("0", False)])
+def test_a_boolean_flag_takes_what_flags_of_transformers_take(config, word, value):
+    assert given(config("{}"), ["--tie_word_embeddings", word])["tie_word_embeddings"] is value
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,12 @@ def test_tensorboard_is_used_where_it_is_installed(config, installed, target, mo
         ("max_steps: [1, 2]", [], "max_steps: invalid int value: '[1, 2]'"),
         ("max_steps: {a: 1}", [], "max_steps: invalid int value"),
         ("learning_rate: yes", [], "learning_rate: invalid float value: 'yes'"),
-        ("streaming: maybe", [], "streaming: Truthy value expected: got maybe"),
+        ("streaming: maybe", [], "streaming: 'maybe' given, true or false is accepted"),
+        ("bf16: yes", [], "bf16: 'yes' given, true or false is accepted"),
+        ("tie_word_embeddings: off", [], "tie_word_embeddings: 'off' given, true or false is accepted"),
+        ("greater_is_better: 1", [], "greater_is_better: 1 given, true or false is accepted"),
+        ("use_cpu: [true]", [], "use_cpu: [True] given, true or false is accepted"),
+        ("{}", ["--streaming", "maybe"], "streaming: Truthy value expected: got maybe"),
         ("document_boundaries: drop", [], "document_boundaries: invalid choice: 'drop'"),
         ("{}", ["--seed"], "seed: expected one argument"),
         ("just words", [], "expected lines of the form `key: value`"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 from ...model.errors_bipe import InputError, InputNotFoundError, did_you_mean
 from .messages import as_input_error
@@ -39,7 +40,7 @@ class RunSettings:
         """The settings of a YAML file with flags on top.
 
         A value of the file is read as the text of the flag of that name would be, so both have the same types and
-        checks.
+        checks. Of booleans a file has `true` and `false` alone, and a flag what `HfArgumentParser` takes.
 
         Args:
             config: YAML file, one flat mapping (see [`read_yaml`]). `null` stands for the default.
@@ -69,6 +70,8 @@ class RunSettings:
         for key, value in values.items():
             if key not in defaults:
                 raise InputError(f"{source}: unknown key {key!r}{did_you_mean(str(key), known)}")
+            if key in keys.booleans() and not isinstance(value, bool | None):
+                raise InputError(f"{key}: {value!r} given, true or false is accepted")
             if isinstance(value, list) and isinstance(defaults[key], list):
                 words += [f"--{key}", *map(str, value)]
             elif value is not None:
@@ -130,6 +133,10 @@ class RunSettings:
 
 
 class _Parser(HfArgumentParser):
+    def booleans(self):
+        """Keys that are a boolean and nothing else. Flags take `yes` and `no` too, files do not."""
+        return {action.dest for action in self._actions if action.type is string_to_bool}
+
     def error(self, message):
         raise InputError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))
 

@@ -17,7 +17,8 @@ def read_yaml(path: Path, merged: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping of a YAML file, on top of that of the file that its key `extends` names.
 
     Only `true` and `false` are booleans (`no`, `off` and `yes` are words), only decimal numbers are numbers (`1e-4` is
-    one; `007`, `1_000` and dates are words), `null`, `~` and nothing are null.
+    one; `007`, `1_000` and dates are words), `null`, `~` and nothing are null. So a setting that is a boolean accepts
+    `true` and `false` alone from a file; as a flag it accepts what `HfArgumentParser` does, `yes` and `no` too.
 
     Args:
         path: the file. `extends: FILE` is relative to its folder, and may go on from file to file.
