@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import sys
 import warnings
 from pathlib import Path
 
@@ -537,6 +538,16 @@ def test_config_fields_are_set_for_the_measurement_and_named_in_the_results(tmp_
     for table in (text_table([plain, stretched]), markdown_table([plain, stretched])):
         assert "yarn" in table
     assert len(evaluate([bipe], [128], data=text, output=output, resume=True, config_fields=fields).results) == 2
+
+
+def test_the_base_install_measures_prints_and_keeps_results(text, bipe, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["evaluate", bipe, "--lengths", "64,128", "--data", text, "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("evaluation.md is not written: tables need tabulate") == 1
+    assert text_table(Evaluation.load("evaluation.json").results) in printed.out
+    assert not Path("evaluation.md").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+import sys
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -473,6 +474,14 @@ def test_predictions_of_other_settings_are_not_added_to(changes, start, data, tm
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
     answer_scrolls(**given | changes, overwrite=True)
     assert ScrollsEvaluation.load(tmp_path / "out.json").settings.items() >= changes.items()
+
+
+def test_answers_are_kept_and_scored_without_what_writes_tables(start, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    evaluation = answer_scrolls(**options(start("llama"), data, tmp_path))
+    assert ScrollsEvaluation.load(tmp_path / "out.json") == evaluation
+    assert capsys.readouterr().err.count("out.md is not written: tables need tabulate") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"out.json", "out.jsonl"}
 
 
 def test_predictions_of_earlier_versions_are_not_added_to(start, data, tmp_path):

@@ -3,8 +3,9 @@
 import datetime
 import json
 import platform
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,15 +14,23 @@ from typing import Any
 import torch
 
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
-from .extras import require
+from .extras import is_installed
 from .files import write_whole
+from .messages import install_hint
 
 
-def write_results(path: Path, file_format: str, content: Any, tables: str) -> None:
-    """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all."""
+def write_results(path: Path, file_format: str, content: Any, tables: Callable[[], str]) -> None:
+    """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all.
+
+    Without tabulate, which `tables` needs, there are no tables, and those of earlier results are removed.
+    """
     text = json.dumps({"format": file_format, **asdict(content)}, indent=2, allow_nan=False)
-    for file, written in ((path, f"{text}\n"), (path.with_suffix(".md"), tables)):
-        write_whole(file, written)
+    write_whole(path, f"{text}\n")
+    beside = path.with_suffix(".md")
+    if is_installed("tabulate"):
+        write_whole(beside, tables())
+    else:
+        beside.unlink(missing_ok=True)
 
 
 def read_results(path: str | Path, file_format: str, kind: type, row: type, command: str = "evaluate") -> Any:
@@ -82,7 +91,7 @@ def in_words(environment: dict[str, str]) -> str:
 
 
 def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[str] = (".md",)) -> None:
-    """Raise `ValueError` or `FileExistsError` unless results may be written to this file.
+    """Raise `ValueError` or `FileExistsError` unless results may be written to this file; says if tables cannot.
 
     Args:
         output: `.json` file.
@@ -103,11 +112,16 @@ def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[s
                 " replaces it)"
             )
     check_writable(output.parent)
+    if not is_installed("tabulate"):
+        print(
+            f"{output.with_suffix('.md')} is not written: tables need tabulate, which is not installed;"
+            f" {install_hint('lab')}",
+            file=sys.stderr,
+        )
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `ValueError` unless `folder` is there, or can be made, and files with tables can be written in it."""
-    require("tabulate", "lab", "output")
+    """Raise `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

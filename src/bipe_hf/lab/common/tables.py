@@ -2,6 +2,13 @@
 
 from collections.abc import Sequence
 
+from .extras import require
+
+
+def require_tabulate(command: str) -> None:
+    """A `ValueError` that names `command` and the extra to install, where there is no tabulate."""
+    require("tabulate", "lab", command)
+
 
 def plain_number(value: float) -> str:
     """Two decimals below a thousand, whole numbers below a million, then three significant digits."""

@@ -6,6 +6,7 @@ from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import pictures, require_matplotlib
 from ..common.files import write_whole
 from ..common.results import check_writable, read_results, results_format
+from ..common.tables import require_tabulate
 from .figures import draw_figures, figure_names
 from .plan import Comparison, parse_comparison
 from .results import FORMAT, ComparisonResults, Row
@@ -42,6 +43,7 @@ def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: boo
     Returns the paths. Raises `FileExistsError`, and what [`open_comparison`] raises.
     """
     require_matplotlib("plot")
+    require_tabulate("plot")
     folder = Path(file).parent if output is None else Path(output)
     results, comparison = open_comparison(file)
     tables = folder / Path(file).with_suffix(".md").name

@@ -67,7 +67,7 @@ class ComparisonResults:
 
     def save(self, folder: Path, tables: str) -> None:
         """Writes `comparison.json` and `comparison.md`, each replaced as a whole or not at all."""
-        write_results(results_file(folder), FORMAT, self, tables)
+        write_results(results_file(folder), FORMAT, self, lambda: tables)
 
     def add(self, entry: str, seed: int, size: int, value: float, fingerprint: str, measured: Any) -> None:
         """Keeps a row of what was `measured`, a mapping or a dataclass, in the call that has begun last."""

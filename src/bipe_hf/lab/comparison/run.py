@@ -18,6 +18,7 @@ from ..common.messages import first_line
 from ..common.results import describe_environment
 from ..common.run_folder import differing_settings, read_stored_settings
 from ..common.settings import RunSettings
+from ..common.tables import require_tabulate
 from .entries import Comparison, Entry
 from .experiments import EXPERIMENTS, Experiment
 from .figures import draw_figures
@@ -81,6 +82,7 @@ def compare(
     if only and overwrite:
         raise InputError("only and overwrite exclude each other: overwrite drops the results of all entries")
     require_matplotlib("compare")
+    require_tabulate("compare")
     output = comparison.folder if output is None else Path(output)
     chosen = comparison.chosen(only)
     experiment = EXPERIMENTS[comparison.task](comparison)

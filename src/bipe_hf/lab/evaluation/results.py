@@ -80,7 +80,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
-        write_results(path, EVALUATION_FORMAT, self, f"{self.summary()}\n\n{markdown_table(self.results)}")
+        write_results(path, EVALUATION_FORMAT, self, lambda: f"{self.summary()}\n\n{markdown_table(self.results)}")
 
     def summary(self) -> str:
         """One line that says what was read with which command."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import require_matplotlib, save_figure
 from ..common.results import check_writable, moment, write_results
-from ..common.tables import aligned, markdown
+from ..common.tables import aligned, markdown, require_tabulate
 from ..data import tokenize_documents
 from .inputs import TextSegmentation, open_segmentation, read_documents
 from .statistics import SegmentStatistics, segment_lengths, segment_statistics
@@ -96,6 +96,7 @@ def report_segments(
 
 def _check_folder(output: Path, overwrite: bool) -> None:
     require_matplotlib("output")
+    require_tabulate("output")
     for file in FILES:
         if (output / file).exists() and not overwrite:
             raise InputExistsError(f"output: {output / file} exists (--overwrite replaces it)")
@@ -119,7 +120,7 @@ def _write(
 
     tables = [f"{title}:\n\n{markdown(rows)}" for title, rows in _tables(report)]
     content = "\n\n".join([f"`{report.command}`, measured {report.created}", *tables]) + "\n"
-    write_results(output / "segments.json", FORMAT, report, content)
+    write_results(output / "segments.json", FORMAT, report, lambda: content)
     name, statistics = os.path.basename(os.path.normpath(report.text)), report.statistics
     lengths = segment_lengths(ids, segmentation.config)
     title = f"{name}: {len(lengths):,} segments ({report.segmentation})"

@@ -29,7 +29,7 @@ class TaskEvaluation:
         summary = f"`{self.command}`: {harness}, measured {self.created} with {in_words(self.environment)}"
         for name, settings in self.settings.get("metadata", {}).items():
             summary += f"\n\n{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
-        write_results(path, FORMAT, self, "\n\n".join([summary, *map(markdown, _tables(self.results))]) + "\n")
+        write_results(path, FORMAT, self, lambda: "\n\n".join([summary, *map(markdown, _tables(self.results))]) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "TaskEvaluation":

@@ -59,9 +59,8 @@ class ScrollsEvaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
-        table = markdown(_table(self.results))
         summary = f"`{self.command}`, begun {self.created} with {in_words(self.environment)}"
-        write_results(path, FORMAT, self, f"{summary}\n\n{table}\n")
+        write_results(path, FORMAT, self, lambda: f"{summary}\n\n{markdown(_table(self.results))}\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "ScrollsEvaluation":
