@@ -16,6 +16,8 @@ from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import open_checkpoint
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation import Evaluation
+from bipe_hf.lab.reports.inputs import open_segmentation
+from bipe_hf.lab.training import pretrain
 from bipe_hf.model.errors_bipe import InputError, InputNotFoundError
 
 
@@ -192,6 +194,30 @@ def test_without_a_connection_only_what_is_in_the_cache_is_found(monkeypatch, tm
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", tmp_path)
     with pytest.raises(InputNotFoundError, match="HF_HUB_OFFLINE is set, and it is not in the cache"):
         open_checkpoint("alice/model")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("alice/model", "cannot be downloaded from the Hub (HF_HUB_OFFLINE is set, and it is not in the cache)"),
+        ("a/b/c", "is no name on the Hub (owner/name)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "read"),
+    [
+        ("tokenizer", lambda source: open_segmentation(source)),
+        ("initial_model", lambda source: pretrain({"initial_model": source, "report_to": "none"})),
+    ],
+    ids=["tokenizer", "initial_model"],
+)
+def test_every_name_on_the_hub_is_refused_for_the_same_reason(monkeypatch, tmp_path, key, read, source, reason):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", tmp_path)
+    message = re.escape(f"{key}: {source} cannot be loaded (there is no such folder, and it {reason})")
+    with pytest.raises(InputNotFoundError, match=f"^{message}$"):
+        read(source)
+    with pytest.raises(InputNotFoundError, match=re.escape(f"it {reason}")):
+        open_checkpoint(source)
 
 
 def test_only_what_is_on_the_hub_has_a_revision(pushed):

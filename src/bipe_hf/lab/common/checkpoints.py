@@ -44,7 +44,8 @@ from .messages import as_input_error, first_line
 
 
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
-HUB_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors")
+HUB_PARTS = ("*.json", "*.jinja", "*.model", "*.txt")
+HUB_FILES = (*HUB_PARTS, "model*.safetensors")
 HUB_PICKLES = ("pytorch_model*.bin",)
 # Each as one file, or in shards that an index names; the first one that is there is what transformers loads.
 WEIGHTS = (
@@ -187,21 +188,26 @@ def checkpoint_folder(source: str | Path, revision: str | None = None, what: str
     if folder is not None:
         return folder.resolve()
     try:
+        folder = _download(source, revision, HUB_FILES)
+        if not any(folder.glob("model*.safetensors")):
+            _download(source, folder.name, HUB_PICKLES)
+    except InputNotFoundError as error:
+        raise InputNotFoundError(f"{what} {source}: {error}") from error
+    return folder.resolve()
+
+
+def _download(source: str | Path, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The folder with the files of these names in the repository. Raises `InputNotFoundError`, which only says why."""
+    try:
         validate_repo_id(str(source))
     except HFValidationError as error:
-        raise InputNotFoundError(
-            f"{what} {source}: there is no such folder, and it is no name on the Hub (owner/name)"
-        ) from error
+        raise InputNotFoundError("there is no such folder, and it is no name on the Hub (owner/name)") from error
     try:
-        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=HUB_FILES))
-        if not any(folder.glob("model*.safetensors")):
-            snapshot_download(str(source), revision=folder.name, allow_patterns=HUB_PICKLES)
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise InputNotFoundError(
-            f"{what} {source}: there is no such folder, and it cannot be downloaded from the Hub"
-            f" ({_why(error, source, revision)})"
+            f"there is no such folder, and it cannot be downloaded from the Hub ({_why(error, source, revision)})"
         ) from error
-    return folder.resolve()
 
 
 def initial_source(initial_model: str, revision: str | None) -> str | Path:
@@ -350,11 +356,16 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def load_part(auto_class: type, key: str, source: str | Path, revision: str | None = None) -> Any:
-    """`auto_class.from_pretrained(source)` of a config or tokenizer, whose errors name the key it was given for."""
+    """A config or tokenizer, by its Auto class, in a folder or on the Hub; errors name the key it was given for."""
     folder = local_folder(source, revision, key)
+    if folder is None:
+        try:
+            folder = _download(source, revision, HUB_PARTS)
+        except InputNotFoundError as error:
+            raise InputNotFoundError(f"{key}: {source} cannot be loaded ({error})") from error
     with as_input_error(f"{key}: {source} cannot be loaded"):
         # Without a word on remote code there would be a question on the terminal.
-        return auto_class.from_pretrained(folder or source, revision=revision, trust_remote_code=False)
+        return auto_class.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_model(
