@@ -76,8 +76,13 @@ def test_every_extra_that_is_named_exists():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in where
     ]
-    named += re.findall(r"pip install '\.\[([\w-]+)\]'", (ROOT / "README.md").read_text())
-    assert {"lab", "finetune"} <= set(named) <= set(EXTRAS)
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "scripts").rglob("*.py")]
+    lines = re.findall(r"pip install[^`\n]*\[[^`\n]*", "\n".join(file.read_text(encoding="utf-8") for file in files))
+    groups = [re.search(r"(?:^| )'\.\[([\w,-]+)\]'", line) for line in lines]
+    assert all(groups), lines
+    in_text = [extra for group in groups for extra in group[1].split(",")]
+    assert "lab" in in_text
+    assert {"lab", "finetune"} <= {*named, *in_text} <= set(EXTRAS)
     assert install_hint("lab").endswith("pip install '.[lab]'")
 
 

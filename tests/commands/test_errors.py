@@ -84,6 +84,8 @@ def test_bad_input_is_one_line_and_status_2(capsys):
 def test_bad_input_shows_its_traceback_on_request(monkeypatch):
     with pytest.raises(InputError):
         main(["--debug", "generate", "no/such/folder", "Once"])
+    with pytest.raises(InputError):
+        main(["generate", "no/such/folder", "Once", "--debug"])
     monkeypatch.setenv("BIPE_HF_DEBUG", "1")
     with pytest.raises(InputError):
         generate("no/such/folder")

@@ -10,6 +10,8 @@ from bipe_hf.commands import main
 from bipe_hf.lab.comparison import markdown_tables
 from bipe_hf.lab.comparison.redraw import open_comparison, redraw
 from bipe_hf.lab.evaluation import Evaluation, markdown_table
+from bipe_hf.lab.tasks.evaluation import TaskEvaluation
+from bipe_hf.lab.tasks.results import TaskResult
 
 
 COMPARISONS = sorted(ROOT.glob("results/*/comparison.json"))
@@ -61,6 +63,55 @@ def test_figures_go_beside_the_results_and_replace_others_only_when_asked(copy, 
     assert main(["plot", str(copy), "--overwrite"]) == 0
     assert str(copy.with_suffix(".md")) in capsys.readouterr().out
     assert "<svg" in picture.read_text()
+
+
+def task_results(file: Path, *requests: str) -> Path:
+    """Two models on each of these tasks."""
+    rows = [
+        TaskResult(
+            model=f"runs/{name}",
+            name=name,
+            encoding="RoPE",
+            train_length=64,
+            request=request,
+            task=request,
+            metric="found",
+            filter="none",
+            value=0.5,
+            stderr=None,
+            samples=2,
+            num_fewshot=0,
+            max_length=None,
+            seconds=1.0,
+            model_fingerprint="sha256:0",
+            part={"length": 64, "depth": 0.5} if request == "bipe_passkey" else {},
+        )
+        for name in ("one", "two")
+        for request in requests
+    ]
+    TaskEvaluation("now", "bipe-hf evaluate", {}, {"lm_eval": "0.4"}, rows).save(file)
+    return file
+
+
+def test_tasks_that_have_a_figure_are_drawn_again(tmp_path, capsys):
+    file = task_results(tmp_path / "tasks.json", "bipe_passkey", "arc_easy")
+    assert main(["plot", str(file)]) == 0
+    drawn = {f"tasks-passkey-{name}.{kind}" for name in ("one", "two") for kind in ("png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == {"tasks.json", "tasks.md", *drawn}
+    assert main(["plot", str(file)]) == 2
+    assert "tasks-passkey-one.png exists (--overwrite replaces it)" in capsys.readouterr().err
+    assert main(["plot", str(file), "--overwrite"]) == 0
+
+
+def test_tasks_without_a_figure_say_what_they_are(tmp_path, capsys):
+    file = task_results(tmp_path / "tasks.json", "arc_easy", "hellaswag")
+    assert main(["plot", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"bipe-hf: error: {file} has results of tasks (arc_easy, hellaswag), and only bipe_passkey, "
+    )
+    assert main(["plot", str(file), str(ROOT / "results/demo/evaluation.json")]) == 2
+    assert f"{file} is a measurement of tasks, which is drawn alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

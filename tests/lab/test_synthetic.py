@@ -688,6 +688,9 @@ def test_models_share_a_figure_and_a_size_can_be_added(chain_run, tmp_path, monk
     assert sorted(file.name for file in tmp_path.glob("out*")) == [
         "out-chain.png", "out-chain.svg", "out.json", "out.md"
     ]  # fmt: skip
+    assert main(["plot", str(tmp_path / "out.json"), "--output", str(tmp_path / "again")]) == 0
+    assert sorted(file.name for file in (tmp_path / "again").iterdir()) == ["out-chain.png", "out-chain.svg"]
+    assert (tmp_path / "again/out-chain.svg").read_bytes() == (tmp_path / "out-chain.svg").read_bytes()
     (axes,) = drawn[-1].axes
     right = {
         (row.name, row.part["operators"]): 100 * row.value for row in evaluation.results if row.metric == "accuracy"

@@ -34,6 +34,7 @@ MACHINE_ERRORS = {
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 DEBUG = "BIPE_HF_DEBUG"
+DEBUG_HELP = f"show the traceback of every error (before pretrain, finetune and synthetic, or set {DEBUG})"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         argv: the words after `bipe-hf`; `None` takes them from the process.
 
     Returns:
-        Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr (with `--debug`, or the
-        environment variable `BIPE_HF_DEBUG`, its traceback); 130 after Ctrl-C. `argparse` itself leaves with
-        `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no comment on the input is a defect
-        of the program and keeps its traceback.
+        Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr (with `bipe-hf --debug
+        COMMAND`, or the environment variable `BIPE_HF_DEBUG`, its traceback); 130 after Ctrl-C. `argparse` itself
+        leaves with `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no comment on the input
+        is a defect of the program and keeps its traceback.
     """
     debug = bool(os.environ.get(DEBUG))
     try:
@@ -72,7 +73,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bipe-hf {importlib.metadata.version('bipe-hf')}")
-    parser.add_argument("--debug", action="store_true", help=f"show the traceback of every error (or set {DEBUG})")
+    parser.add_argument("--debug", action="store_true", help=DEBUG_HELP)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         command = importlib.import_module(f"{__name__}.{name}")
@@ -82,6 +83,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         subparser.set_defaults(run=command.run)
         if name == chosen:  # the arguments of `pretrain` take seconds to collect
             command.add_arguments(subparser)
+            if subparser.get_default("overrides") is None:  # else it is a key of the Trainer
+                subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP)
 
     arguments, unknown = parser.parse_known_args(argv)
     if "overrides" in arguments:

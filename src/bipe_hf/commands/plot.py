@@ -7,13 +7,14 @@ from ..model.errors_bipe import InputError
 
 
 NAME = "plot"
-HELP = "draw perplexity against test length from the results of evaluate, or tables and figures of compare again"
+HELP = "draw the results of evaluate, or tables and figures of compare again"
 DESCRIPTION = """\
 Draw what `bipe-hf evaluate` measured, all files in one picture:
 
   bipe-hf plot runs/both.json --output runs/both.png
 
-or write the tables and figures of `bipe-hf compare` again, from its results alone:
+or write the tables and figures of `bipe-hf compare` again, or the figures of `bipe-hf evaluate --tasks bipe_passkey`
+and the other tasks of this package, from the results alone:
 
   bipe-hf plot results/compare_python/comparison.json --overwrite
 """
@@ -24,13 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "results", nargs="+", metavar="RESULTS", help="JSON files of `bipe-hf evaluate`, or one comparison.json"
+        "results",
+        nargs="+",
+        metavar="RESULTS",
+        help="JSON files of `bipe-hf evaluate --lengths`, one of `bipe-hf evaluate --tasks`, or one comparison.json",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="picture to write, as PNG and as SVG beside it (default: perplexity.png); of a comparison, the folder"
-        " (default: that of the results)",
+        help="picture to write, as PNG and as SVG beside it (default: perplexity.png); of a comparison or of"
+        " tasks, the folder (default: that of the results)",
     )
     parser.add_argument(
         "--bits-per-byte",
@@ -45,15 +49,21 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws, and says where the pictures are."""
     from ..lab.comparison.redraw import is_comparison, redraw
     from ..lab.evaluation.plot import plot
+    from ..lab.tasks.redraw import is_task_evaluation, redraw_tasks
 
-    comparisons = [file for file in arguments.results if is_comparison(file)]
-    if comparisons:
-        if len(arguments.results) > 1:
-            raise InputError(f"{comparisons[0]} is a comparison, which is drawn alone")
-        if arguments.bits_per_byte or arguments.title is not None:
-            raise InputError("the figures of a comparison take neither --bits-per-byte nor --title")
-        written, note = redraw(comparisons[0], arguments.output, overwrite=arguments.overwrite), None
-    else:
+    written = note = None
+    for kind, is_kind, draw in (
+        ("a comparison", is_comparison, redraw),
+        ("a measurement of tasks", is_task_evaluation, redraw_tasks),
+    ):
+        found = [file for file in arguments.results if is_kind(file)]
+        if found:
+            if len(arguments.results) > 1:
+                raise InputError(f"{found[0]} is {kind}, which is drawn alone")
+            if arguments.bits_per_byte or arguments.title is not None:
+                raise InputError(f"the figures of {kind} take neither --bits-per-byte nor --title")
+            written = draw(found[0], arguments.output, overwrite=arguments.overwrite)
+    if written is None:
         written, note = plot(
             arguments.results,
             "perplexity.png" if arguments.output is None else arguments.output,
