@@ -15,7 +15,7 @@ from bipe_hf.lab.common.encoding_options import spelt_out
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.tasks.synthetic import SyntheticSettings
 from bipe_hf.lab.training import PretrainSettings, build_config, pretrain
-from bipe_hf.lab.training.arguments import check_model
+from bipe_hf.lab.training.arguments import check_flags, check_model
 from bipe_hf.lab.training.model import build_model
 from bipe_hf.model.configuration_bipe import own_fields
 from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_separators
@@ -176,6 +176,42 @@ def test_rows_that_nothing_of_an_initial_model_reads_are_refused(fields):
     settings = PretrainSettings.from_dict({"initial_model": "x", "max_segment_length": 16, **fields})
     with pytest.raises(InputError, match="max_segment_length: the weights of initial_model x decide it"):
         check_model(settings.model)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hybrid_slow_pairs", "none"], "hybrid_slow_pairs: 'none' given, but only inter_encoding hybrid reads it"),
+        (
+            ["--max_segment_length=8"],
+            "max_segment_length: 8 given, but only intra_encoding learned or sinusoidal",
+        ),
+        (["--encoding", "bipe_rope", "--alibi_slope_scale", "2"], "only inter_encoding alibi reads it"),
+        (["--encoding", "learned", "--fixed_segment_length", "4"], "only segmentation fixed reads it"),
+    ],
+)
+@pytest.mark.parametrize("command", ["pretrain", "synthetic"])
+def test_a_flag_that_nothing_reads_is_refused(tmp_path, command, words, message, capsys):
+    task = "task: chain\nmax_operators: 2\n" if command == "synthetic" else ""
+    (tmp_path / "small.yaml").write_text(f"{task}encoding: rope\noutput_dir: {tmp_path / 'run'}\n")
+    assert main([command, str(tmp_path / "small.yaml"), *words]) == 2
+    assert message in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"encoding": "rope", "hybrid_slow_pairs": "none", "max_segment_length": 8}, []),  # as entries share them
+        ({"encoding": "rope"}, ["--encoding", "bipe_hybrid", "--hybrid_slow_pairs", "segments"]),
+        ({"encoding": "rope"}, ["--inter_encoding", "alibi", "--alibi_slope_scale", "2"]),
+        ({"initial_model": "x"}, ["--alibi_slope_scale", "2"]),  # its config says whether something reads it
+    ],
+)
+def test_what_stands_in_a_file_or_is_read_is_accepted(tmp_path, content, words):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content))
+    model = PretrainSettings.read(tmp_path / "small.yaml", words).model
+    check_flags(model, PretrainSettings.flagged(words))
 
 
 def test_a_run_begun_with_the_fields_is_resumed_with_the_name(tmp_path, own_datasets_cache, no_progress_bars):

@@ -28,5 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings and trains."""
     from ..lab.training import PretrainSettings, pretrain
+    from ..lab.training.arguments import check_flags
 
-    settings.run_resumable(pretrain, PretrainSettings.read(arguments.config, arguments.overrides), arguments.overwrite)
+    chosen = PretrainSettings.read(arguments.config, arguments.overrides)
+    check_flags(chosen.model, PretrainSettings.flagged(arguments.overrides))
+    settings.run_resumable(pretrain, chosen, arguments.overwrite)

@@ -29,5 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Reads the settings, trains and measures."""
     from ..lab.tasks.synthetic import SyntheticSettings, train
+    from ..lab.training.arguments import check_flags
 
-    settings.run_resumable(train, SyntheticSettings.read(arguments.config, arguments.overrides), arguments.overwrite)
+    chosen = SyntheticSettings.read(arguments.config, arguments.overrides)
+    check_flags(chosen.model, SyntheticSettings.flagged(arguments.overrides))
+    settings.run_resumable(train, chosen, arguments.overwrite)

@@ -84,6 +84,14 @@ class RunSettings:
         return cls.from_dict({key: value for key, value in vars(typed).items() if value != defaults[key]})
 
     @classmethod
+    def flagged(cls, overrides: list[str]) -> set[str]:
+        """The keys that these flags set to anything but the default."""
+        keys = _parser(cls)
+        defaults = vars(keys.parse_args([]))
+        typed, _ = keys.parse_known_args(overrides)
+        return {key for key, value in vars(typed).items() if value != defaults[key]}
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Settings from typed values by key. Raises `ValueError` for keys that are unknown or not to be set."""
         for key in cls.reserved_keys.keys() & values.keys():

@@ -1,12 +1,13 @@
 """The settings of `bipe-hf pretrain`: its keys beyond those of `transformers.TrainingArguments`."""
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from transformers import CONFIG_MAPPING, TrainingArguments
 
-from ...model.configuration_bipe import BipeConfigMixin
+from ...model.configuration_bipe import BipeConfigMixin, why_unread
 from ...model.encodings_bipe import encoding_separators
 from ...model.errors_bipe import InputError, did_you_mean
 from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
@@ -112,13 +113,17 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
         elsewhere = {"model_type", "initial_model", "revision", "attn_implementation", "encoding"}
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
 
+    def has_foreign_encoding(self) -> bool:
+        """Whether `model_type` names a model that is none of ours."""
+        model_type = self.model_type or DEFAULT_MODEL_TYPE
+        return model_type in CONFIG_MAPPING and not issubclass(CONFIG_MAPPING[model_type], BipeConfigMixin)
+
     def spelt_out(self, train_length: int) -> Self:
         """With the fields of `encoding` in its place. Raises `ValueError` where the model is none of ours."""
         if self.encoding is None:
             return self
-        model_type = self.model_type or DEFAULT_MODEL_TYPE
-        if model_type in CONFIG_MAPPING and not issubclass(CONFIG_MAPPING[model_type], BipeConfigMixin):
-            raise InputError(f"encoding: {self.encoding!r} given, but a model of type {model_type} has its own")
+        if self.has_foreign_encoding():
+            raise InputError(f"encoding: {self.encoding!r} given, but a model of type {self.model_type} has its own")
         given = {name: vars(self)[name] for name in encoding_options() if vars(self)[name] is not None}
         return replace(self, encoding=None, **spelt_out(self.encoding, train_length, given))
 
@@ -257,6 +262,20 @@ def check_model(model_args: ModelArguments) -> None:
         for key in decided:
             if settings[key] is not None:
                 raise InputError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
+
+
+def check_flags(model_args: ModelArguments, flagged: Set[str]) -> None:
+    """Refuses fields of the positional encoding that were given as flags and that nothing of a new model reads.
+
+    What stands in a file is not refused: models that differ share it. What an initial model has is not known here.
+    """
+    if model_args.initial_model is not None or model_args.has_foreign_encoding():
+        return
+    fields = model_args.config_fields()
+    for name in sorted(flagged & encoding_options().keys()):
+        reason = why_unread(name, fields)
+        if reason is not None:
+            raise InputError(f"{name}: {fields[name]!r} given, but {reason}")
 
 
 def check_training(training_args: TrainingArguments) -> None:
