@@ -342,7 +342,7 @@ def training_record(file: Path) -> dict[str, Any] | None:
     """What [`read_record`] gives, with a warning where the file is of another program."""
     record = read_record(file)
     if record is None and file.is_file():
-        warnings.warn(f"{file} is of another program: how this model was trained is not known", stacklevel=3)
+        warnings.warn(f"{file} is of another program: how this model was trained is not known", stacklevel=4)
     return record
 
 

@@ -87,7 +87,7 @@ def check_arguments(
     find_task(generator_args.task)
     if generator_args.max_operators is None:
         raise InputError("give max_operators")
-    check_counts(vars(generator_args), ["test_samples"])
+    check_counts(vars(generator_args), ["max_operators", "test_samples"])
     check_sizes("test_operators", generator_args.test_operators)
     check_model(model_args)
     if model_args.alibi_slope_scale == MEASURED:
