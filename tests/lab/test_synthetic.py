@@ -439,7 +439,7 @@ def test_finished_run_is_refused_and_overwritten_only_when_told(settings, chain_
         ({"task": "arithmetics"}, "did you mean arithmetic?"),
         ({"max_operators": None}, "give max_operators"),
         ({"max_operators": 0}, "max_operators: 0 given, at least 1 is needed"),
-        ({"max_operators": -1, "encoding": "bipe_hybrid"}, "max_operators: -1 given, at least 1 is needed"),
+        ({"task": "chain", "max_operators": -1, "encoding": "rope"}, "max_operators: -1 given, at least 1 is needed"),
         ({"test_samples": 0}, "test_samples: 0 given, at least 1 is needed"),
         ({"test_operators": [0, 1]}, "test_operators: 0 given, an example has at least 1 operator"),
         ({"test_operators": [2, 1]}, "test_operators: 1 comes after 2"),
