@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 import torch
+import yaml
 from families import FAMILIES, HEADS
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given
@@ -209,10 +210,55 @@ def test_fields_change_until_a_model_is_built_and_not_afterwards(family, tmp_pat
         copied.save_pretrained(tmp_path)
         saved = json.loads((tmp_path / "config.json").read_text())
         assert (saved["separator_token_ids"], saved["inter_encoding"]) == ([4, 9], "alibi")
-        assert "_fields_held" not in saved
-    other = family.config.from_dict({**model.config.to_dict(), "separator_token_ids": [3]})
-    assert family.causal_lm(other).base_model.segment(ids).segment_ids.tolist() == [[0, 0, 0, 0, 1, 1]]
+        assert not [name for name in saved if name.startswith("_")]
+    for other in (family.config.from_dict(model.config.to_dict()), copy.deepcopy(model.config)):
+        other.separator_token_ids = [3]
+        assert family.causal_lm(other).base_model.segment(ids).segment_ids.tolist() == [[0, 0, 0, 0, 1, 1]]
+    model.config.inter_encoding = "alibi"  # as it is
     model.config.use_cache = False  # what is not ours is as free as in transformers
+
+
+def test_another_configuration_than_that_of_the_weights_is_not_saved(family, tmp_path):
+    model = family.causal_lm(family.make_config(**TINY))
+    model.config = family.make_config(**{**TINY, "separator_token_ids": [9]})
+    with pytest.raises(
+        ValueError, match=r"separator_token_ids of the configuration is \[9\], but the model was built"
+    ):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("separator_token_ids", [3, 777], "must lie in the vocabulary"),
+        ("inter_encoding", "alibbi", "inter_encoding must be one of"),
+        ("segmentation", "fixed", "segmentation 'fixed' needs fixed_segment_length"),
+    ],
+)
+def test_what_was_set_since_is_checked_when_a_model_is_built(family, field, value, message):
+    config = family.make_config(**TINY)
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=message):
+        family.causal_lm(config)
+    setattr(config, field, family.make_config(**TINY).to_dict()[field])  # nothing was built: it can be mended
+    family.causal_lm(config)
+
+
+def test_a_misspelt_field_is_not_set_either(family):
+    config = family.make_config(**TINY)
+    with pytest.raises(ValueError, match="inter_encodng: .* has no such field; did you mean inter_encoding"):
+        config.inter_encodng = "alibi"
+    with pytest.raises(ValueError, match="separators: they belong to the tokenizer"):
+        family.make_config(**TINY, separators="lines")
+    config.note = "of one's own"
+
+
+def test_a_saved_configuration_is_plain_and_an_unknown_field_in_it_does_no_harm(family):
+    content = family.make_config(**TINY).to_dict()
+    assert yaml.safe_load(yaml.safe_dump({"ids": content["separator_token_ids"]})) == {"ids": [3, 5]}
+    config = family.config(**{**content, "unsloth_version": "1"})  # as a configuration inside another is made
+    assert config.separator_token_ids == [3, 5]
 
 
 def test_separators_do_not_change_in_place(family):

@@ -30,8 +30,6 @@ SLOW_PAIRS = ("none", "segments")
 # What transformers keeps in a configuration without declaring it.
 UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
 
-HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-
 
 class TokenIds(list):
     """A sorted list of token ids, each once, that cannot change in place: nothing would notice."""
@@ -64,8 +62,8 @@ def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, r
 class BipeConfigMixin(PreTrainedConfig):
     """Fields that a BiPE configuration has beyond its parent's; [`own_fields`] lists them.
 
-    Once a model was built from a configuration these fields are read-only. `bipe_hf_version` is the version of this
-    package that saved it, set by `save_pretrained`.
+    Once a model was built from a configuration these fields are read-only, but for copies of it. `bipe_hf_version` is
+    the version of this package that saved it, set by `save_pretrained`.
 
     Raises:
         ValueError: if a field has a value that is not accepted, the message says which are; if something given is a
@@ -150,24 +148,35 @@ class BipeConfigMixin(PreTrainedConfig):
     bipe_hf_version: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_fields_held", ()):
+        stage, own = self.__dict__.get("_stage"), own_fields()
+        if stage is not None and name not in self.__dict__ and not hasattr(type(self), name):
+            self._refuse_if_close(name)
+        if name == "separator_token_ids":
+            value = TokenIds(value or ())
+        if stage == "built" and name in own and value != self.__dict__[name]:
             raise InputError(
                 f"{name} of a configuration that a model was built from cannot change, the model would not follow:"
-                " make another with from_dict({**config.to_dict(), ...}) and build from that"
+                " change a copy (copy.deepcopy) and build from that"
             )
-        super().__setattr__(name, TokenIds(value or ()) if name == "separator_token_ids" else value)
+        super().__setattr__(name, value)
 
     def hold_fields(self) -> None:
-        """Makes the fields of BiPE read-only, here and in copies: a model is being built from them."""
-        self.__dict__["_fields_held"] = tuple(own_fields())
+        """Makes the fields of BiPE read-only: a model was built from them. A copy is free again."""
+        self.__dict__["_stage"] = "built"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stage": "made"}
 
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)
-        d.pop("_fields_held", None)
+        d.pop("_stage", None)
+        if "separator_token_ids" in d:
+            d["separator_token_ids"] = list(d["separator_token_ids"])
 
     def __post_init__(self, keep_unknown: bool = False, **kwargs):
         super().__post_init__(**kwargs)
-        if not keep_unknown:
+        # What names its type was saved, perhaps by another version: there an unknown field does no harm.
+        if not (keep_unknown or "model_type" in kwargs):
             self._refuse_unknown(kwargs)
         self.validate_bipe_fields()  # here as well, so that construction raises a plain ValueError
         if self.segmentation == "separators" and not self.separator_token_ids:
@@ -176,6 +185,7 @@ class BipeConfigMixin(PreTrainedConfig):
                 "inter encoding has nothing to tell apart. Pass separator_token_ids=tokenizer.separator_token_ids, "
                 "or say segmentation='document' if this is meant."
             )
+        self.__dict__["_stage"] = "made"
 
     def _refuse_unknown(self, given: Iterable[str]) -> None:
         """Raises `ValueError` for what is no field, here or in transformers: it would change nothing.
@@ -184,8 +194,19 @@ class BipeConfigMixin(PreTrainedConfig):
         """
         for name in given:
             if name in self.__dict__ and name not in UNDECLARED and not hasattr(type(self), name):
-                hint = did_you_mean(name, [*own_fields(), *self.__dataclass_fields__, *self.attribute_map])
-                raise InputError(f"{name}: {type(self).__name__} has no such field{hint}")
+                self._refuse_if_close(name)
+                raise InputError(f"{name}: {type(self).__name__} has no such field")
+
+    @classmethod
+    def _refuse_if_close(cls, name: str) -> None:
+        """Raises `ValueError` for what is close to a field, and none."""
+        if name == "separators":
+            raise InputError(
+                "separators: they belong to the tokenizer, BipeTokenizer.from_tokenizer(tokenizer, separators=...),"
+                " whose separator_token_ids a configuration takes"
+            )
+        if get_close_matches(name, own_fields(), n=1, cutoff=0.8):
+            raise InputError(f"{name}: {cls.__name__} has no such field{did_you_mean(name, own_fields())}")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
@@ -199,8 +220,7 @@ class BipeConfigMixin(PreTrainedConfig):
         given = {**config_dict, "keep_unknown": True}
         config, unused = super().from_dict(given, return_unused_kwargs=True, **kwargs)
         for name in unused:
-            if get_close_matches(name, own_fields(), n=1, cutoff=0.8):
-                raise InputError(f"{name}: {cls.__name__} has no such field{did_you_mean(name, own_fields())}")
+            cls._refuse_if_close(name)
         config.validate_bipe_fields()  # with what `kwargs` have set
         return (config, unused) if wants_unused else config
 

@@ -137,6 +137,8 @@ def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None) -> 
         tokenizer: of the model. Must be a fast one where separators are asked for.
         separators: preset that finds them where the tokenizer is no [`BipeTokenizer`]; None where none are needed.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"tokenizer must be one of transformers, loaded, got {type(tokenizer).__name__}")
     fields = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,

@@ -29,7 +29,7 @@ class EncodingTable(nn.Embedding):
 def generator_for(name: str, device: torch.device) -> torch.Generator:
     """A generator for the module of this name in the base model: the seed is that of torch, and no global state moves.
 
-    Committed results were trained when every module was seeded with the number that `intra_encoding` has here still.
+    The salt of `intra_encoding` is 0, so that its table starts as in version 0.1, with which results were committed.
     """
     salt = zlib.crc32(name.encode()) ^ zlib.crc32(b"intra_encoding")
     return torch.Generator(device).manual_seed((torch.initial_seed() + 1 + salt) % 2**63)

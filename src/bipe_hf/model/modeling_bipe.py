@@ -1,6 +1,7 @@
 """The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
 
 import os
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from .alibi_bipe import AlibiBias, kernel_dtype
 from .attention_bipe import mask_for_columns
 from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
+from .configuration_bipe import own_fields
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable, generator_for
 from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
@@ -55,12 +57,25 @@ class BilevelInputs(NamedTuple):
 
 
 class BipePreTrainedMixin(PushMixin):
-    """Weight initialisation of what BiPE adds. Comes before the `PreTrainedModel` of the family."""
+    """What every class of a BiPE family does: first values of what BiPE adds, checks when it is saved or loaded.
+
+    Comes before the `PreTrainedModel` of the family.
+    """
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs
     ) -> None:
-        """As transformers does, with the code of the model (see [`BipeConfigMixin.save_pretrained`])."""
+        """As transformers does, with the code of the model (see [`BipeConfigMixin.save_pretrained`]).
+
+        Raises:
+            ValueError: if the configuration has other fields of BiPE than the model was built from.
+        """
+        for name, value in self.base_model.built_from.items():
+            if getattr(self.config, name) != value:
+                raise InputError(
+                    f"{name} of the configuration is {getattr(self.config, name)!r}, but the model was built with"
+                    f" {value!r}: what is saved would be another model"
+                )
         # The configuration checks too, but too late where this is remote code: transformers has copied files by then.
         if self.is_remote_code() and self.should_save_on_this_rank(is_main_process):
             check_code(Path(save_directory))
@@ -102,7 +117,8 @@ class BipePreTrainedMixin(PushMixin):
     def _draw_first_values(self, module: EncodingTable | InterEncoding) -> None:
         device = next((parameter.device for parameter in module.parameters()), None)
         if device is not None and device.type != "meta":  # which holds no values
-            name = next(name for name, each in self.base_model.named_modules() if each is module)
+            name = next(name for name, each in self.named_modules() if each is module)
+            name = name.removeprefix(f"{self.base_model_prefix}.")  # the same with and without a head
             module.draw(generator_for(name, device), self.config.initializer_range or 0.02)  # as transformers has it
 
 
@@ -116,10 +132,19 @@ class BipeModelMixin:
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
-        config.hold_fields()
+        config.validate_bipe_fields()  # they may have been set since it was made
+        self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
         self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.segmenter = Segmenter(config)
+
+    def post_init(self) -> None:
+        super().post_init()
+        self.config.hold_fields()
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.config.hold_fields()  # a copy of a configuration is free, but not that of a copied model
 
     @takes_cache
     @merge_with_config_defaults

@@ -1,7 +1,7 @@
 """GPT-NeoX with bilevel positional encoding (BiPE; He et al., ICML 2024, arXiv 2401.16421).
 
 Read it beside `transformers.models.gpt_neox.modeling_gpt_neox`. What every family does alike stands in
-`modeling_bipe`, `attention` and `heads`; here is what makes it a GPT-NeoX.
+`modeling_bipe`, `attention_bipe` and `heads_bipe`; here is what makes it a GPT-NeoX.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Llama with bilevel positional encoding (BiPE; He et al., ICML 2024, arXiv 2401.16421).
 
 Read it beside `transformers.models.llama.modeling_llama`. What every family does alike stands in `modeling_bipe`,
-`attention` and `heads`; here is what makes it a Llama.
+`attention_bipe` and `heads_bipe`; here is what makes it a Llama.
 """
 
 import torch

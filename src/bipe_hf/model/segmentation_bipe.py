@@ -13,8 +13,10 @@ Three conventions hold in the whole package:
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -97,15 +99,28 @@ class Segmenter(nn.Module):
         given = {"is_token": inputs.is_token, "starts_document": inputs.starts_document, "past": past}
         return segment_tokens(self._ends(inputs.input_ids, given), segment_ids=inputs.segment_ids, **given)
 
-    def segment_ids(self, inputs: SegmentInputs) -> torch.Tensor:
-        """The segments alone, a `torch.LongTensor` of shape `(batch, length)`, in a third of the time."""
-        ends_segment = self._ends(
-            inputs.input_ids, {"is_token": inputs.is_token, "starts_document": inputs.starts_document}
-        )
-        if inputs.is_token is not None:
-            ends_segment = ends_segment & inputs.is_token
-        counted = _count_segments(_exclusive_cumsum(ends_segment), inputs.starts_document)
-        return counted if inputs.is_token is None else torch.where(inputs.is_token, counted, PADDING_SEGMENT_ID)
+    def segment_ids(
+        self, input_ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The segments of one row that end at separators, for a tokenizer; arrays of shape `(length,)`, int64 or bool.
+
+        numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs once its
+        parent has used its threads.
+        """
+        ends_segment = self._is_separator[np.minimum(input_ids, len(self._is_separator) - 1)]
+        if is_token is not None:
+            ends_segment = ends_segment & is_token
+        ended_before = np.cumsum(ends_segment) - ends_segment
+        if starts_document is not None:
+            ended_before -= np.maximum.accumulate(np.where(starts_document, ended_before, 0))
+        return ended_before if is_token is None else np.where(is_token, ended_before, PADDING_SEGMENT_ID)
+
+    @cached_property
+    def _is_separator(self) -> np.ndarray:
+        """As [`separator_table`]."""
+        table = np.zeros(max(self.separator_token_ids, default=-1) + 2, dtype=bool)
+        table[np.array(self.separator_token_ids, dtype=np.int64)] = True
+        return table
 
     def _ends(self, input_ids: torch.Tensor, given: dict) -> torch.Tensor:
         """Marks the tokens that end a segment."""
@@ -189,7 +204,10 @@ def segment_tokens(
         return _without_padding(state, is_token)
     if segment_ids is None:
         ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
-        segment_ids = _count_segments(ended_before, starts_document)
+        if starts_document is not None:
+            # The count never falls, so the running maximum is the count at the start of the latest document.
+            ended_before = ended_before - torch.where(starts_document, ended_before, 0).cummax(dim=1).values
+        segment_ids = ended_before
     segment_ids = _at_latest_token(segment_ids.long(), is_token, past.segment_id)
 
     starts_segment = segment_ids != _shift(segment_ids, past.segment_id)
@@ -202,14 +220,6 @@ def segment_tokens(
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
     return _without_padding(SegmentState(segment_ids, intra_positions, ended, token_positions), is_token)
-
-
-def _count_segments(ended_before: torch.Tensor, starts_document: torch.Tensor | None) -> torch.Tensor:
-    """Segments that ended before each token, counted from the start of its document."""
-    if starts_document is None:
-        return ended_before
-    # The count never falls, so the running maximum is the count at the start of the latest document.
-    return ended_before - torch.where(starts_document, ended_before, 0).cummax(dim=1).values
 
 
 def count_tokens(

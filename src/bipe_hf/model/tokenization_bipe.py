@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
 from .errors_bipe import InputError
 from .push_bipe import PushMixin
-from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter, SegmentInputs, document_starts
+from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
 from .separators_bipe import find_separators
 from .travel_bipe import check_code, write_code
 
@@ -189,6 +188,11 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return self._separators
 
     @property
+    def segmentation(self) -> str | list[int | str]:
+        """The separators by the name that version 0.1 had for them."""
+        return self.separators
+
+    @property
     def separator_token_ids(self) -> list[int]:
         """Sorted ids of the tokens that end a segment: what the config of a model needs."""
         return list(self._separator_token_ids)
@@ -209,7 +213,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     def _encode_plus(self, *args: Any, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
         batch = super()._encode_plus(*args, return_tensors=return_tensors, **kwargs)
         if "segment_ids" in self.model_input_names and "segment_ids" not in batch:
-            # Once for the whole batch: an operation on a tensor costs as much for one text as for many.
+            # Once for the whole batch: an operation on an array costs as much for one text as for many.
             segment_ids = self._segment_ids([(each.ids, each.attention_mask) for each in batch.encodings])
             input_ids = batch[self.model_input_names[0]]
             if return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list)):
@@ -248,27 +252,28 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         if not ends or ends[-1] == 0:
             return [[] for _ in sequences]
         begins = [0, *ends[:-1]]
-        input_ids = _row(ids for ids, _ in sequences)
         # What need not be looked at costs time, most of all with a short text.
-        has_padding = any(0 in mask for _, mask in sequences)
         is_token = starts_document = None
-        if has_padding:
-            is_token = _row(mask for _, mask in sequences).bool()
+        if any(0 in mask for _, mask in sequences):
+            is_token = _row(mask for _, mask in sequences).astype(bool)
+        if position_ids is not None or len(sequences) > 1:
+            starts_document = np.zeros(ends[-1], dtype=bool)
         if position_ids is not None:
-            starts_document = document_starts(_row([position_ids]), is_token)
+            tokens = slice(None) if is_token is None else is_token
+            positions = _row([position_ids])[tokens]
+            starts_document[np.arange(ends[-1])[tokens][1:]] = positions[1:] <= positions[:-1]
         elif len(sequences) > 1:
-            starts_document = torch.zeros_like(input_ids, dtype=torch.bool)
-            starts_document[0, [begin for begin in begins if begin < ends[-1]]] = True
-        segmenter = _segmenter(self._separator_token_ids)
-        segment_ids = segmenter.segment_ids(SegmentInputs(input_ids, is_token, starts_document))[0].tolist()
+            starts_document[[begin for begin in begins if begin < ends[-1]]] = True
+        input_ids = _row(ids for ids, _ in sequences)
+        segment_ids = _segmenter(self._separator_token_ids).segment_ids(input_ids, is_token, starts_document).tolist()
         if len(sequences) == 1:
             return [segment_ids]
         return [segment_ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
 
-def _row(sequences: Iterable[Sequence[int]]) -> torch.Tensor:
-    """All sequences in one row, a `torch.LongTensor` of shape `(1, length)`. numpy reads lists faster than torch."""
-    return torch.from_numpy(np.array(list(chain.from_iterable(sequences)), dtype=np.int64)[None])
+def _row(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+    """All sequences in one row, int64 of shape `(length,)`."""
+    return np.array(list(chain.from_iterable(sequences)), dtype=np.int64)
 
 
 class _Separators(NamedTuple):

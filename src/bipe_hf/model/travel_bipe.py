@@ -1,6 +1,7 @@
 """The code that travels with a checkpoint, so that it loads where this package is not installed."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -39,7 +40,7 @@ FILES = (
 _MARK = "# Saved by bipe-hf, which replaces this file until somebody edits it. {}\n"
 _MARK_PATTERN = re.compile(_MARK.replace(".", r"\.").format(r"([0-9a-f]{16})"))
 
-# Versions 0.1 saved copies without a mark. These are all that have a name of today.
+# Version 0.1 saved copies without a mark: these, under names of today,
 _UNMARKED = {
     "configuration_bipe.py": "0eadcadd1d3adc46 16bc3017be6a8020 1fb4f9dbb973356d 23a00258ece5130a 6197c6bf2e3298ba "
     "69fe3430c35bd8a0 a778086aadb30481 b36e729b72b2eb8c ca8c6162dfb1f760 e61095eb226cee4c",
@@ -48,6 +49,25 @@ _UNMARKED = {
     "modeling_bipe_gpt_neox.py": "f84f4f1569633647",
     "modeling_bipe_llama.py": "ab8afbf3c6f4f313",
     "tokenization_bipe.py": "6bf2557e92da79ce 8077e54b0be7d1a0 f732498eb9af3ce9",
+}
+# and under names that nothing imports any more.
+_GONE = {
+    "alibi.py": "3deb62e498d836e7 8a83387a5a81dce1 d12545c1a29f8f54",
+    "attention.py": "7f7d34ab653c8526 83a485afcb53bd29 a6df806121403c07 dc20d6a7af624c96",
+    "cache.py": "37284f61b7940825 6b645141d6027b6e 6c12e9c4dc690507 86c521502ce34358 b3d61640c8fecd13 "
+    "b4f1cfa046af0d2f d16c3b7d0e6b40ec",
+    "card_file.py": "592d5f79f824f051",
+    "compatibility.py": "55449b94f441d129",
+    "generation.py": "1f0ef091aea2f2a7 498766aa4c9bfb45 ceeb0751952eb0ac d04fc928c26e3d27",
+    "heads.py": "6025cbbaad332543 61239473878d19f5 bdfa020ae5d04656",
+    "model_card.py": "21eddbfd0dc79024 5f201c232cb93bf1 6872602387702f7b 8d5201a9001d2e12 a1b256d36c48a788 "
+    "cdfb90dc697ef02b d1c77ab8b16665fd dd7063a88f8ef1a6 e9b8964d70f326ac eecbdcc44af12c4d",
+    "positional.py": "020ff3b4c5851b26 2505463336de6af5 389a3d7d43fa4e49 5e41f3a16d5e36e1 5ecf3e01e4a8c5d9 "
+    "611ad1f1b9168f1e 7bf45497fd552ea1 a6f24337da0a354a ce01e0bcd3c36af6 d902d0416f77c87a "
+    "f154f59f48e8bac2 f58d3688e6dbbf03",
+    "segmentation.py": "0b94634c419553e8 1529cea6ca2e168b 28fa738fc6f0c20f 90eaff6db6219d03 c788f20dfaa56f84",
+    "version.py": "a57214e211d2acbc",
+    "vocabulary.py": "9265fa1e6a24c19c",
 }
 
 
@@ -77,7 +97,7 @@ def check_code(folder: Path) -> None:
     """Raises `FileExistsError` if a file of `folder` has the name of one that travels and is not ours."""
     for name, text in _code(folder).items():
         copy = folder / name
-        if copy.exists() and not (copy.is_file() and _is_ours(copy, text)):
+        if copy.exists() and not (copy.is_file() and (_is_ours(copy, text) or copy.stat().st_size == 0)):
             raise InputExistsError(
                 f"save_directory {folder} holds a file {name}, which the code of the model would replace: choose "
                 "another folder, or move that file away"
@@ -85,10 +105,21 @@ def check_code(folder: Path) -> None:
 
 
 def write_code(folder: Path) -> None:
-    """Puts the code into `folder`, which [`check_code`] has found to be free for it."""
+    """Puts the code into `folder`, which [`check_code`] has found to be free, and takes away what only 0.1 had.
+
+    Several processes may save here at a time: each file is there as a whole or not at all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in _code(folder).items():
-        (folder / name).write_text(text, encoding="utf-8")
+        copy = folder / name
+        if not (copy.is_file() and copy.read_text(encoding="utf-8", errors="replace") == text):
+            partial = folder / f".{name}.{os.getpid()}.partial"
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, copy)
+    for name, hashes in _GONE.items():
+        old = folder / name
+        if old.is_file() and _hash(old.read_text(encoding="utf-8", errors="replace")) in hashes.split():
+            old.unlink(missing_ok=True)
 
 
 def _code(folder: Path) -> dict[str, str]:

@@ -11,11 +11,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ...model.configuration_bipe import HEADS
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import LoadedModel, ends_segments_at_separators, load_model, load_part
 from .task import Task
+
+
+HEADS = ("ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
 def load_config(source: str | Path, task: Task) -> PreTrainedConfig:
