@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from bipe_hf.integrations.peft import lora_config
+from bipe_hf.model.compatibility_bipe import CACHE_NAME, NEW_CACHE_NAME
 
 
 one_inter_encoding = pytest.mark.parametrize("model", ["rope"], indirect=True)
@@ -219,6 +220,11 @@ def test_a_learned_prompt_is_refused_for_its_segments_are_unknown(family, method
     message = "no segment history" if method is peft.PrefixTuningConfig else "inputs_embeds was given without segment"
     with pytest.raises(ValueError, match=message):
         model(input_ids=ids)
+    if method is peft.PrefixTuningConfig and CACHE_NAME == NEW_CACHE_NAME:
+        # PEFT 0.21 knows the old name of the cache alone: `generate` leaves the prefix out, in any model, and warns.
+        with pytest.warns(FutureWarning, match="ignoring deprecated `past_key_values="):
+            model.generate(input_ids=ids, max_new_tokens=2)
+        return
     with pytest.raises(ValueError, match=message):
         model.generate(input_ids=ids, max_new_tokens=2)
 
