@@ -231,7 +231,6 @@ def test_another_configuration_than_that_of_the_weights_is_not_saved(family, tmp
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("separator_token_ids", [3, 777], "must lie in the vocabulary"),
         ("inter_encoding", "alibbi", "inter_encoding must be one of"),
         ("segmentation", "fixed", "segmentation 'fixed' needs fixed_segment_length"),
     ],

@@ -230,6 +230,15 @@ class BipeConfigMixin(PreTrainedConfig):
 
     def validate_bipe_fields(self):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""
+        self.check_values()
+        outside = [token_id for token_id in self.separator_token_ids if not 0 <= token_id < self.vocab_size]
+        if outside:
+            raise InputError(
+                f"separator_token_ids must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
+            )
+
+    def check_values(self) -> None:
+        """Raises `ValueError` for a value that no model has, whatever its vocabulary, which may be resized."""
         for name, own in own_fields().items():
             accepted = own.metadata["choices"]
             if accepted is not None and getattr(self, name) not in accepted:
@@ -254,11 +263,6 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
-        outside = [token_id for token_id in self.separator_token_ids if not 0 <= token_id < self.vocab_size]
-        if outside:
-            raise InputError(
-                f"separator_token_ids must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
-            )
 
     def _validate_hybrid(self):
         if self.hybrid_max_period is None or self.hybrid_max_period <= 0:

@@ -132,7 +132,7 @@ class BipeModelMixin:
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
-        config.validate_bipe_fields()  # they may have been set since it was made
+        config.check_values()  # they may have been set since it was made
         self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
         self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
