@@ -173,6 +173,8 @@ def write(path: Path, record: dict) -> None:
 def note_change(path: Path, note: str) -> None:
     """Adds to the file what has changed in the model code since its numbers were measured, and the hash of today's.
 
+    A note stands once: one of the same words is now of today's code.
+
     Raises:
         OSError: if it cannot be read.
         ValueError: if it is none of this benchmark, or the code is the one that it has.
@@ -180,7 +182,8 @@ def note_change(path: Path, note: str) -> None:
     record = read(path)
     if measured_or_noted(record) == code_hash():
         raise ValueError(f"{path} has the model code as it is ({code_hash()}): there is no change to note.")
-    record.setdefault("code changed", []).append({"note": note, "model code": code_hash()})
+    notes = [each for each in record.get("code changed", []) if each["note"] != note]
+    record["code changed"] = [*notes, {"note": note, "model code": code_hash()}]
     write(path, record)
 
 

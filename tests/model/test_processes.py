@@ -52,7 +52,7 @@ def test_several_processes_save_into_one_folder(tmp_path):
         """,
         str(tmp_path),
     )
-    assert not list(tmp_path.glob(".*"))
+    assert not [*tmp_path.glob(".*"), *tmp_path.glob("*.partial")]
 
 
 def test_a_save_that_was_cut_off_can_be_repeated(tmp_path):

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import logging
 
+from ..model.travel_bipe import write_whole
 from .card import IDS_ALONE, MODEL_FILES, TEMPLATE, describe
 from .records import RECORD_FILES
 
@@ -119,11 +120,7 @@ def _write(folder: Path, name: str | None, with_records: bool) -> None:
     metadata |= {key: value for key, value in kept.items() if key not in _OUR_METADATA}
     written = ModelCard.from_template(ModelCardData(**metadata), template_path=str(TEMPLATE), **content)
     body = written.text.strip()
-    partial = card.with_name(f"{CARD_FILE}.{os.getpid()}.partial")
-    partial.write_text(
-        f"---\n{written.data.to_yaml()}\n---\n\n{_MARK.format(_hash(body))}\n\n{body}\n", encoding="utf-8"
-    )
-    os.replace(partial, card)
+    write_whole(card, f"---\n{written.data.to_yaml()}\n---\n\n{_MARK.format(_hash(body))}\n\n{body}\n")
 
 
 def _read(card: Path) -> str:

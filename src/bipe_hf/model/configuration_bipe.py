@@ -148,12 +148,12 @@ class BipeConfigMixin(PreTrainedConfig):
     bipe_hf_version: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        stage, own = self.__dict__.get("_stage"), own_fields()
+        stage = self.__dict__.get("_stage")
         if stage is not None and name not in self.__dict__ and not hasattr(type(self), name):
             self._refuse_if_close(name)
         if name == "separator_token_ids":
             value = TokenIds(value or ())
-        if stage == "built" and name in own and value != self.__dict__[name]:
+        if stage == "built" and name in own_fields() and value != self.__dict__[name]:
             raise InputError(
                 f"{name} of a configuration that a model was built from cannot change, the model would not follow:"
                 " change a copy (copy.deepcopy) and build from that"

@@ -113,13 +113,18 @@ def write_code(folder: Path) -> None:
     for name, text in _code(folder).items():
         copy = folder / name
         if not (copy.is_file() and copy.read_text(encoding="utf-8", errors="replace") == text):
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, copy)
+            write_whole(copy, text)
     for name, hashes in _GONE.items():
         old = folder / name
         if old.is_file() and _hash(old.read_text(encoding="utf-8", errors="replace")) in hashes.split():
             old.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all, whenever the process is killed and whoever else writes it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _code(folder: Path) -> dict[str, str]:

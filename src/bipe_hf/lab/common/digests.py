@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value
 
-from .files import write_whole
+from ...model.travel_bipe import write_whole
 
 
 # A file may change again without another time, as far as its file system counts time.

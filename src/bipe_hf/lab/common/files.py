@@ -1,7 +1,6 @@
-"""Files that hold JSON, and files that are written as a whole."""
+"""Files that hold JSON."""
 
 import json
-import os
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputNotFoundError
@@ -18,10 +17,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all, whenever the process is killed and whoever else writes it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

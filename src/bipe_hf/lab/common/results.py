@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
+from ...model.travel_bipe import write_whole
 from .extras import is_installed
-from .files import write_whole
 from .messages import install_hint
 
 

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ...model.errors_bipe import InputError, InputExistsError
-from ...model.travel_bipe import check_code
-from .files import write_whole
+from ...model.travel_bipe import check_code, write_whole
 
 
 class RunFiles(NamedTuple):

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputExistsError
+from ...model.travel_bipe import write_whole
 from ..common.figures import pictures, require_matplotlib
-from ..common.files import write_whole
 from ..common.results import check_writable, read_results, results_format
 from ..common.tables import require_tabulate
 from .figures import draw_figures, figure_names
