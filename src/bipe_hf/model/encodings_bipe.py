@@ -130,7 +130,7 @@ def encoding_separators(name: str) -> str | None:
     return _find(name).separators
 
 
-def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None) -> dict[str, Any]:
+def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None = None) -> dict[str, Any]:
     """The configuration fields that a tokenizer decides.
 
     Args:

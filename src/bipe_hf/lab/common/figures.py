@@ -17,12 +17,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which readers with any common colour vision tell apart, with grey in place of their yellow,
 # which is too light for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-
-
 # Their number and that of the colours have no common factor: 56 lines differ in colour and marker alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
 # Values that span more than this factor get a logarithmic axis.
 LINEAR_RANGE = 3
 

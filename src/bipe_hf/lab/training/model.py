@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from ...model.configuration_bipe import replaced_rope_parameters
+from ...model.encodings_bipe import token_fields
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import ends_segments_at_separators, initial_source, is_bipe, load_model, load_part
@@ -146,10 +147,8 @@ def fit_tokenizer(
             settings need them.
     """
     if model_args.initial_model is None:
-        config.vocab_size = len(tokenizer)
-        config.bos_token_id = tokenizer.bos_token_id
-        config.eos_token_id = tokenizer.eos_token_id
-        config.pad_token_id = tokenizer.pad_token_id
+        for name, value in token_fields(tokenizer).items():
+            setattr(config, name, value)
     elif len(tokenizer) > config.vocab_size:
         raise InputError(
             f"the tokenizer has {len(tokenizer)} tokens, but the model {model_args.initial_model} only"
