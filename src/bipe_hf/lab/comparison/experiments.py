@@ -117,7 +117,9 @@ class TextExperiment(Experiment):
 
     measurement = TextMeasurement
     settings = PretrainSettings
-    own_entry_keys = {"separators", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"}
+    own_entry_keys = {
+        *("separators", "levels", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"),
+    }
     files = PRETRAIN
     has_reference = True
 
