@@ -137,9 +137,9 @@ def test_links_and_configs_in_the_readme_exist():
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
-    """Cells of a Markdown table by the title of their row; of a cell its first word."""
+    """Cells of a Markdown table by the title of their row, both without brackets; of a cell its first word."""
     lines = [line.strip("| ").split(" | ") for line in table.strip().split("\n\n")[0].splitlines()[2:]]
-    return {title: [cell.split()[0] for cell in cells] for title, *cells in lines}
+    return {title.split(" (")[0]: [cell.split()[0].strip("*") for cell in cells] for title, *cells in lines}
 
 
 def test_ratios_to_the_stock_models_are_those_of_the_committed_benchmark():
