@@ -17,8 +17,8 @@ from bipe_hf.model.encodings_bipe import encoding_label
 from bipe_hf.model.segmentation_bipe import Segmenter, SegmentInputs, segment_tokens
 
 
-# One letter a token: "w" a word, ".", "," and ";" separators of segments and of two levels in them, "W" the first token
-# of a packed document, "_" padding.
+# One letter a token: "w" a word, ".", "," and ";" separators of segments and of two levels in them, "W" the first
+# token of a packed document, "_" padding.
 LETTERS = "w.,;W_"
 SEPARATORS = (".", ",", ";")
 property_test = settings(max_examples=200, deadline=None)
@@ -224,7 +224,9 @@ def test_levels_are_saved_and_loaded(tokenizer, tmp_path):
 
 
 def test_one_level_is_what_separators_are(tokenizer):
-    one, same = (BipeTokenizer.from_tokenizer(tokenizer, **given) for given in ({"levels": [["."]]}, {"separators": ["."]}))
+    one, same = (
+        BipeTokenizer.from_tokenizer(tokenizer, **given) for given in ({"levels": [["."]]}, {"separators": ["."]})
+    )
     assert one("w.w,w") == same("w.w,w")
     assert one.inner_separator_token_ids == same.inner_separator_token_ids == []
 
@@ -254,8 +256,25 @@ def test_presets_by_hand():
 
 
 def test_turns_end_at_the_tokens_of_chat_templates():
-    ends_turn = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|return|>", "<|endoftext|>", "</s>", "[/INST]"]
-    goes_on = ["<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<pad>", "[INST]", "</think>"]
+    ends_turn = [
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<end_of_turn>",
+        "<|end|>",
+        "<|return|>",
+        "<|endoftext|>",
+        "</s>",
+        "[/INST]",
+    ]
+    goes_on = [
+        "<|im_start|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<start_of_turn>",
+        "<pad>",
+        "[INST]",
+        "</think>",
+    ]
     ends = presets_of("a", "end", special=(*ends_turn, *goes_on))
     assert ends("turns") == set(ends_turn)
     assert presets_of("a", "<stop>", eos_token="<stop>")("turns") == {"<stop>"}
@@ -378,7 +397,9 @@ def test_every_level_adds_its_vector(family, intra_encoding):
 def test_segment_ids_of_the_wrong_shape_name_both(tiny_model):
     model = tiny_model(**LEVELS)
     ids = torch.zeros(2, 5, dtype=torch.long)
-    with pytest.raises(ValueError, match=r"shape \(2, 5\) or one for each of its 3 levels, shape \(2, 5, 3\), got \(2, 5, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"shape \(2, 5\) or one for each of its 3 levels, shape \(2, 5, 3\), got \(2, 5, 2\)"
+    ):
         model(ids, segment_ids=torch.zeros(2, 5, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="without the ids of inner levels"):
         model(inputs_embeds=model.get_input_embeddings()(ids), segment_ids=ids)
@@ -409,7 +430,7 @@ def test_gradients_reach_every_table(family):
     model = with_levels(family)
     model.gradient_checkpointing_enable()
     model.train()
-    ids = torch.randint(1, 60, (2, 30), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(1, 60, (2, 150), generator=torch.Generator().manual_seed(1))
     model(ids, labels=ids).loss.backward()
     for table in model.base_model.inner_encodings:
         assert (table.weight.grad.abs().amax(-1) > 0).all()

@@ -257,7 +257,9 @@ def test_results_are_long_whatever_integer_type_the_given_ids_have():
     segments = segment_tokens(
         torch.tensor([[False, True, False]]), segment_ids=torch.tensor([[0, 0, -1]], dtype=torch.int32)
     )
-    assert {entry.dtype for entry in (segments.segment_ids, segments.intra_positions, *segments.state.columns())} == {torch.long}
+    assert {entry.dtype for entry in (segments.segment_ids, segments.intra_positions, *segments.state.columns())} == {
+        torch.long
+    }
 
 
 # Documents

@@ -266,13 +266,13 @@ class BipeConfigMixin(PreTrainedConfig):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""
         self.check_values()
         levels = {"separator_token_ids": self.separator_token_ids}
-        levels |= {f"inner_separator_token_ids[{at}]": level for at, level in enumerate(self.inner_separator_token_ids)}
+        levels |= {
+            f"inner_separator_token_ids[{at}]": level for at, level in enumerate(self.inner_separator_token_ids)
+        }
         for name, token_ids in levels.items():
             outside = [token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size]
             if outside:
-                raise InputError(
-                    f"{name} must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
-                )
+                raise InputError(f"{name} must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}")
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value that no model has, whatever its vocabulary, which may be resized."""

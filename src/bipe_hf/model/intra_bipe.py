@@ -1,6 +1,6 @@
 """Intra encodings: the absolute encodings of the place in the innermost unit and of the indices of inner levels,
 
-`h_t = E[w_t] + sum over inner levels T_l[min(index_l(t), max_inner_index - 1)] + P[min(place(t), max_segment_length - 1)]`
+`h_t = E[w_t] + P[min(place(t), max_segment_length - 1)] + sum over l of T_l[min(index_l(t), max_inner_index - 1)]`
 
 An intra encoding is a module that maps positions to vectors; P and every T_l are of the same class. To add one: write
 a class here, name it in `INTRA_ENCODINGS`, add the name to the values that the configuration accepts.
@@ -47,8 +47,9 @@ class SinusoidalIntraEncoding(nn.Module):
         super().__init__()
         self.rows = rows
         num_levels = 1 + len(config.inner_separator_token_ids)
-        self.begin = level * (config.hidden_size // num_levels)
-        self.behind = (num_levels - 1 - level) * (config.hidden_size // num_levels)
+        part = config.hidden_size // num_levels
+        self.begin = level * part
+        self.behind = 0 if level == num_levels - 1 else config.hidden_size - self.begin - part
         self.dimensions = config.hidden_size - self.begin - self.behind
 
     def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

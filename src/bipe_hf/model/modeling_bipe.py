@@ -177,9 +177,10 @@ class BipeModelMixin:
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
-                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys but no segment
-                history; if documents are packed and a cache is given; if the cache is a quantized one and
-                `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of `inter_encoding`.
+                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys
+                but no segment history; if documents are packed and a cache is given; if the cache is a quantized one
+                and `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of
+                `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("You must specify exactly one of input_ids or inputs_embeds")
@@ -360,12 +361,11 @@ def _checked_segment_ids(
 ) -> torch.LongTensor | None:
     if segment_ids is None:
         return None
-    shape = inputs_embeds.shape[:2]
-    if segment_ids.shape != shape and not (num_inner and segment_ids.shape == (*shape, 1 + num_inner)):
-        levels = f" or one for each of its {1 + num_inner} levels, shape {(*shape, 1 + num_inner)}," if num_inner else ","
-        raise InputError(
-            f"segment_ids must have one id for each token, shape {tuple(shape)}{levels} got {tuple(segment_ids.shape)}"
-        )
+    shape, given = tuple(inputs_embeds.shape[:2]), tuple(segment_ids.shape)
+    of_levels = (*shape, 1 + num_inner)
+    if given != shape and not (num_inner and given == of_levels):
+        other = f" or one for each of its {of_levels[-1]} levels, shape {of_levels}" if num_inner else ""
+        raise InputError(f"segment_ids must have one id for each token, shape {shape}{other}, got {given}")
     if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
         raise InputError(f"segment_ids must be integers, got {segment_ids.dtype}")
     return segment_ids.to(inputs_embeds.device)

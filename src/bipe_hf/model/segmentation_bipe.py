@@ -108,8 +108,8 @@ class SegmentInputs(NamedTuple):
     starts_document: torch.Tensor | None = None
     """`torch.BoolTensor`, True where a packed document starts (see [`document_starts`])."""
     segment_ids: torch.Tensor | None = None
-    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding. With inner levels also
-    of shape `(batch, length, levels)`, which overrides them as well."""
+    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding. With inner levels
+    also of shape `(batch, length, levels)`, which overrides them as well."""
 
 
 class SegmentationFields(Protocol):
@@ -179,7 +179,9 @@ class Segmenter(nn.Module):
         levels[tokens, 1:] = self._inner_indices(input_ids[tokens], segment_ids[tokens], document)
         return levels
 
-    def _inner_indices(self, input_ids: np.ndarray, segment_ids: np.ndarray, document: np.ndarray | None) -> np.ndarray:
+    def _inner_indices(
+        self, input_ids: np.ndarray, segment_ids: np.ndarray, document: np.ndarray | None
+    ) -> np.ndarray:
         """The indices of the inner levels, of shape `(length, inner levels)`; nothing given is padding."""
         is_separator = self._is_inner_separator[:, np.minimum(input_ids, self._is_inner_separator.shape[1] - 1)]
         starts = np.ones(len(input_ids), dtype=bool)

@@ -168,9 +168,7 @@ def fit_tokenizer(
         return tokenizer
     for name in ("separators", "levels"):
         if vars(data_args)[name] is not None:
-            raise InputError(
-                f"{name}: {vars(data_args)[name]!r} given, but this model does not segment by separators"
-            )
+            raise InputError(f"{name}: {vars(data_args)[name]!r} given, but this model does not segment by separators")
     if isinstance(tokenizer, BipeTokenizer):
         return tokenizer.without_segments()
     return tokenizer
