@@ -1,5 +1,6 @@
 """What the figures of the lab have in common: looks, axes, legends, files."""
 
+import os
 import textwrap
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
@@ -34,13 +35,16 @@ def pictures(output: Path) -> list[Path]:
 
 
 def save_figure(figure: "Figure", output: Path) -> None:
-    """Write a figure as PNG and SVG."""
+    """Write a figure as PNG and SVG, each as a whole or not at all."""
     from matplotlib import rc_context
 
     # A fixed salt and no date: the same results give the same file.
     with rc_context({"svg.hashsalt": "bipe-hf"}):
         for target in pictures(output):
-            figure.savefig(target, dpi=200, metadata={"Date": None} if target.suffix == ".svg" else None)
+            kind = target.suffix.removeprefix(".")
+            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+            figure.savefig(partial, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+            os.replace(partial, target)
 
 
 def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
