@@ -17,6 +17,7 @@ COMMANDS = (
     "synthetic",
     "evaluate",
     "compare",
+    "kinds",
     "scrolls",
     "segments",
     "plot",
