@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import bipe_hf.lab.comparison.run as run_module
+import bipe_hf.lab.kinds.run as kinds_module
 from bipe_hf.commands import main
 from bipe_hf.lab.common.figures import save_figure
 from bipe_hf.lab.comparison.losses import UnitLosses
@@ -33,24 +34,25 @@ def write_kind(name: str, content: dict = SMALL) -> None:
         folder = Path("texts", name, split)
         folder.mkdir(parents=True, exist_ok=True)
         for at in range(30):
-            (folder / f"{at:02}.txt").write_text(sentences(hash_of(name) + 100 * seed + at, 4))
+            (folder / f"{at:02}.txt").write_text(sentences(ord(name[0]) + 1000 * seed + at, 4))
     Path("kinds").mkdir(exist_ok=True)
     content = changed(content, settings__data=f"texts/{name}")
     Path("kinds", f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def hash_of(name: str) -> int:
-    return sum(map(ord, name))
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Two kinds of text, and figures of comparisons left out, which take most of the time."""
+def with_figure(tmp_path, monkeypatch):
+    """Two kinds of text. The figures of comparisons are left out: drawing takes most of the time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_module, "draw_figures", lambda *arguments: None)
     for name in ("verse", "prose"):
         write_kind(name)
-    return tmp_path
+
+
+@pytest.fixture
+def here(with_figure, monkeypatch):
+    """The same, without the figure of the map."""
+    monkeypatch.setattr(kinds_module, "save_figure", lambda *arguments: None)
 
 
 def error_line(capsys) -> str:
@@ -72,7 +74,7 @@ def table(tables: str, title: str) -> dict[str, list[str]]:
 # What is run
 
 
-def test_each_kind_is_compared_and_the_map_shows_all(here, capsys):
+def test_each_kind_is_compared_and_the_map_shows_all(with_figure, capsys):
     assert main(["kinds", "kinds", "--output", "out", "--only", "verse"]) == 0
     assert {path.name for path in Path("out").iterdir()} == {"verse", *MAP}
     assert "| prose |" not in Path("out/kinds.md").read_text()
@@ -90,11 +92,13 @@ def test_each_kind_is_compared_and_the_map_shows_all(here, capsys):
         assert len(values) == 4
         for length in (16, 64):
             cells = table(tables.split(f"## {length} tokens")[1], "Perplexity")
-            for entry, cell in zip(cells["kind"], cells[name], strict=True):
+            best = min(("RoPE", "BiPE-RoPE"), key=lambda entry: values[entry, length]["value"])
+            assert cells["kind"] == ["best", "RoPE", "BiPE-RoPE"]
+            assert cells[name][0] == best
+            for entry, cell in zip(cells["kind"][1:], cells[name][1:], strict=True):
                 found = values[entry, length]["measured"]
-                best = min(values["RoPE", length]["value"], values["BiPE-RoPE", length]["value"])
                 text = f"{found['perplexity']:.2f} · {found['bits_per_byte']:.4f}"
-                assert cell == (f"**{text}**" if found["perplexity"] == best else text)
+                assert cell == (f"**{text}**" if entry == best else text)
     assert "16 tokens, 1 times the train length" in tables
     assert "64 tokens, 4 times the train length" in tables
     before = {name: Path("out", name).read_bytes() for name in MAP}
@@ -117,8 +121,9 @@ def test_the_map_is_written_after_each_measurement_with_what_there_is(here, monk
     assert main(["kinds", "kinds", "--output", "out", "--only", "verse"]) == 0
     first, second = (table(text, "Perplexity") for text in seen)
     assert list(first) == ["kind", "---", "prose"]
-    assert second["verse"][1] == "-"
-    assert second["verse"][0].startswith("**")
+    assert second["verse"][0] == "RoPE"
+    assert second["verse"][1].startswith("**")
+    assert second["verse"][2] == "-"
     assert second["prose"] == first["prose"]
 
 
@@ -258,18 +263,18 @@ def test_tables_show_the_best_and_how_far_others_are_behind(by_hand):
     short, long = tables.split("## ")[1:]
     assert short.startswith("16 tokens, 1 times the train length")
     assert table(short, "Perplexity") == {
-        "kind": ["A", "B", "C"],
-        "---": ["---", "---:", "---:"],
-        "prose": ["**10.00 · 1.0000**", "12.50 · 1.2500", "30.00 · 3.0000"],
-        "verse": ["10.20 · 1.0200", "**10.00 ± 0.00 · 1.0000**", "-"],
+        "kind": ["best", "A", "B", "C"],
+        "---": ["---", "---:", "---:", "---:"],
+        "prose": ["A", "**10.00 · 1.0000**", "12.50 · 1.2500", "30.00 · 3.0000"],
+        "verse": ["B", "10.20 · 1.0200", "**10.00 ± 0.00 · 1.0000**", "-"],
     }
     behind = table(short, "Behind")
-    assert behind["prose"] == ["**best**", "25.0 (25.0 to 25.0) *", "200.0 (200.0 to 200.0) *"]
+    assert behind["prose"] == ["A", "**best**", "25.0 (25.0 to 25.0) *", "200.0 (200.0 to 200.0) *"]
     # A and B differ by a nat a token on each unit, to one side on half of them: as many of ten as binomial, 2 to 8.
     low, high = (100 * (exp(log(1.02) + (2 * share - 1)) - 1) for share in (0.2, 0.8))
-    assert behind["verse"] == [f"2.0 ({low:.1f} to {high:.1f})", "**best**", "-"]
-    assert table(long, "Perplexity")["prose"] == ["40.00 · 4.0000", "**20.00 · 2.0000**", "-"]
-    assert table(long, "Perplexity")["verse"][1] == "11.00 ± 1.48 · 1.1050"  # 1.1 is the root of 1.21
+    assert behind["verse"] == ["B", f"2.0 ({low:.1f} to {high:.1f})", "**best**", "-"]
+    assert table(long, "Perplexity")["prose"] == ["B", "40.00 · 4.0000", "**20.00 · 2.0000**", "-"]
+    assert table(long, "Perplexity")["verse"][2] == "11.00 ± 1.48 · 1.1050"  # 1.1 is the root of 1.21
 
 
 def test_figure_has_a_panel_a_length_with_every_number(by_hand):

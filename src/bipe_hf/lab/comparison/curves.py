@@ -56,7 +56,7 @@ def draw_learning_curves(results: "ComparisonResults", comparison: "Comparison",
     for colour, training in thin:
         axes.plot(list(training), list(training.values()), color=colour, linewidth=0.6, alpha=0.6, zorder=2)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token): validation, and thin of training")
+    axes.set_ylabel("validation loss (nats per token); thin: training")
     axes.set_title(title, pad=8 + height, parse_math=False)
     name_lines(axes, lines)
     return figure

@@ -55,7 +55,7 @@ def _draw_panel(axes: "Axes", found: Map, length: int) -> "AxesImage":
             text = "best" if cell.is_best else _number(cell.percent)
             if not (cell.is_best or cell.behind.is_difference):
                 text = f"({text})"
-            dark = norm(cell.percent) > 0.6
+            dark = norm(cell.percent) > 0.9
             look = {"color": "white" if dark else "black", "weight": "bold" if cell.is_best else "normal"}
             axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
             if cell.is_best:

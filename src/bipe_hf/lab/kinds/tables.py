@@ -53,10 +53,11 @@ def _texts(found: Map) -> str:
 
 
 def _table(found: Map, length: int, show: Callable[[Cell], str]) -> str:
-    table = [["kind", *found.entries]]
+    table = [["kind", "best", *found.entries]]
     for kind in found.kinds:
-        cells = [kind.cells.get((entry, length)) for entry in found.entries]
-        table.append([kind.name, *("-" if cell is None else show(cell) for cell in cells)])
+        cells = {entry: kind.cells.get((entry, length)) for entry in found.entries}
+        best = next((entry for entry, cell in cells.items() if cell is not None and cell.is_best), "-")
+        table.append([kind.name, best, *("-" if cell is None else show(cell) for cell in cells.values())])
     return markdown(table)
 
 
