@@ -60,7 +60,10 @@ KINDS = (
     *("chinese", "cpp", "json_lines", "logs_seen", "logs_unseen", "mathematics", "music"),
     *("novels", "plays", "python", "tables", "tables_other", "verse"),
 )
-COMPARISONS = ("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "math", "math_longer", "python")
+COMPARISONS = (
+    *("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "learning_rates"),
+    *("math", "math_longer", "python"),
+)
 
 
 def every(pattern: str, *without: str):
@@ -325,7 +328,8 @@ def test_a_finetuning_runs_with_its_configuration(path, tmp_path, monkeypatch):
 
 
 def test_every_comparison_is_there():
-    assert {path.name for path in CONFIGS.glob(f"{COMPARE}*.yaml")} == {f"{COMPARE}{name}.yaml" for name in COMPARISONS}
+    there = {path.name for path in CONFIGS.glob(f"{COMPARE}*.yaml")}
+    assert there == {f"{COMPARE}{name}.yaml" for name in COMPARISONS}
 
 
 @every_comparison

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import runpy
 import sys
 import tarfile
 import zipfile
@@ -396,3 +397,23 @@ def test_the_docstring_downloads_what_is_read():
 
 def named(packages, client, sign):
     return sorted(f"{package.name}{sign}{package.version}" for package in packages if package.client == client)
+
+
+def test_learning_rates_are_chosen_on_training_text_alone(tmp_path, monkeypatch, capsys):
+    for kind in ("tables", "json_lines", "logs_seen", "novels", "python"):
+        for split in ("train", "validation"):
+            folder = tmp_path / "kinds" / kind / split
+            folder.mkdir(parents=True)
+            for at in range(33):
+                (folder / f"{at:03}.txt").write_text(f"{kind} {split} {at}")
+    script = str(ROOT / "scripts" / "kinds_learning_rate_text.py")
+    words = [script, "--kinds", str(tmp_path / "kinds"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(script, run_name="__main__")
+    copied = {folder.name: {path.read_text() for path in folder.iterdir()} for folder in (tmp_path / "out").iterdir()}
+    assert len(copied["train"]) == 23  # five of each kind: 0, 8, 16, 24 and 32; the 10th and the 20th held out
+    assert copied["validation"] == {"json_lines train 32", "novels train 32"}
+    assert all(" train " in text for texts in copied.values() for text in texts)
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert "exists; give a new folder" in capsys.readouterr().err
