@@ -32,11 +32,16 @@ def add_settings_arguments(
         settings_class: whose keys are listed.
     """
     parser.usage = f"bipe-hf {name} CONFIG.yaml [--overwrite] [--key value ...]"
+    parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
+    add_key_arguments(parser, description, settings_class)
+
+
+def add_key_arguments(parser: argparse.ArgumentParser, description: str, settings_class: type["RunSettings"]) -> None:
+    """Adds what every training takes beside its file of settings; arguments as in [`add_settings_arguments`]."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = description
     listings = [_listing(f"keys of the {part}:", arguments) for part, arguments in settings_class.parts().items()]
     parser.epilog = "\n\n".join([*listings, TRAINING_KEYS])
-    parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run that output_dir holds and train again from the start"
     )
