@@ -21,6 +21,7 @@ from bipe_hf.lab.comparison.plan import MERGED
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.finetuning import FinetuneSettings
 from bipe_hf.lab.finetuning.tasks import TASKS
+from bipe_hf.lab.records.arguments import DEFAULTS
 from bipe_hf.lab.training import PretrainSettings, build_config, build_model, fit_tokenizer
 
 
@@ -54,6 +55,7 @@ CONTINUE = "continue_"  # what the names of those start with that say nothing of
 CONTINUED = f"{CONTINUE}from_stock.yaml"
 YARN = f"{CONTINUE}with_yarn.yaml"
 FINETUNE = "finetune_"  # what the names of configurations of `bipe-hf finetune` start with
+RECORDS = "records"  # that of `bipe-hf records train`
 SYNTHETIC = "synthetic_"  # and of `bipe-hf synthetic`, which `test_synthetic.py` runs
 COMPARE = "compare_"  # and of `bipe-hf compare`
 KINDS = (
@@ -73,8 +75,8 @@ def every(pattern: str, *without: str):
 
 
 every_config = every("*.yaml", COMPARE)
-every_pretraining = every("*.yaml", FINETUNE, SYNTHETIC, COMPARE)
-every_new_model = every("*.yaml", FINETUNE, SYNTHETIC, CONTINUE, COMPARE)
+every_pretraining = every("*.yaml", FINETUNE, RECORDS, SYNTHETIC, COMPARE)
+every_new_model = every("*.yaml", FINETUNE, RECORDS, SYNTHETIC, CONTINUE, COMPARE)
 every_base = every("base/*.yaml")
 every_comparison = every(f"{COMPARE}*.yaml")
 every_finetuning = every(f"{FINETUNE}*.yaml")
@@ -99,8 +101,13 @@ def stated(path: Path, name: str) -> float:
 
 
 def test_all_settings_of_the_paper_are_there():
-    names = {path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith((FINETUNE, SYNTHETIC, COMPARE))}
+    others = (FINETUNE, RECORDS, SYNTHETIC, COMPARE)
+    names = {path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith(others)}
     assert names == {"bipe_rope_1.6b.yaml", CONTINUED, YARN, *FAMILIES[""], *FAMILIES["tiny"]}
+
+
+def test_the_settings_of_records_are_the_defaults_of_the_command():
+    assert read_yaml(CONFIGS / f"{RECORDS}.yaml") == DEFAULTS
 
 
 def test_every_task_of_finetune_has_a_configuration():
@@ -114,7 +121,7 @@ def test_every_key_is_commented_and_the_usage_names_the_file(path):
     assert keys
     for line in keys:
         assert re.fullmatch(r"\w+: \S+ +# \S.*", line), line
-    commands = {FINETUNE: "finetune", SYNTHETIC: "synthetic"}
+    commands = {FINETUNE: "finetune", RECORDS: "--config", SYNTHETIC: "synthetic"}
     command = next((name for prefix, name in commands.items() if path.name.startswith(prefix)), "pretrain")
     assert any(f"{command} configs/{path.name}" in line for line in lines if line.startswith("#"))
     assert max(map(len, lines)) <= 119

@@ -15,6 +15,7 @@ COMMANDS = (
     "pretrain",
     "finetune",
     "synthetic",
+    "records",
     "evaluate",
     "compare",
     "kinds",
