@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Forty minutes on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
+# An hour on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
 bench: $(INSTALLED)
 	$(BIN)/python scripts/benchmark.py --output results/benchmark.json $(ARGS)
 
