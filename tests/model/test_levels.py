@@ -1,5 +1,6 @@
 """Levels inside segments: indices against a text that is split again and again, and what the model makes of them."""
 
+import gc
 from itertools import pairwise
 
 import numpy as np
@@ -211,6 +212,36 @@ def test_padding_later_is_padding_at_once(tokenizer):
     assert later["segment_ids"] == tokenizer(texts, padding=True)["segment_ids"]
     without = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
     assert tokenizer.pad(without)["segment_ids"] == later["segment_ids"]
+
+
+@property_test
+@given(st.text(LETTERS, min_size=1, max_size=16))
+def test_packed_documents_and_padding_in_between_are_found_when_padding(tokenizer, row):
+    positions = [0]
+    for letter in row[1:]:
+        positions.append(0 if letter == "W" else positions[-1] + (letter != "_"))
+    example = {
+        "input_ids": [VOCABULARY[letter.lower()] for letter in row],
+        "attention_mask": [int(letter != "_") for letter in row],
+        "position_ids": positions,
+    }
+    assert tokenizer.pad([example])["segment_ids"] == [naive_row(row)[0]]
+
+
+def test_tokens_of_a_unit_share_their_indices(tokenizer):
+    """A list for each token took twice as long as tokenizing, most of it in Python's collector of garbage."""
+    ids = tokenizer(["w,w;www.", "ww"])["segment_ids"]
+    assert [len({id(indices) for indices in each}) for each in ids] == [3, 1]  # "w,", "w;", "www."; "ww"
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_collector_of_garbage_is_left_as_it_was(tokenizer, is_enabled):
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        tokenizer("w,w;w.")
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()
 
 
 def test_levels_are_saved_and_loaded(tokenizer, tmp_path):

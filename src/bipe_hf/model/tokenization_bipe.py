@@ -4,6 +4,7 @@
 `separators_bipe` says which tokens are.
 """
 
+import gc
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -71,8 +72,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     decodes exactly as the tokenizer that it wraps. `segment_ids` has the shape and type of `input_ids` and holds the
     number of separators strictly before a token, among those tokens of the final (truncated) sequence that are no
     padding; it is -1 at padding. With inner levels there is such a number for each level of each token, the segment
-    first: one dimension more, and those of inner levels count inside their parents. Special tokens such as bos belong
-    to the segment in which they stand. As with every output, `model_input_names` decides whether it is returned.
+    first: one dimension more, and those of inner levels count inside their parents; without tensors, tokens of one
+    unit share one list of them. Special tokens such as bos belong to the segment in which they stand. As with every
+    output, `model_input_names` decides whether it is returned.
 
     Separators are fixed when a tokenizer is wrapped: they are saved with it, never computed again on loading, and
     `add_tokens` does not change them. To have added tokens considered, or to change the separators, wrap again.
@@ -253,11 +255,18 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     def _encode_plus(self, *args: Any, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
         batch = super()._encode_plus(*args, return_tensors=return_tensors, **kwargs)
         if "segment_ids" in self.model_input_names and "segment_ids" not in batch:
-            # Once for the whole batch: an operation on an array costs as much for one text as for many.
-            segment_ids = self._segment_ids([(each.ids, each.attention_mask) for each in batch.encodings])
             input_ids = batch[self.model_input_names[0]]
-            if return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list)):
-                segment_ids = segment_ids[0]  # of one text
+            is_one = return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list))
+            # An encoding makes its lists anew each time that they are asked for: only what is not there yet.
+            if return_tensors is not None:
+                input_ids = [each.ids for each in batch.encodings]
+            masks = None
+            if self.backend_tokenizer.padding is not None:
+                masks = [each.attention_mask for each in batch.encodings]
+            # Once for the whole batch: an operation on an array costs as much for one text as for many.
+            segment_ids = self._segment_ids([input_ids] if is_one else input_ids, masks)
+            if is_one:
+                segment_ids = segment_ids[0]
             batch.update(BatchEncoding({"segment_ids": segment_ids}, tensor_type=return_tensors))
         return batch
 
@@ -268,8 +277,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         input_ids = encoded_inputs[self.model_input_names[0]]
         if "segment_ids" in self.model_input_names and "segment_ids" not in encoded_inputs:
             mask = encoded_inputs.get("attention_mask")
+            masks = None if mask is None else [mask]
             (encoded_inputs["segment_ids"],) = self._segment_ids(
-                [(input_ids, [1] * len(input_ids) if mask is None else mask)], encoded_inputs.get("position_ids")
+                [input_ids], masks, encoded_inputs.get("position_ids")
             )
         padded = super()._pad(encoded_inputs, padding_side=padding_side, **kwargs)
         if "segment_ids" in padded:
@@ -284,21 +294,24 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return padded
 
     def _segment_ids(
-        self, sequences: list[tuple[Sequence[int], Sequence[int]]], position_ids: Sequence[int] | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        masks: Sequence[Sequence[int]] | None = None,
+        position_ids: Sequence[int] | None = None,
     ) -> list[list[int]] | list[list[list[int]]]:
-        """Segment of every token of sequences, each given by its ids and its mask; with inner levels all its indices.
+        """Segment of every token of sequences of ids; with inner levels all its indices.
 
-        They are found as documents of one long row. `position_ids`, of a single sequence, start further ones where
-        they do not go up.
+        They are found as documents of one long row. `masks` are 0 at padding; there is none by default.
+        `position_ids`, of a single sequence, start further ones where they do not go up.
         """
-        ends = list(accumulate(len(ids) for ids, _ in sequences))
+        ends = list(accumulate(map(len, sequences)))
         if not ends or ends[-1] == 0:
             return [[] for _ in sequences]
         begins = [0, *ends[:-1]]
         # What need not be looked at costs time, most of all with a short text.
         is_token = starts_document = None
-        if any(0 in mask for _, mask in sequences):
-            is_token = _row(mask for _, mask in sequences).astype(bool)
+        if masks is not None and any(0 in mask for mask in masks):
+            is_token = _row(masks).astype(bool)
         if position_ids is not None or len(sequences) > 1:
             starts_document = np.zeros(ends[-1], dtype=bool)
         if position_ids is not None:
@@ -307,12 +320,36 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             starts_document[np.arange(ends[-1])[tokens][1:]] = positions[1:] <= positions[:-1]
         elif len(sequences) > 1:
             starts_document[[begin for begin in begins if begin < ends[-1]]] = True
-        input_ids = _row(ids for ids, _ in sequences)
-        segmenter = _segmenter(self._separator_token_ids, self._inner_separator_token_ids)
-        segment_ids = segmenter.segment_ids(input_ids, is_token, starts_document).tolist()
+        units, counts = self._units(_row(sequences), is_token, starts_document)
+        # Tokens of a unit share an object: one for each would take longer to make than all the rest together.
+        of_tokens = np.fromiter(_as_lists(units), dtype=object, count=len(units)).repeat(counts)
         if len(sequences) == 1:
-            return [segment_ids]
-        return [segment_ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
+            return [of_tokens.tolist()]
+        return [of_tokens[begin:end].tolist() for begin, end in zip(begins, ends, strict=True)]
+
+    def _units(
+        self, input_ids: np.ndarray, is_token: np.ndarray | None, starts_document: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of each run of tokens that share them, and how many there are in it.
+
+        A run ends with a separator of any level, with a document, and where padding starts or ends. Its tokens before
+        the last one change no index, so they are not looked at.
+        """
+        segmenter, any_separator = _segmenter(self._separator_token_ids, self._inner_separator_token_ids)
+        is_last = any_separator.take(input_ids, mode="clip")
+        is_last[-1] = True
+        if starts_document is not None:
+            is_last[:-1] |= starts_document[1:]
+        if is_token is not None:
+            is_last[:-1] |= is_token[1:] != is_token[:-1]
+        (last,) = is_last.nonzero()
+        first = np.zeros_like(last)
+        first[1:] = last[:-1] + 1
+        if starts_document is not None:
+            starts_document = starts_document[first]
+        if is_token is not None:
+            is_token = is_token[last]
+        return segmenter.segment_ids(input_ids[last], is_token, starts_document), last - first + 1
 
 
 def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
@@ -323,9 +360,23 @@ def _plain(separators: str | Sequence[int | str]) -> str | list[int | str]:
     return separators if isinstance(separators, str) else list(separators)
 
 
-def _row(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+def _row(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """All sequences in one row, int64 of shape `(length,)`."""
-    return np.array(list(chain.from_iterable(sequences)), dtype=np.int64)
+    return np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=sum(map(len, sequences)))
+
+
+def _as_lists(indices: np.ndarray) -> list[int] | list[list[int]]:
+    """`indices.tolist()`, meanwhile without the collector of cyclic garbage.
+
+    It would look through all lists again and again while more of them come, and find nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return indices.tolist()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Separators(NamedTuple):
@@ -338,9 +389,17 @@ class _Separators(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def _segmenter(separators: tuple[int, ...], inner_separators: tuple[tuple[int, ...], ...]) -> Segmenter:
-    """Not part of the tokenizer: caches of data sets go by how that pickles."""
-    return Segmenter(_Separators(separators, inner_separators))
+def _segmenter(
+    separators: tuple[int, ...], inner_separators: tuple[tuple[int, ...], ...]
+) -> tuple[Segmenter, np.ndarray]:
+    """With whether a token id is a separator of any level, False for the last entry and every id from there on.
+
+    Not part of the tokenizer: caches of data sets go by how that pickles.
+    """
+    token_ids = list(chain(separators, *inner_separators))
+    any_separator = np.zeros(max(token_ids, default=-1) + 2, dtype=bool)
+    any_separator[np.array(token_ids, dtype=np.int64)] = True
+    return Segmenter(_Separators(separators, inner_separators)), any_separator
 
 
 def _one_of(separators: Any, segmentation: Any, default: str | None) -> Any:
