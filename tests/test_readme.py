@@ -89,9 +89,10 @@ def test_python_blocks_of_the_page_on_levels_run(demo):
 
 def test_the_commands_on_segments_and_passkeys_run(demo):
     (demo / "book.txt").write_text("It was late. The night, cold and long, had come!\n" * 200)
-    ((_, *words),) = commands("bipe-hf segments")
-    assert main(words) == 0
-    assert "<html" in (demo / "runs" / "segments" / "segments.html").read_text()
+    for _, *words in commands("bipe-hf segments"):
+        assert main(words) == 0
+    for folder in ("segments", "levels"):
+        assert "<html" in (demo / "runs" / folder / "segments.html").read_text()
     ((_, *words),) = [words for words in commands("bipe-hf evaluate") if "bipe_passkey" in words]
     assert main(words) == 0
     rows = json.loads((demo / "runs" / "passkey.json").read_text())["results"]
