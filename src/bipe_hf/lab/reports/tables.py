@@ -6,7 +6,8 @@ from .results import LevelReport, SegmentReport
 
 MARKS_TITLE = (
     "Marks that end a unit of each level. Share one: beyond the first in a separator. Difference: marks of the text"
-    " less those of its tokens (above 0: split over tokens or dropped; below 0: none in the text, as the dot in 3.14)"
+    " less those of its tokens (above 0: split over tokens or dropped; below 0: none of their own in the text, as the"
+    " dot in 3.14 or the second of two spaces)"
 )
 
 
