@@ -27,6 +27,7 @@ from bipe_hf.lab.records.schema import Schema, Source, describe_columns, form_of
 from bipe_hf.lab.records.score import FILES, score_records
 from bipe_hf.lab.records.scoring import by_column, field_bits
 from bipe_hf.lab.records.tokens import row_ids
+from bipe_hf.lab.records.train import _examples_per_step
 from bipe_hf.model.errors_bipe import InputError, InputExistsError
 
 
@@ -107,6 +108,7 @@ def log_run(tmp_path_factory):
     """The folder of a model of a log in which each line says what the one before leaves open to one bit."""
     folder = tmp_path_factory.mktemp("log")
     larger = {"hidden_size": 64, "max_steps": 200, "learning_rate": 4e-3, "train_length": 32}
+    larger["per_device_train_batch_size"] = 32
     (folder / "unit.log").write_text("".join(line + "\n" for line in turn_lines(1000)))
     train_records([folder / "unit.log"], settings_of(folder / "run", **larger))
     return folder / "run"
@@ -189,6 +191,11 @@ def test_settings_that_make_no_sense_are_refused(table, tmp_path, fields, messag
     with pytest.raises(InputError, match=re.escape(message)):
         train_records([table], settings_of(tmp_path / "run", **fields))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("length", "count"), [(2, 64), (100, 41), (400, 10), (5000, 8)])
+def test_a_step_has_about_as_many_tokens_as_wanted(length, count):
+    assert _examples_per_step([{"input_ids": [0] * (length - 1)}, {"input_ids": [0] * (length + 1)}], 4096) == count
 
 
 def test_one_row_is_too_few(tmp_path):
@@ -341,6 +348,19 @@ def test_the_page_shows_every_cell_with_its_bits_and_runs_nothing(report):
         own, usual = result.results[0].bits_per_field[name], result.columns[name]
         above = (own - usual["mean"]) / usual["sd"]
         assert look == f"h{sum(above >= step for step in (1, 2, 3, 5, 8)) if own - usual['mean'] >= 1 else 0}"
+
+
+def test_the_page_of_a_log_colours_its_words(log_run, tmp_path):
+    lines = [*turn_lines(30), "unit-b is <down>", *turn_lines(10)]
+    (tmp_path / "new.log").write_text("".join(line + "\n" for line in lines))
+    score_records(log_run, [tmp_path / "new.log"], output=tmp_path / "out", page_rows=3, device="cpu")
+    page = (tmp_path / "out" / "scores.html").read_text()
+    assert "above the mean of all words" in page
+    head, *shown = Cells(page).rows
+    assert [text for text, _ in head] == ["row", "bits", "line"]
+    assert shown[0][2][0].startswith("unit-b is <down>")
+    (word,) = re.findall(r'<span class="h([1-5])"> &lt;down&gt;</span>', page)
+    assert int(word) >= 2
 
 
 def test_scores_are_not_overwritten_unasked(run, table, report):

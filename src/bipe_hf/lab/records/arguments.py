@@ -29,7 +29,7 @@ DEFAULTS = {
     "train_length": 512,
     "validation_fraction": 0.1,
     "max_steps": 500,
-    "per_device_train_batch_size": 32,
+    "tokens_per_step": 4096,
     "per_device_eval_batch_size": 64,
     "optim": "adamw_torch",
     "learning_rate": 3e-3,
@@ -108,6 +108,13 @@ class RecordArguments:
         default=512,
         metadata={"help": "tokens in a training example; what a row has beyond that is not learnt (default: 512)"},
     )
+    tokens_per_step: int = field(
+        default=4096,
+        metadata={
+            "help": "tokens of an optimizer step, about: it has 8 to 64 examples, unless per_device_train_batch_size"
+            " says how many (default: 4096)"
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -158,7 +165,7 @@ class RecordSettings(RunSettings):
 
 def check_arguments(records: RecordArguments, model: ModelArguments, training: TrainingArguments) -> None:
     """Refuses settings that make no sense or contradict each other, before any work."""
-    check_counts(vars(records), ["vocab_size", "early_stopping_patience"])
+    check_counts(vars(records), ["vocab_size", "tokens_per_step", "early_stopping_patience"])
     if not 0 < records.validation_fraction < 1:
         raise InputError(
             f"validation_fraction: {records.validation_fraction} given, it must lie between 0 and 1, both excluded"

@@ -43,7 +43,8 @@ def render_page(report: "ScoreReport", rows: Sequence["ScoredRow"], bits: Sequen
     several = len(report.files) > 1
     names = list(report.columns)
     usual = {name: (numbers["mean"], numbers["sd"]) for name, numbers in report.columns.items()}
-    if any(len({field.column for field, _ in own}) < len(own) for own in bits):  # words of a log
+    has_words = any(len({field.column for field, _ in own}) < len(own) for own in bits)
+    if has_words:  # of a log
         costs = [cost for own in bits for _, cost in own]
         usual = dict.fromkeys(names, (float(np.mean(costs)), float(np.std(costs))))
     heads = "".join(f'<th scope="col">{escape(name) or "(no name)"}</th>' for name in names)
@@ -60,6 +61,7 @@ def render_page(report: "ScoreReport", rows: Sequence["ScoredRow"], bits: Sequen
         mean=f"{report.bits_per_row['mean']:.1f}",
         median=f"{report.bits_per_row['median']:.1f}",
         shown=f"all {len(rows):,} rows" if len(rows) == report.rows else f"the {len(rows):,} rows with the most bits",
+        unit="of all words" if has_words else "of the column",
         legend="".join(_step(shade) for shade in range(1, len(SHADES) + 1)),
         heads=heads,
         lines="\n".join(lines),
@@ -77,7 +79,8 @@ def _cell(name: str, row: "ScoredRow", bits: Bits, usual: tuple[float, float]) -
     if len(own) == 1:
         shade, text = _shade(own[0][1], usual), _shown(row.cells.get(name, ""))
     else:
-        shade, text = 0, "".join(f'<span class="h{_shade(cost, usual)}">{_shown(part)}</span>' for part, cost in own)
+        words = [(part.removesuffix("\n"), _shade(cost, usual)) for part, cost in own]
+        shade, text = 0, "".join(f'<span class="h{each}">{_shown(word)}</span>' for word, each in words)
     return f'<td class="h{shade}">{text}<small>{row.bits_per_field[name]:.1f}</small></td>'
 
 
@@ -145,7 +148,7 @@ _PAGE = """\
 <h1>Unusual rows of {files}</h1>
 <p>{rows} rows under the model {model}: {mean} bits a row on average, median {median}. The less likely a field is
 behind the fields before it, the more bits it takes: the small numbers.</p>
-<p>Shown are {shown}. Colour: standard deviations above the mean of the column,{legend}.</p>
+<p>Shown are {shown}. Colour: standard deviations above the mean {unit},{legend}.</p>
 </header>
 <main>
 <div class="map" tabindex="0" role="region" aria-label="rows and columns">

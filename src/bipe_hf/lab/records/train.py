@@ -32,6 +32,8 @@ from .tokens import encode_rows, fit_record_tokenizer, row_ids, windows
 
 
 FILES = RunFiles("records.yaml", SCHEMA_FILE)
+# Of an optimizer step.
+FEWEST_EXAMPLES, MOST_EXAMPLES = 8, 64
 
 
 class Split(NamedTuple):
@@ -101,14 +103,16 @@ def train_records(
     examples = _examples(train_rows, order, length, tokenizer.eos_token_id)
     held_out = _examples(validation_rows, order, length, tokenizer.eos_token_id)
 
+    if "per_device_train_batch_size" not in settings.training:
+        training_args.per_device_train_batch_size = _examples_per_step(examples, record_args.tokens_per_step)
     set_seed(training_args.seed)
     load = partial(load_model, attention=model_args.attn_implementation)
     model = build_model(model_args, config) if checkpoint is None else load(checkpoint).model
     rows = {name: sum(map(len, part)) for name, part in split._asdict().items()}
     say(
         f"{model.config.model_type} of {model.num_parameters():,} parameters, {len(tokenizer)} tokens;"
-        f" {rows['train']:,} rows to train on in {len(examples):,} examples, {rows['validation']:,} to measure; device"
-        f" {training_args.device}"
+        f" {rows['train']:,} rows to train on in {len(examples):,} examples, {training_args.train_batch_size} a step,"
+        f" {rows['validation']:,} to measure; device {training_args.device}"
     )
     callbacks = [CurrentIntervals()]
     if record_args.early_stopping_patience is not None:
@@ -200,6 +204,12 @@ def _examples(
             ids = [each for row in rows[first:stop] for each in row][:length]
             examples.append({"input_ids": [eos_token_id, *ids], "labels": [-100, *ids]})
     return examples
+
+
+def _examples_per_step(examples: Sequence[dict[str, list]], tokens: int) -> int:
+    """How many have about so many tokens together, within limits: fewer learn badly, more gain nothing."""
+    mean = sum(len(example["input_ids"]) for example in examples) / len(examples)
+    return min(max(round(tokens / mean), FEWEST_EXAMPLES), MOST_EXAMPLES)
 
 
 def _prepare(
