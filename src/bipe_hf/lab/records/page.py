@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..reports.page import _escape as escape
+from ..reports.page import escape
 from .tokens import Field
 
 

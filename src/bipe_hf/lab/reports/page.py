@@ -159,7 +159,7 @@ class _Writer:
         """`rest` is what follows the last token; None where the document goes on."""
         written = [self._piece(piece) for piece in pieces]
         if rest is not None:
-            written += [_escape(rest), self._piece(Piece("", 1))]
+            written += [escape(rest), self._piece(Piece("", 1))]
         return f'<h2>{html.escape(name)}</h2>\n<div class="text" lang="" dir="auto">{"".join(written)}</div>'
 
     def _piece(self, piece: Piece) -> str:
@@ -174,7 +174,7 @@ class _Writer:
             token = self.tokenizer.convert_ids_to_tokens(self.ids[tokens.start])
             label = f' data-label="{html.escape(token)}"'
         positions = html.escape("\n".join(lines)).replace("\n", "&#10;")
-        return f'<span class="{looks}" tabindex="0"{label} data-positions="{positions}">{_escape(piece.text)}</span>'
+        return f'<span class="{looks}" tabindex="0"{label} data-positions="{positions}">{escape(piece.text)}</span>'
 
     def _looks(self, tokens: range) -> list[str]:
         """Classes of the style: those of the first token, and the line where an innermost unit starts at any."""
@@ -200,7 +200,8 @@ def _encoded(index: int, rows: int) -> str:
     return f"{index} (encoded as {rows - 1})" if index >= rows else str(index)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """HTML of a text; what no page can hold, or what would reorder it, is shown by name."""
     return "".join(map(_escape_character, text))
 
 
