@@ -458,7 +458,7 @@ def test_what_is_no_row_of_json_lines_is_told():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 0}, "count: 0 given"),
+        ({"count": 0}, "rows: 0 given"),
         ({"count": 1, "temperature": 0.0}, "temperature: 0.0 given"),
         ({"count": 1, "before": [{}]}, "before: each row of this model stands alone"),
     ],

@@ -83,7 +83,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="CONFIG.yaml", help="file of settings (default: as in configs/records.yaml)"
     )
-    settings.add_key_arguments(parser, TRAIN, RecordSettings)
+    settings.add_key_arguments(parser, TRAIN, RecordSettings, output_dir="RUN of --output, whatever else is given")
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -341,5 +341,5 @@ def _read_log(file: Path, text: str, source: Source) -> tuple[list[Row], list[st
 _READERS = {"table": _read_table, "json": _read_json, "log": _read_log}
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(name or "(no name)" for name in names)

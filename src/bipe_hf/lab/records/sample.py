@@ -60,7 +60,7 @@ def sample_rows(
 
     Args:
         used: the model.
-        count: valid rows to draw, for each of `starts`.
+        count: valid rows to draw, for each of `starts`; messages call it `rows`.
         starts: the first fields of the rows; by default none is given.
         before: rows that come before, where the order of rows means something.
         temperature: above 0; the logits are divided by it.
@@ -71,7 +71,7 @@ def sample_rows(
         ValueError: a count or temperature that is not above 0, `before` where each row stands alone, `starts` where it
             does not.
     """
-    check_counts({"count": count}, ["count"])
+    check_counts({"rows": count}, ["rows"])
     if not temperature > 0:
         raise InputError(f"temperature: {temperature} given, it must be above 0")
     is_ordered = used.schema.order == "file"
