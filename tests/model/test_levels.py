@@ -232,6 +232,9 @@ def test_tokens_of_a_unit_share_their_indices(tokenizer):
     """A list for each token took twice as long as tokenizing, most of it in Python's collector of garbage."""
     ids = tokenizer(["w,w;www.", "ww"])["segment_ids"]
     assert [len({id(indices) for indices in each}) for each in ids] == [3, 1]  # "w,", "w;", "www."; "ww"
+    ids = tokenizer(["ww,w"] * 50)["segment_ids"]
+    assert len({id(indices) for each in ids for indices in each}) == 2
+    assert ids == [tokenizer("ww,w")["segment_ids"]] * 50
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])

@@ -5,6 +5,7 @@
 """
 
 import gc
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -72,9 +73,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     decodes exactly as the tokenizer that it wraps. `segment_ids` has the shape and type of `input_ids` and holds the
     number of separators strictly before a token, among those tokens of the final (truncated) sequence that are no
     padding; it is -1 at padding. With inner levels there is such a number for each level of each token, the segment
-    first: one dimension more, and those of inner levels count inside their parents; without tensors, tokens of one
-    unit share one list of them. Special tokens such as bos belong to the segment in which they stand. As with every
-    output, `model_input_names` decides whether it is returned.
+    first: one dimension more, and those of inner levels count inside their parents. Without tensors, equal ones may be
+    one list, whose items are not to be changed. Special tokens such as bos belong to the segment in which they stand.
+    As with every output, `model_input_names` decides whether it is returned.
 
     Separators are fixed when a tokenizer is wrapped: they are saved with it, never computed again on loading, and
     `add_tokens` does not change them. To have added tokens considered, or to change the separators, wrap again.
@@ -321,8 +322,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         elif len(sequences) > 1:
             starts_document[[begin for begin in begins if begin < ends[-1]]] = True
         units, counts = self._units(_row(sequences), is_token, starts_document)
-        # Tokens of a unit share an object: one for each would take longer to make than all the rest together.
-        of_tokens = np.fromiter(_as_lists(units), dtype=object, count=len(units)).repeat(counts)
+        of_tokens = _objects(units).repeat(counts)
         if len(sequences) == 1:
             return [of_tokens.tolist()]
         return [of_tokens[begin:end].tolist() for begin, end in zip(begins, ends, strict=True)]
@@ -365,18 +365,28 @@ def _row(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=sum(map(len, sequences)))
 
 
-def _as_lists(indices: np.ndarray) -> list[int] | list[list[int]]:
-    """`indices.tolist()`, meanwhile without the collector of cyclic garbage.
+def _objects(units: np.ndarray) -> np.ndarray:
+    """The indices of each unit as an int or as a list, in an array of shape `(units,)`.
 
-    It would look through all lists again and again while more of them come, and find nothing.
+    Lists take most of the time, in the collector of cyclic garbage above all: it looks through all of them again and
+    again while more come, and finds nothing. So it pauses, and texts whose indices are the same have the same lists.
     """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return indices.tolist()
+        if units.ndim == 2:
+            shape = (units.max(axis=0) + 2).tolist()  # padding is -1
+            if math.prod(shape) < len(units):
+                all_indices = np.indices(shape).reshape(len(shape), -1).T - 1
+                return _row_objects(all_indices)[np.ravel_multi_index(tuple(units.T + 1), shape)]
+        return _row_objects(units)
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _row_objects(rows: np.ndarray) -> np.ndarray:
+    return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
 
 
 class _Separators(NamedTuple):
