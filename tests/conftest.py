@@ -62,7 +62,8 @@ def tiny_relative():
     """A function from a tiny model to the one of its family, inter encoding and levels that has the given fields."""
 
     def relative(model, **fields):
-        levels = LEVELS if model.config.inner_separator_token_ids else {}
+        divides = fields.get("segmentation") != "tokens" and fields.get("intra_encoding") != "none"
+        levels = LEVELS if model.config.inner_separator_token_ids and divides else {}
         return _tiny_model(family_of(model), **{"inter_encoding": model.config.inter_encoding, **levels, **fields})
 
     return relative

@@ -134,8 +134,8 @@ class BipeModelMixin:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
         config.check_values()  # they may have been set since it was made
         self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
-        self.inner_encodings = build_inner_encodings(config)
         self.intra_encoding = build_intra_encoding(config)
+        self.inner_encodings = build_inner_encodings(config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.segmenter = Segmenter(config)
 
