@@ -217,7 +217,8 @@ def _source(file: Path, text: str, text_encoding: str, given: Given, first: Sour
     dialect = dialect or _dialect(text, given.delimiter) or (given.delimiter or ",", QUOTE, None)
     delimiter, quote, escape = dialect
     if given.quote is not None:
-        quote = None if given.quote == NO_QUOTE else given.quote
+        # A quote in a field is doubled then: an escape that a few characters suggest may be none.
+        quote, escape = None if given.quote == NO_QUOTE else given.quote, None
     source = replace(source, delimiter=delimiter, quote=quote, escape=escape)
     header = first.header if first and given.header is None else given.header
     is_guessed = header is None
