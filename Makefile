@@ -27,7 +27,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Forty minutes on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
+# An hour on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
 bench: $(INSTALLED)
 	$(BIN)/python scripts/benchmark.py --output results/benchmark.json $(ARGS)
 
@@ -44,5 +44,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 # What the tests use and the demo does not. Once torchao is there, importing transformers prints what of it fits no CPU.
 $(VENV)/.optional: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[finetune,lm-eval,peft,torchao,trl]'
+	  --editable '.[finetune,lm-eval,peft,records,torchao,trl]'
 	touch $(VENV)/.optional

@@ -19,7 +19,7 @@ The machine should have nothing else to do: two processes that share a processor
 takes many times the work itself, alike for all models. A row says what share of the processors others used.
 
 The file is written after every measurement. The same command goes on with what is missing, provided that machine,
-versions, model code and settings are the same; `--fresh` measures again. All of it takes about forty minutes, the
+versions, model code and settings are the same; `--fresh` measures again. All of it takes about an hour, the
 longest row twelve.
 
 The model code is known by a hash of the files that travel with a checkpoint, without their comments and docstrings. A

@@ -1,5 +1,6 @@
 """What every test may ask for: tiny models, no Hub, a cache of its own."""
 
+import ast
 from functools import cache
 
 import datasets
@@ -9,7 +10,7 @@ import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
 from families import FAMILIES, family_of
 from huggingface_hub import constants
-from tiny import TINY
+from tiny import LEVELS, TINY
 from transformers.utils import logging
 
 
@@ -41,9 +42,13 @@ def no_progress_bars():
 
 
 @cache
-def _tiny_model(family="llama", **fields):
+def _cached_model(family, fields):
     torch.manual_seed(0)
-    return FAMILIES[family].make_causal_lm(**{**TINY, **fields}).eval()
+    return FAMILIES[family].make_causal_lm(**{**TINY, **ast.literal_eval(fields)}).eval()
+
+
+def _tiny_model(family="llama", **fields):
+    return _cached_model(family, repr(dict(sorted(fields.items()))))
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +59,12 @@ def tiny_model():
 
 @pytest.fixture(scope="session")
 def tiny_relative():
-    """A function from a tiny model to the one of its family and inter encoding that has the given fields."""
+    """A function from a tiny model to the one of its family, inter encoding and levels that has the given fields."""
 
     def relative(model, **fields):
-        return _tiny_model(family_of(model), inter_encoding=model.config.inter_encoding, **fields)
+        divides = fields.get("segmentation") != "tokens" and fields.get("intra_encoding") != "none"
+        levels = LEVELS if model.config.inner_separator_token_ids and divides else {}
+        return _tiny_model(family_of(model), **{"inter_encoding": model.config.inter_encoding, **levels, **fields})
 
     return relative
 
@@ -67,10 +74,11 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(params=["rope", "alibi"])
+@pytest.fixture(params=["rope", "alibi", "levels"])
 def model(request, family, tiny_model):
-    """A tiny model of each family with each inter encoding."""
-    return tiny_model(family, inter_encoding=request.param)
+    """A tiny model of each family with each inter encoding, and with levels inside segments."""
+    encodings = {"levels": {"inter_encoding": "rope", **LEVELS}}
+    return tiny_model(family, **encodings.get(request.param, {"inter_encoding": request.param}))
 
 
 @pytest.fixture

@@ -402,6 +402,10 @@ def test_the_table_marks_ratios_over_their_limit():
             },
         },
         "llama": {
+            "levels_decode_1024": {
+                "models": {"bipe_rope": {"seconds": 0.05}, "bipe_levels": timed(0.06, 1.03)},
+                "others": 0.0,
+            },
             "authors_train_4096": {
                 "models": {
                     "bipe_rope": {"seconds": 15.0},
@@ -410,12 +414,15 @@ def test_the_table_marks_ratios_over_their_limit():
                     "authors_alibi": timed(40.0, 2.5),
                 },
                 "others": 0.25,
-            }
+            },
         },
     }
     table = report(results)
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert rows == [
+        "|  | BiPE-RoPE | with two levels inside segments / BiPE-RoPE (limit 1.02) |",
+        "| --- | ---: | ---: |",
+        "| decoding a token, 1024 cached | 50.00 ms | **1.030** (1.020 to 1.040; 1.030) |",
         "|  | BiPE-RoPE | authors' / BiPE-RoPE | BiPE-ALiBi | authors' / BiPE-ALiBi |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| training step, 4096 tokens (others used 25% of the processors) | 15.00 s | 3.000 (2.990 to 3.010; 3.000) "
@@ -428,6 +435,7 @@ def test_the_table_marks_ratios_over_their_limit():
         "| decoding a token, 1024 in a static cache, compiled | not measured: no compiler |  |  |",
     ]
     assert over_limit(results) == [
+        "llama, decoding a token, 1024 cached: bipe_levels 1.030, limit 1.02",
         "gpt_neox, peak memory, training step, 1024 tokens: bipe_alibi 1.110, limit 1.10",
         "gpt_neox, decoding a token, 1024 cached: bipe_rope 1.020, limit 1.02",
     ]

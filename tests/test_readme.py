@@ -78,11 +78,21 @@ def test_python_blocks_run_one_after_the_other(demo):
     assert AutoModelForCausalLM.from_pretrained("runs/sft/merged").config.model_type == "bipe_llama"
 
 
+def test_python_blocks_of_the_page_on_levels_run(demo):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "levels.md").read_text(), flags=re.DOTALL)
+    names = {}
+    exec(compile(block, "levels.md", "exec"), names)
+    assert names["config"].encoding_label == "BiPE-RoPE with levels"
+    lines, fields = zip(*names["tokenizer"]("a,b\nc")["segment_ids"], strict=True)
+    assert (max(lines), max(fields)) == (1, 1)
+
+
 def test_the_commands_on_segments_and_passkeys_run(demo):
     (demo / "book.txt").write_text("It was late. The night, cold and long, had come!\n" * 200)
-    ((_, *words),) = commands("bipe-hf segments")
-    assert main(words) == 0
-    assert "<html" in (demo / "runs" / "segments" / "segments.html").read_text()
+    for _, *words in commands("bipe-hf segments"):
+        assert main(words) == 0
+    for folder in ("segments", "levels"):
+        assert "<html" in (demo / "runs" / folder / "segments.html").read_text()
     ((_, *words),) = [words for words in commands("bipe-hf evaluate") if "bipe_passkey" in words]
     assert main(words) == 0
     rows = json.loads((demo / "runs" / "passkey.json").read_text())["results"]

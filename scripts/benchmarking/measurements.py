@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
@@ -302,6 +303,9 @@ class Measurement:
 
     title: str
 
+    table: ClassVar[str] = "stock"
+    """The table that it stands in."""
+
     @property
     def against(self) -> dict[str, str]:
         """The ratios of the row: a model, and the one that it is divided by."""
@@ -344,12 +348,25 @@ class Timing(Measurement):
 
 
 @dataclass(frozen=True)
+class LevelsTiming(Timing):
+    """BiPE-RoPE with two levels inside segments beside BiPE-RoPE."""
+
+    table = "levels"
+
+    @property
+    def against(self) -> dict[str, str]:
+        return {"bipe_levels": "bipe_rope"}
+
+
+@dataclass(frozen=True)
 class AuthorsTiming(Timing):
     """The authors' way beside ours.
 
     With a third of the layers, because the scores that the backward of 12 needs at 4096 tokens take 9 GB beside all
     the rest, and a third of the vocabulary, so that the head keeps its share of the work.
     """
+
+    table = "authors"
 
     authors_work: Callable[[torch.nn.Module, Setting], Work]
 
@@ -389,6 +406,8 @@ MEASUREMENTS: dict[str, Timing | PeakMemory] = {
         partial(compiled_decoding_steps, length=1024, count=10),
         budget=40,
     ),
+    "levels_train_1024": LevelsTiming("training step, 1024 tokens", _training(1024), budget=110),
+    "levels_decode_1024": LevelsTiming("decoding a token, 1024 cached", _decoding(1024, count=10), budget=60),
     "authors_train_1024": AuthorsTiming(
         "training step, 1024 tokens", _training(1024), budget=40, authors_work=_training(1024)
     ),

@@ -57,19 +57,22 @@ class Setting:
 
 
 def build(setting: Setting, name: str) -> torch.nn.Module:
-    """The model `stock`, `bipe_rope`, `bipe_alibi`, `authors_rope` or `authors_alibi`."""
+    """The model `stock`, `bipe_rope`, `bipe_alibi`, `bipe_levels`, `authors_rope` or `authors_alibi`."""
     config_class, model_class, bipe_config_class, bipe_model_class = FAMILIES[setting.family]
     torch.manual_seed(0)
     maker, _, inter_encoding = name.partition("_")
     if maker == "stock":
         model = model_class(config_class(**setting.fields, attn_implementation="sdpa"))
     else:
-        separators = list(range(0, setting.fields["vocab_size"], 20))  # one random token in 20 ends a segment
+        size = setting.fields["vocab_size"]
+        has_levels = inter_encoding == "levels"
         config = bipe_config_class(
             **setting.fields,
             attn_implementation="sdpa",
-            inter_encoding=inter_encoding,
-            separator_token_ids=separators,
+            inter_encoding="rope" if has_levels else inter_encoding,
+            separator_token_ids=list(range(0, size, 20)),  # one random token in 20 ends a segment
+            # One in 10 ends a part of a segment, one in 5 a part of that.
+            inner_separator_token_ids=[list(range(1, size, 10)), list(range(2, size, 5))] if has_levels else [],
         )
         model = AuthorsLlama(config) if maker == "authors" else bipe_model_class(config)
     return model.to(device=setting.device, dtype=getattr(torch, setting.dtype))

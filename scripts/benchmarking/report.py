@@ -1,11 +1,11 @@
 """Records of measurements as Markdown tables."""
 
-from .measurements import MEASUREMENTS, AuthorsTiming
+from .measurements import MEASUREMENTS
 from .models import FAMILIES
 
 
-LIMITS = {"bipe_rope": 1.02, "bipe_alibi": 1.10}
-"""What a ratio to the stock model may be, in every row."""
+LIMITS = {"stock": {"bipe_rope": 1.02, "bipe_alibi": 1.10}, "levels": {"bipe_levels": 1.02}, "authors": {}}
+"""What a ratio may be, in every row of each table."""
 
 DISTURBED = 0.05
 """Share of the processors that others used, from which on the table says so."""
@@ -39,14 +39,17 @@ def report(results: dict[str, dict[str, dict]]) -> str:
     """Markdown: a table for each family, and one for the authors' way, of what has been measured."""
     parts = [LEGEND]
     for family in FAMILIES:
-        rows = [_row(name, record) for name, record in _measured(results, family, of_authors=False)]
+        rows = [_row(name, record) for name, record in _measured(results, family, "stock")]
         if rows:
-            columns = [
-                "stock",
-                *(f"BiPE-{_short(name)} / stock (limit {limit:.2f})" for name, limit in LIMITS.items()),
-            ]
+            limits = LIMITS["stock"].items()
+            columns = ["stock", *(f"BiPE-{_short(name)} / stock (limit {limit:.2f})" for name, limit in limits)]
             parts += [f"## {FAMILY_TITLES[family]}", _table(columns, rows)]
-        rows = [_row(name, record) for name, record in _measured(results, family, of_authors=True)]
+        rows = [_row(name, record) for name, record in _measured(results, family, "levels")]
+        if rows:
+            limit = LIMITS["levels"]["bipe_levels"]
+            columns = ["BiPE-RoPE", f"with two levels inside segments / BiPE-RoPE (limit {limit:.2f})"]
+            parts += [f"## {FAMILY_TITLES[family]} with levels", _table(columns, rows)]
+        rows = [_row(name, record) for name, record in _measured(results, family, "authors")]
         if rows:
             columns = ["BiPE-RoPE", "authors' / BiPE-RoPE", "BiPE-ALiBi", "authors' / BiPE-ALiBi"]
             parts += [f"## {FAMILY_TITLES[family]} beside the authors' way", AUTHORS_NOTE, _table(columns, rows)]
@@ -58,18 +61,19 @@ def over_limit(results: dict[str, dict[str, dict]]) -> list[str]:
     return [
         f"{family}, {MEASUREMENTS[name].title}: {model} {record['models'][model]['ratio']:.3f}, limit {limit:.2f}"
         for family in FAMILIES
-        for name, record in _measured(results, family, of_authors=False)
-        for model, limit in LIMITS.items()
+        for table, limits in LIMITS.items()
+        for name, record in _measured(results, family, table)
+        for model, limit in limits.items()
         if "models" in record and record["models"][model]["ratio"] > limit
     ]
 
 
-def _measured(results: dict[str, dict[str, dict]], family: str, of_authors: bool) -> list[tuple[str, dict]]:
+def _measured(results: dict[str, dict[str, dict]], family: str, table: str) -> list[tuple[str, dict]]:
     records = results.get(family, {})
     return [
         (name, records[name])
         for name, measurement in MEASUREMENTS.items()
-        if name in records and isinstance(measurement, AuthorsTiming) == of_authors
+        if name in records and measurement.table == table
     ]
 
 
@@ -93,7 +97,8 @@ def _row(name: str, record: dict) -> list[str]:
         if base not in shown:
             cells.append(_amount(record["models"][base]))
             shown.add(base)
-        cells.append(_ratio(record["models"][model], LIMITS.get(model, float("inf"))))
+        limits = LIMITS[MEASUREMENTS[name].table]
+        cells.append(_ratio(record["models"][model], limits.get(model, float("inf"))))
     return cells
 
 

@@ -13,3 +13,9 @@ TINY = {
     "bos_token_id": None,
     "eos_token_id": None,  # generation runs to its full length
 }
+
+# Two levels inside segments, with units often longer than their tables.
+LEVELS = {
+    "inner_separator_token_ids": [[2, 13, 23, 33, 43, 53], [8, 9, 17, 29, 31, 41, 51]],
+    "max_inner_index": 3,
+}

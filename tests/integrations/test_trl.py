@@ -240,7 +240,8 @@ def test_lora_trains_in_the_trainer(model, make_trainer, texts, documents, setti
     assert loss_of(merged, documents) < trainer.state.log_history[-2]["loss"] < trainer.state.log_history[0]["loss"]
     changed = {name for name, p in merged.named_parameters() if not torch.equal(p, model.get_parameter(name))}
     kinds = {"llama": {"q_proj", "v_proj"}, "gpt_neox": {"query_key_value"}}[model.config.model_type[5:]]
-    assert {name.split(".")[-2] for name in changed} == {"intra_encoding"} | kinds
+    levels = {str(at) for at in range(len(model.config.inner_separator_token_ids))}  # of `inner_encodings`
+    assert {name.split(".")[-2] for name in changed} == {"intra_encoding"} | levels | kinds
 
 
 @one_inter_encoding

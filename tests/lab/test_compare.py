@@ -2,23 +2,23 @@
 
 import json
 import os
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from comparisons import CONTENT, YARN, changed, write, write_texts
 from matplotlib.collections import PolyCollection
 from weights import change_a_weight
-from words import WORDS
 
 import bipe_hf.lab.comparison.run as run_module
 from bipe_hf.commands import main
 from bipe_hf.lab.comparison import ComparisonResults, compare, markdown_tables, read_comparison
+from bipe_hf.lab.comparison.curves import draw_learning_curves
 from bipe_hf.lab.comparison.experiments import EXPERIMENTS
-from bipe_hf.lab.comparison.figures import draw_loss_by_position, draw_perplexity
+from bipe_hf.lab.comparison.figures import draw_loss_by_position, draw_perplexity, figure_names
+from bipe_hf.lab.comparison.losses import UnitLosses
 from bipe_hf.lab.comparison.results import Row
 from bipe_hf.lab.comparison.run import Clock, Job
 from bipe_hf.lab.comparison.tables import Rows, effective_length
@@ -27,68 +27,6 @@ from bipe_hf.lab.training import build_config, build_model
 
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
-
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 10000.0}
-CONTENT = {
-    "task": "text",
-    "seeds": [1, 2],
-    "settings": {
-        "data": "texts",
-        "vocab_size": 280,
-        "train_length": 16,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_steps": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": "3e-2",
-        "save_strategy": "no",
-        "max_validation_blocks": 4,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
-    },
-    "entries": {
-        "RoPE": {"segmentation": "tokens", "intra_encoding": "none"},
-        "BiPE-RoPE": {"separators": "sentences"},
-        "BiPE YaRN": {"trained_as": "BiPE-RoPE", "evaluate_with": {"rope_parameters": YARN}},
-    },
-    "measure": {"lengths": [16, 64], "max_tokens": 512},
-    "reference": "RoPE",
-}
-
-
-def sentences(seed: int, count: int) -> str:
-    draw = random.Random(seed)
-    return "".join(" ".join(draw.choices(WORDS, k=4)) + draw.choice([". ", "!\n"]) for _ in range(count))
-
-
-def write_texts(folder: Path, seed: int = 0) -> None:
-    for split, count in (("train", 120), ("validation", 80)):
-        (folder / split).mkdir(parents=True)
-        (folder / split / "text.txt").write_text(sentences(seed + count, count))
-
-
-def changed(content: dict, **changes) -> dict:
-    """A copy with values set by paths such as `entries__RoPE__seeds`; `None` takes one away."""
-    content = json.loads(json.dumps(content))
-    for path, value in changes.items():
-        *parents, key = path.split("__")
-        place = content
-        for parent in parents:
-            place = place[parent]
-        if value is None:
-            del place[key]
-        else:
-            place[key] = value
-    return content
-
-
-def write(content: dict | str, name: str = "tiny") -> Path:
-    file = Path(f"{name}.yaml")
-    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
-    return file
 
 
 def run(content: dict, name: str = "tiny", **options) -> ComparisonResults:
@@ -149,8 +87,8 @@ def keys(results: ComparisonResults) -> set:
 OUTPUT = "runs/compare/tiny"
 
 
-def load(folder: str = OUTPUT) -> dict:
-    return json.loads(Path(folder, "comparison.json").read_text())
+def load(folder: str = OUTPUT, name: str = "comparison.json") -> dict:
+    return json.loads(Path(folder, name).read_text())
 
 
 def error_line(capsys) -> str:
@@ -240,6 +178,76 @@ def test_entries_seeds_and_lengths_added_later_redo_nothing(here, trained):
     }
     kept = {(row.entry, row.seed, row.size): vars(row) for row in results.results}
     assert all(kept[key] == row for key, row in before.items())
+
+
+UNITS = changed(CONTENT, measure__unit_tokens=50, seeds=[1])
+
+
+def test_losses_of_units_are_kept_beside_the_results(empty, trained, capsys):
+    """All entries have the same units, and their sums are the mean losses in the results."""
+    run(UNITS, only=["RoPE"])
+    assert UnitLosses.read(Path(OUTPUT)).nats.keys() == {("RoPE", 1, 16), ("RoPE", 1, 64)}
+    run(changed(UNITS, measure__lengths=[16, 32, 64]))  # more entries, and a length more
+    losses = UnitLosses.read(Path(OUTPUT))
+    rows = load()["results"]
+    assert losses.nats.keys() == {(row["entry"], row["seed"], row["size"]) for row in rows}
+    assert len(rows) == 9
+    (units,) = {nats.shape for nats in losses.nats.values()}
+    assert units == (11,)  # 512 tokens of one document
+    for row in rows:
+        tokens = losses.tokens[row["size"]]
+        assert tokens.sum() == row["measured"]["tokens_scored"]
+        mean = losses.nats[row["entry"], 1, row["size"]].sum() / tokens.sum()
+        assert mean == pytest.approx(row["measured"]["nll"], abs=1e-5)
+    assert trained == ["rope-seed1", "bipe-rope-seed1"]
+    assert "nats" not in Path(OUTPUT, "comparison.json").read_text()  # they are long
+
+
+def test_losses_that_are_gone_or_were_not_asked_for_are_told(empty, trained, capsys):
+    run(CONTENT, only=["RoPE"])
+    assert not Path(OUTPUT, "losses.json").exists()
+    capsys.readouterr()
+    assert main(["compare", str(write(changed(CONTENT, measure__unit_tokens=50)))]) == 2
+    assert "unit_tokens (there None, now 50)" in error_line(capsys)
+    run(UNITS, only=["RoPE"], output="other")
+    capsys.readouterr()
+    file = Path("other/losses.json")
+    content = json.loads(file.read_text())
+    content["nats"].pop()
+    file.write_text(json.dumps(content))
+    assert main(["compare", str(write(UNITS)), "--output", "other"]) == 2
+    assert "other/losses.json has no losses of 'RoPE', seed 1, at 64, which comparison.json has" in error_line(capsys)
+    content["nats"][0]["nats"].pop()
+    file.write_text(json.dumps(content))
+    assert main(["compare", str(write(UNITS)), "--output", "other"]) == 2
+    assert "other/losses.json: the units of 'RoPE', seed 1, at 16 have no tokens" in error_line(capsys)
+    file.unlink()
+    assert main(["compare", str(write(UNITS)), "--output", "other"]) == 2
+    assert "file not found: other/losses.json" in error_line(capsys)
+    assert main(["compare", str(write(UNITS)), "--output", "other", "--overwrite"]) == 0
+    assert len(UnitLosses.read(Path("other")).nats) == 6
+
+
+def test_learning_curves_are_those_of_the_logs(empty, capsys):
+    logged = {"settings__logging_steps": 1, "settings__eval_strategy": "steps", "settings__eval_steps": 1}
+    run(changed(CONTENT, seeds=[1], **logged), only=["RoPE"])
+    history = load(f"{OUTPUT}/rope-seed1", "trainer_state.json")["log_history"]
+    (curve,) = [each["learning_curve"] for each in load()["runs"]]
+    for kind, key in (("training", "loss"), ("validation", "eval_loss")):
+        points = {row["step"]: row[key] for row in history if key in row}
+        assert curve[kind]["steps"] == [1, 2]
+        assert curve[kind]["losses"] == pytest.approx([points[1], points[2]], abs=1e-4)
+    assert main(["plot", f"{OUTPUT}/comparison.json", "--overwrite"]) == 0
+    assert "learning_curves.svg" in capsys.readouterr().out
+    assert Path(OUTPUT, "learning_curves.png").is_file()
+
+
+def test_an_entry_may_have_a_learning_rate_of_its_own(empty, trained):
+    run(changed(CONTENT, seeds=[1], entries__RoPE__learning_rate="1e-2"), only=["RoPE", "BiPE-RoPE"])
+    rates = [
+        load(f"{OUTPUT}/{name}-seed1", "training.json")["config"]["learning_rate"] for name in ("rope", "bipe-rope")
+    ]
+    assert rates == [1e-2, 3e-2]
 
 
 def test_only_some_entries_are_run_and_the_model_they_need(empty, trained):
@@ -403,6 +411,7 @@ def test_arithmetic_is_measured_by_operators(tmp_path, monkeypatch, capsys):
         ({"measure__protocol": "sideways"}, "'sideways' is none of"),
         ({"measure__text_column": "x"}, "without data in measure"),
         ({"measure__speed": 1}, "measure: unknown key 'speed'"),
+        ({"measure__unit_tokens": 0}, "unit_tokens: 0 given, at least 1 is needed"),
     ],
 )
 def test_bad_file_is_one_line_before_anything_is_written(empty, changes, message, monkeypatch, capsys):
@@ -585,7 +594,7 @@ def test_damaged_run_is_one_line(here, trained, file, content, message, capsys):
     assert trained == []
 
 
-@pytest.mark.parametrize("existing", ["comparison.md", "perplexity.png", "comparison.json"])
+@pytest.mark.parametrize("existing", ["comparison.md", "losses.json", "perplexity.png", "comparison.json"])
 def test_files_of_somebody_else_are_kept(empty, existing, capsys):
     Path("mine").mkdir()
     Path("mine", existing).write_text("precious")
@@ -693,6 +702,30 @@ def test_figures_show_means_and_the_band_of_the_seeds(by_hand):
     lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()]
     assert ([1, 2], [21.0, 10.5]) in lines  # means of 40 and 44, halved and quartered
     assert ([1, 2], [5.5, 2.75]) in lines
+
+
+def test_learning_curves_are_means_over_seeds_at_the_steps_of_all(by_hand):
+    results, comparison = by_hand
+    logs = {("RoPE", 1): [4.0, 3.0, 2.0], ("RoPE", 2): [6.0, 3.5], ("BiPE-RoPE", 1): [5.0, 2.0, 1.0]}
+    results.runs = [
+        {
+            "entry": entry,
+            "seed": seed,
+            "learning_curve": {
+                "validation": {"steps": [10, 20, 30][: len(losses)], "losses": losses},
+                "training": {"steps": [5], "losses": [9.0 + seed]},
+            },
+        }
+        for (entry, seed), losses in logs.items()
+    ]
+    (axes,) = draw_learning_curves(results, comparison, "title").axes
+    lines = {(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.get_lines()}
+    assert lines == {((10, 20), (5.0, 3.25)), ((10, 20, 30), (5.0, 2.0, 1.0)), ((5,), (10.5,)), ((5,), (10.0,))}
+    names = {text.get_text(): text.xy for text in axes.texts if text.arrow_patch is not None}
+    assert names == {"RoPE": (20, 3.25), "BiPE-RoPE": (30, 1.0)}
+    assert figure_names(results, comparison)[-1] == "learning_curves"
+    results.runs = [{key: each[key] for key in ("entry", "seed")} for each in results.runs]  # as earlier versions have
+    assert "learning_curves" not in figure_names(results, comparison)
 
 
 def test_first_entry_is_drawn_on_top_and_the_reference_below_it(by_hand):

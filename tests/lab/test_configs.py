@@ -21,6 +21,7 @@ from bipe_hf.lab.comparison.plan import MERGED
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.finetuning import FinetuneSettings
 from bipe_hf.lab.finetuning.tasks import TASKS
+from bipe_hf.lab.records.arguments import DEFAULTS
 from bipe_hf.lab.training import PretrainSettings, build_config, build_model, fit_tokenizer
 
 
@@ -54,9 +55,17 @@ CONTINUE = "continue_"  # what the names of those start with that say nothing of
 CONTINUED = f"{CONTINUE}from_stock.yaml"
 YARN = f"{CONTINUE}with_yarn.yaml"
 FINETUNE = "finetune_"  # what the names of configurations of `bipe-hf finetune` start with
+RECORDS = "records"  # that of `bipe-hf records train`
 SYNTHETIC = "synthetic_"  # and of `bipe-hf synthetic`, which `test_synthetic.py` runs
 COMPARE = "compare_"  # and of `bipe-hf compare`
-COMPARISONS = ("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "math", "math_longer", "python")
+KINDS = (
+    *("chinese", "cpp", "json_lines", "logs_seen", "logs_unseen", "mathematics", "music"),
+    *("novels", "plays", "python", "tables", "tables_other", "verse"),
+)
+COMPARISONS = (
+    *("12_layers", "ablations", "arithmetic", "books", "chain", "extension", "learning_rates"),
+    *("math", "math_longer", "python"),
+)
 
 
 def every(pattern: str, *without: str):
@@ -66,11 +75,12 @@ def every(pattern: str, *without: str):
 
 
 every_config = every("*.yaml", COMPARE)
-every_pretraining = every("*.yaml", FINETUNE, SYNTHETIC, COMPARE)
-every_new_model = every("*.yaml", FINETUNE, SYNTHETIC, CONTINUE, COMPARE)
+every_pretraining = every("*.yaml", FINETUNE, RECORDS, SYNTHETIC, COMPARE)
+every_new_model = every("*.yaml", FINETUNE, RECORDS, SYNTHETIC, CONTINUE, COMPARE)
 every_base = every("base/*.yaml")
 every_comparison = every(f"{COMPARE}*.yaml")
 every_finetuning = every(f"{FINETUNE}*.yaml")
+every_kind = every("compare_kinds/*.yaml")
 
 
 def arguments(path: Path):
@@ -91,8 +101,13 @@ def stated(path: Path, name: str) -> float:
 
 
 def test_all_settings_of_the_paper_are_there():
-    names = {path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith((FINETUNE, SYNTHETIC, COMPARE))}
+    others = (FINETUNE, RECORDS, SYNTHETIC, COMPARE)
+    names = {path.name for path in CONFIGS.glob("*.yaml") if not path.name.startswith(others)}
     assert names == {"bipe_rope_1.6b.yaml", CONTINUED, YARN, *FAMILIES[""], *FAMILIES["tiny"]}
+
+
+def test_the_settings_of_records_are_the_defaults_of_the_command():
+    assert read_yaml(CONFIGS / f"{RECORDS}.yaml") == DEFAULTS
 
 
 def test_every_task_of_finetune_has_a_configuration():
@@ -106,7 +121,7 @@ def test_every_key_is_commented_and_the_usage_names_the_file(path):
     assert keys
     for line in keys:
         assert re.fullmatch(r"\w+: \S+ +# \S.*", line), line
-    commands = {FINETUNE: "finetune", SYNTHETIC: "synthetic"}
+    commands = {FINETUNE: "finetune", RECORDS: "--config", SYNTHETIC: "synthetic"}
     command = next((name for prefix, name in commands.items() if path.name.startswith(prefix)), "pretrain")
     assert any(f"{command} configs/{path.name}" in line for line in lines if line.startswith("#"))
     assert max(map(len, lines)) <= 119
@@ -123,18 +138,21 @@ def test_every_key_of_a_base_is_commented(path):
 
 
 def test_a_configuration_holds_what_differs_from_its_base_and_no_more():
+    def check(own: dict, there: dict, depths: dict) -> None:
+        for key, value in own.items():
+            if depths.get(key) and isinstance(there.get(key), dict):
+                check(value, there[key], dict.fromkeys(value, depths[key] - 1))
+            else:
+                assert there.get(key, "nothing") != value, f"{path.name}: {key}"
+
     extended = []
-    for path in CONFIGS.glob("*.yaml"):
+    for path in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("compare_kinds/*.yaml")):
         own = yaml.safe_load(path.read_text())
         if "extends" not in own:
             continue
-        base = CONFIGS / own.pop("extends")
+        base = (path.parent / own.pop("extends")).resolve()
         extended.append(base)
-        there = read_yaml(base)
-        for key, value in own.items():
-            mappings = key in MERGED and key in there
-            for name, each in (value if mappings else {key: value}).items():
-                assert (there[key] if mappings else there).get(name, "nothing") != each, f"{path.name}: {name}"
+        check(own, read_yaml(base), MERGED)
     assert set(extended) == set(CONFIGS.glob("base/*.yaml"))
     assert all(extended.count(base) > 1 for base in extended)
 
@@ -317,7 +335,8 @@ def test_a_finetuning_runs_with_its_configuration(path, tmp_path, monkeypatch):
 
 
 def test_every_comparison_is_there():
-    assert {path.name for path in CONFIGS.glob(f"{COMPARE}*")} == {f"{COMPARE}{name}.yaml" for name in COMPARISONS}
+    there = {path.name for path in CONFIGS.glob(f"{COMPARE}*.yaml")}
+    assert there == {f"{COMPARE}{name}.yaml" for name in COMPARISONS}
 
 
 @every_comparison
@@ -339,11 +358,63 @@ def test_every_key_of_a_comparison_is_commented_and_its_numbers_are_true(path):
         assert stated(path, "examples") == steps * per_step
 
 
+def test_every_kind_of_the_map_is_there():
+    assert {path.stem for path in CONFIGS.glob("compare_kinds/*")} == set(KINDS)
+
+
+@every_kind
+def test_every_key_of_a_kind_is_commented_and_all_share_what_is_measured(path):
+    lines = path.read_text().splitlines()
+    for line in lines:
+        is_name = re.fullmatch(r"  \w[^:#]*:", line)
+        assert not line or line.startswith("#") or " # " in line or is_name, line
+    assert f"#   bipe-hf kinds configs/compare_kinds --output results/kinds --only {path.stem}" in lines
+    assert max(map(len, lines)) <= 119
+    comparison, other = read_comparison(path), read_comparison(CONFIGS / "compare_kinds" / "tables.yaml")
+    assert comparison.measure == other.measure
+    assert comparison.measure.unit_tokens == max(comparison.measure.lengths)
+    assert list(comparison.entries) == list(other.entries)
+    for entry, same in zip(comparison.entries.values(), other.entries.values(), strict=True):
+        settings, there = entry.settings.given(), same.settings.given()
+        assert Path(settings.pop("data")) == Path("runs/kinds_of_text", path.stem)
+        for each in (settings, there):
+            for key in ("data", "separators", "levels"):
+                each.pop(key, None)
+        assert settings == there
+
+
+def test_the_stated_tokens_of_the_kinds_are_true():
+    base = CONFIGS / "base" / "kinds.yaml"
+    settings = read_yaml(base)["settings"]
+    blocks, length, steps = (settings[key] for key in ("per_device_train_batch_size", "train_length", "max_steps"))
+    assert stated(base, "tokens per step") == blocks * length
+    assert stated(base, "tokens") == blocks * length * steps
+    text = base.read_text()
+    assert f"({blocks} blocks of {length})" in text
+    assert f"({steps:,} steps)" in text
+    assert max(read_yaml(base)["measure"]["lengths"]) == 16 * length
+
+
+@every_kind
+def test_the_levels_of_a_kind_are_those_of_its_text(path):
+    """Encodings over segments have separators of their own, those with levels more than one."""
+    comparison = read_comparison(path)
+    for entry in comparison.entries.values():
+        data, model = entry.settings.data, entry.settings.model
+        assert (data.separators is not None) == entry.name.startswith(("BiPE", "hybrid over segments"))
+        assert (data.levels is not None) == entry.name.startswith("levels")
+        assert model.max_segment_length == data.train_length
+    levels = comparison.entries["levels"].settings.data.levels
+    assert len(levels) > 1
+    assert levels == comparison.entries["levels with rotation"].settings.data.levels
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "books",
         "extension",
+        "kinds",
         "python",
         # What these have beyond the others, `test_compare.py` tests.
         *(
@@ -354,12 +425,13 @@ def test_every_key_of_a_comparison_is_commented_and_its_numbers_are_true(path):
 )
 def test_a_comparison_runs_with_its_configuration(name, tmp_path, monkeypatch, capsys, own_datasets_cache):
     """With fewer and shorter steps on a text of its own, and the smallest of models."""
+    path = CONFIGS / ("compare_kinds/tables.yaml" if name == "kinds" else f"{COMPARE}{name}.yaml")
     (tmp_path / "texts").mkdir()
     text = "The cat sat, and then it ran. Over that hill!\nWhile rain fell, it sat on a mat.\n" * 40
     for number in range(4):
         (tmp_path / "texts" / f"{number}.txt").write_text(text)
     monkeypatch.chdir(tmp_path)
-    content = read_comparison(CONFIGS / f"{COMPARE}{name}.yaml").content
+    content = read_comparison(path).content
     content["seeds"] = content["seeds"][:1]
     shape = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     content["settings"] |= shape | {"num_key_value_heads": 2, "max_steps": 1, "per_device_train_batch_size": 8}
@@ -369,6 +441,7 @@ def test_a_comparison_runs_with_its_configuration(name, tmp_path, monkeypatch, c
         content["settings"] |= {"data": "texts", "validation_fraction": 0.4, "vocab_size": 280, "train_length": 64}
         content["settings"] |= {"max_validation_blocks": 2}
         content["measure"] |= {"lengths": [64, 128], "max_tokens": 512}
+        content["settings"].pop("eval_strategy", None)
         for entry in content["entries"].values():
             if "train_length" in entry:
                 entry |= {"train_length": 128, "per_device_train_batch_size": 4}

@@ -311,6 +311,8 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "segmentation": "separators",
         "separator_token_ids": BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids,
         "max_segment_length": 20,
+        "inner_separator_token_ids": [],
+        "max_inner_index": 64,
         "intra_initializer_range": None,
         "alibi_slope_scale": 8,
         "log_scale_train_length": None,
@@ -327,6 +329,27 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
     assert "--" not in str(after.pop("auto_map"))
     assert after == before | bipe | about_the_file
     assert load_file(output / WEIGHTS)[TABLE[family]].shape == (20, 32)
+
+
+def test_levels_add_tables_of_zeros_that_change_nothing(checkpoint, output, tokenizer, family):
+    """Over a document without segments, levels whose tables are zeros leave the stock model as it is."""
+    stock = checkpoint(family)
+    convert_stock_checkpoint(stock, output, levels=["lines", "words"], max_inner_index=5, max_segment_length=20)
+    loaded, config = load_file(output / WEIGHTS), saved_config(output)
+    wrapped = BipeTokenizer.from_tokenizer(tokenizer, levels=["lines", "words"])
+    assert config["separator_token_ids"] == wrapped.separator_token_ids
+    assert config["inner_separator_token_ids"] == wrapped.inner_separator_token_ids
+    assert AutoTokenizer.from_pretrained(output).levels == ["lines", "words"]
+    inner = loaded[TABLE[family].replace("intra_encoding", "inner_encodings.0")]
+    assert inner.shape == (5, 32)
+    assert not inner.any()
+    one_level = output.parent / "one_level"
+    convert_stock_checkpoint(stock, one_level, separators="lines", max_segment_length=20)
+    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (output, one_level)]
+    ids = torch.arange(2, 40)[None]
+    with torch.no_grad():
+        logits, expected = (model(ids).logits for model in models)
+    torch.testing.assert_close(logits, expected)
 
 
 @every_family
@@ -654,7 +677,10 @@ def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
         ({"intra_init": "ones"}, "intra_init must be one of zeros, normal, got 'ones'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
         ({"inter_encoding": "alibi", "alibi_slope_scale": 0}, "alibi_slope_scale must lie between"),
-        ({"separators": "words"}, "separators: 'words' is not accepted; give one of 'sentences'"),
+        ({"separators": "word"}, "separators: 'word' is not accepted; give one of 'turns'"),
+        ({"separators": "lines", "levels": ["lines"]}, "the first of the levels are the separators"),
+        ({"separators": "lines", "encoding": "bipe_levels"}, "has levels inside segments; give levels instead"),
+        ({"levels": ["lines", "words"], "intra_encoding": "none"}, "levels: .* given, but only intra_encoding"),
         ({"separators": [288]}, "separators: .*288 is out of range"),
         ({"separators": []}, r"separators: \[\] names no token"),
         (

@@ -18,7 +18,7 @@ from bipe_hf.lab.training import PretrainSettings, build_config, pretrain
 from bipe_hf.lab.training.arguments import check_flags, check_model
 from bipe_hf.lab.training.model import build_model
 from bipe_hf.model.configuration_bipe import own_fields
-from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_separators
+from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_levels
 from bipe_hf.model.errors_bipe import InputError
 
 
@@ -34,11 +34,14 @@ def error_line(capsys) -> str:
 def test_a_name_gives_what_for_encoding_gives(name):
     settings = PretrainSettings.from_dict({"encoding": name, "train_length": 128, **SHAPE})
     config = build_config(settings.model, settings.data).to_dict()
-    expected = BipeLlamaConfig.for_encoding(name, train_length=128, separator_token_ids=[0], **SHAPE).to_dict()
-    for field in own_fields().keys() - {"separator_token_ids"}:
+    levels = encoding_levels(name)
+    token_ids = {"separator_token_ids": [0], "inner_separator_token_ids": [[0]] * (len(levels) - 1)}
+    expected = BipeLlamaConfig.for_encoding(name, train_length=128, **token_ids, **SHAPE).to_dict()
+    for field in own_fields().keys() - token_ids.keys():
         assert config[field] == expected[field], field
     assert config["max_position_embeddings"] == 128
-    assert settings.data.separators == encoding_separators(name)
+    given = (settings.data.separators, settings.data.levels)
+    assert given == ((None, list(levels)) if len(levels) > 1 else ((*levels, None)[0], None))
     assert settings.stored()["encoding"] is None  # a run folder keeps the fields
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -36,6 +37,7 @@ from bipe_hf.lab.evaluation import (
     tail_windows,
     text_table,
 )
+from bipe_hf.lab.evaluation.text import read_text
 from bipe_hf.model.segmentation_bipe import segment_tokens
 
 
@@ -200,6 +202,45 @@ def test_losses_by_position_equal_a_loop_over_single_tokens(protocol):
     ]
     means = [math.fsum(found) / len(found) for found in bins.values() if found]
     assert [each["nll"] for each in losses.bins()] == pytest.approx(means, rel=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["blocks", "sliding", "tail"])
+def test_losses_by_unit_equal_a_loop_over_single_tokens(protocol):
+    """A token is of the unit that it stands in, wherever the window is that scores it."""
+    model = build_bipe()
+    ids = stream()[0][0][:48]
+    windows = {
+        "blocks": lambda: block_windows(48, 12),
+        "sliding": lambda: sliding_windows(48, 12, 5),
+        "tail": lambda: tail_windows(48, 12, 5),
+    }[protocol]()
+    units = [0] * 7 + [1] + [2] * 17 + [3] * 23
+    expected = [[] for _ in range(4)]
+    for begin, first in zip(windows.begins.tolist(), windows.firsts.tolist(), strict=True):
+        for at in range(begin + first, begin + 12):
+            expected[units[at]].append(loss_of_token(model, ids, begin, at))
+
+    losses = score_positions(model, torch.tensor(ids), windows, units=torch.tensor(units), batch_tokens=30)
+
+    assert losses.units.counts.tolist() == list(map(len, expected))
+    assert losses.units.sums.tolist() == pytest.approx(list(map(math.fsum, expected)), rel=1e-6)
+    plain = score_positions(model, torch.tensor(ids), windows, batch_tokens=30)
+    assert torch.equal(losses.sums, plain.sums)
+    assert plain.units is None
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 40), st.integers(1, 30))
+def test_a_unit_is_a_document_or_a_part_of_a_long_one(lengths, unit_tokens, multiple):
+    documents = Dataset.from_list([{"text": "x" * (length - 1)} for length in lengths])  # and the end of the text
+    if sum(lengths) < multiple:
+        return
+    text = read_text(documents, TOKENIZER, multiple, None)
+    expected, last = [], -1
+    for length in lengths:
+        for at in range(length):
+            last += at % unit_tokens == 0
+            expected.append(last)
+    assert text.units(unit_tokens).tolist() == expected[: len(text.ids)]
 
 
 @given(st.integers(2, 40), st.integers(0, 100), st.data())

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from page_parser import Page
 from paths import HELPERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, PreTrainedTokenizerFast
@@ -38,38 +38,6 @@ HOSTILE = (
     "\rA lone CR.\n\n\n\tTab.   \n"
 )
 pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
-
-
-class Page(HTMLParser):
-    """The texts that a page shows, and all of its tags."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.texts, self.tags, self.open, self.tokens = [], [], [], []
-        self.feed(page)
-        self.close()
-        assert not self.open, "an element is not closed"
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append((tag, attributes))
-        if tag not in ("meta", "link", "img", "br"):
-            self.open.append((tag, attributes))
-        if attributes.get("class") == "text":
-            self.texts.append("")
-        if "data-code" in attributes:
-            self.texts[-1] += chr(int(attributes["data-code"]))
-        if "tabindex" in attributes:
-            self.tokens.append(attributes | {"text": ""})
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        if any(attributes.get("class") == "text" for _, attributes in self.open):
-            self.texts[-1] += data
-        if any("tabindex" in attributes for _, attributes in self.open):
-            self.tokens[-1]["text"] += data
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +357,7 @@ def test_same_text_gives_the_same_page_and_picture(tmp_path, words):
         ({"lengths": [128, 128]}, "lengths: the same one is given twice"),
         ({"lengths": [0]}, "lengths: 0 is less than 1"),
         ({"max_segment_length": 0}, "max_segment_length: 0 is less than 1"),
-        ({"separators": "paragraphs"}, "separators: .*'paragraphs' is not accepted"),
+        ({"separators": "stanzas"}, "separators: .*'stanzas' is not accepted"),
         ({"separators": ["w99"]}, "separators: .*'w99' is not one token"),
         ({"tokenizer": "nowhere/nothing"}, "tokenizer: nowhere/nothing cannot be loaded"),
         ({"output": "a file"}, "output: nothing can be written in a file"),

@@ -180,7 +180,7 @@ def test_an_empty_list_of_separators_is_taken_as_given(settings):
     ("changes", "message"),
     [
         ({"tokenizer": "nowhere/at_all"}, "tokenizer: nowhere/at_all cannot be loaded"),
-        ({"separators": "words"}, "separators: .*words"),
+        ({"separators": "word"}, "separators: .*'word'"),
     ],
 )
 def test_errors_of_the_tokenizer_name_the_key(settings, changes, message):
@@ -546,7 +546,7 @@ def test_output_dir_that_is_a_file_is_refused(settings):
         ({"max_steps": 0}, "no training step"),
         ({"max_steps": -1, "num_train_epochs": 0}, "no training step"),
         ({"document_boundaries": "drop"}, "document_boundaries"),
-        ({"separators": "paragraphs"}, "paragraphs"),
+        ({"separators": "paragraph"}, "paragraph"),
         ({"separators": "lines", **BASELINE}, "this model does not segment by separators"),
         ({"streaming": True}, "streaming: give a tokenizer"),
         ({"streaming": True, "tokenizer": "x", "max_steps": -1}, "streaming: give max_steps"),

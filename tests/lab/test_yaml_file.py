@@ -81,14 +81,14 @@ task: text
 settings: {data: texts, vocab_size: 280, train_length: 16, hidden_size: 16, max_steps: 2, learning_rate: 1e-3}
 entries:
   RoPE: {segmentation: tokens, intra_encoding: none}
-  BiPE-RoPE: {separators: sentences}
+  BiPE-RoPE: {intra_encoding: sinusoidal, separators: sentences}
 measure: {lengths: [16], max_tokens: 512}
 """
     own = """
 extends: base.yaml
 settings: {max_steps: 3, learning_rate: null}
 entries:
-  BiPE-RoPE: {separators: lines}
+  BiPE-RoPE: {separators: lines, rope_parameters: {rope_theta: 7.0}}
   NoPE: {inter_encoding: none}
 measure: {lengths: [16, 32]}
 """
@@ -97,6 +97,7 @@ measure: {lengths: [16, 32]}
     assert list(comparison.entries) == ["RoPE", "BiPE-RoPE", "NoPE"]
     assert comparison.name == "own"
     assert comparison.entries["BiPE-RoPE"].settings.data.separators == "lines"
+    assert comparison.entries["BiPE-RoPE"].settings.model.intra_encoding == "sinusoidal"
     training = comparison.entries["NoPE"].settings.training
     assert training["max_steps"] == 3
     assert "learning_rate" not in training

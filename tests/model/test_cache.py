@@ -11,7 +11,7 @@ from bipe_hf.model.segmentation_bipe import SegmentState
 
 
 ROOM, ROWS = 12, 3
-BEFORE_ANY_TOKEN = torch.tensor([-1, -1, 1, -1])
+BEFORE_ANY_TOKEN = torch.tensor([-1, -1, 1, -1, -1, 1])  # the last two of one level inside segments
 
 steps = st.lists(
     st.one_of(
@@ -27,14 +27,14 @@ steps = st.lists(
 @given(steps, st.sampled_from([SegmentHistoryLayer, StaticSegmentHistoryLayer]))
 def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
     first_layer = StaticCache(BipeLlamaConfig(num_hidden_layers=1), max_cache_len=ROOM).layers[0]
-    layer, truth = layer_class(first_layer), torch.empty(ROWS, 0, 4, dtype=torch.long)
+    layer, truth = layer_class(first_layer), torch.empty(ROWS, 0, 6, dtype=torch.long)
     for number, (name, argument) in enumerate(steps):
         if name == "append":
             argument = min(argument, ROOM - truth.shape[1])
             if argument == 0:
                 continue
-            new = torch.arange(ROWS * argument * 4).view(ROWS, argument, 4) + 100 * number
-            layer.append(SegmentState(*new.unbind(-1)))
+            new = torch.arange(ROWS * argument * 6).view(ROWS, argument, 6) + 100 * number
+            layer.append(SegmentState.from_columns(new.unbind(-1)))
             truth = torch.cat([truth, new], dim=1)
         elif name == "crop":
             argument = min(argument, truth.shape[1])
@@ -49,7 +49,7 @@ def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
         latest = layer.latest()
         assert int(layer.get_seq_length()) == truth.shape[1]
         if truth.shape[1] > 0:
-            assert torch.equal(torch.stack(latest, dim=-1), truth[:, -1:])
+            assert torch.equal(torch.stack(latest.columns(), dim=-1), truth[:, -1:])
             assert torch.equal(layer.segment_ids()[:, : truth.shape[1]], truth[..., 0])
         elif latest is not None:
-            assert (torch.stack(latest, dim=-1) == BEFORE_ANY_TOKEN).all()
+            assert (torch.stack(latest.columns(), dim=-1) == BEFORE_ANY_TOKEN).all()

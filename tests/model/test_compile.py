@@ -40,10 +40,11 @@ def test_segmentation_compiles():
     def segment(ids, mask, positions):
         is_token = mask.bool()
         starts = document_starts(positions, is_token)
-        state = segment_tokens(ids % 4 == 0, is_token=is_token, starts_document=starts).state
-        past = type(state)(*(entry[:, -1:] for entry in state))
-        again = segment_tokens(ids % 3 == 0, is_token=is_token, segment_ids=ids // 9, past=past)
-        return *state, again.segment_ids, again.intra_positions
+        inner_ends = (ids % 5 == 0, ids % 7 == 0)
+        given = {"inner_ends": inner_ends, "is_token": is_token}
+        state = segment_tokens(ids % 4 == 0, starts_document=starts, **given).state
+        again = segment_tokens(ids % 3 == 0, segment_ids=ids // 9, past=state.last(), **given)
+        return *state.columns(), again.ids(), again.intra_positions
 
     compiled_segment = compiled(segment)
     compiled_segment(*batch(1))

@@ -48,7 +48,15 @@ EXPECTED = {
     "bipe_t5": ("BiPE-T5 bias", {"inter_encoding": "t5", **BILEVEL}),
     "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
+    "bipe_levels": ("BiPE-RoPE with levels", {"inter_encoding": "rope", **BILEVEL}),
+    "bipe_levels_hybrid": ("BiPE-hybrid with levels", {**HYBRID, **BILEVEL}),
 }
+
+
+def token_ids_of(name):
+    """The separators of an encoding, of all its levels."""
+    inner = {"inner_separator_token_ids": [[4], [5, 6]]} if "levels" in name else {}
+    return {"separator_token_ids": [3], **inner}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -68,8 +76,8 @@ def separators_of(tokenizer, preset):
 def test_every_name_has_its_fields(family):
     assert tuple(EXPECTED) == ENCODING_NAMES
     for name, (label, fields) in EXPECTED.items():
-        config = family.config.for_encoding(name, train_length=128, separator_token_ids=[3], vocab_size=60, **SHAPE)
-        given = {**fields, "separator_token_ids": [3], "max_position_embeddings": 128}
+        config = family.config.for_encoding(name, train_length=128, vocab_size=60, **token_ids_of(name), **SHAPE)
+        given = {**fields, **token_ids_of(name), "max_position_embeddings": 128}
         assert config.to_dict() == family.config(**{**given, "vocab_size": 60, **SHAPE}).to_dict(), name
         assert config.encoding_label == label
 
@@ -77,7 +85,7 @@ def test_every_name_has_its_fields(family):
 def test_the_label_of_a_configuration_is_the_inverse_of_its_name(family):
     labels = []
     for name in ENCODING_NAMES:
-        config = family.config.for_encoding(name, train_length=128, separator_token_ids=[3])
+        config = family.config.for_encoding(name, train_length=128, **token_ids_of(name))
         assert encoding_name(config.encoding_label) == name
         labels.append(config.encoding_label)
     assert len(set(labels)) == len(ENCODING_NAMES)

@@ -27,10 +27,11 @@ def test_segments_are_counted_exactly_past_65536(model, dtype, tmp_path):
     ids = tokens(2 * FAR)
     segments = loaded(model, dtype, tmp_path).get_decoder().segment(ids)
     expected, positions, segment, position = [], [], 0, 0
+    ends_unit = {3, 7}.union(*model.config.inner_separator_token_ids)
     for token in ids[0].tolist():
         expected.append(segment)
         positions.append(position)
-        segment, position = (segment + 1, 0) if token in (3, 7) else (segment, position + 1)
+        segment, position = segment + (token in (3, 7)), 0 if token in ends_unit else position + 1
     assert expected[-1] > 65_536
     assert segments.segment_ids[0].tolist() == expected
     assert segments.intra_positions[0].tolist() == positions

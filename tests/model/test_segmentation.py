@@ -73,7 +73,7 @@ def columns_of(named, start, stop):
 
 
 def last_of(state):
-    return SegmentState(*(entry[:, -1:] for entry in state))
+    return SegmentState.from_columns([column[:, -1:] for column in state.columns()])
 
 
 def naive_row(row, given_ids=None):
@@ -171,7 +171,7 @@ def test_given_ids_equal_to_the_derived_ones_change_nothing(rows):
     derived = segment_tokens(**arguments(rows))
     repeated = segment_tokens(**arguments(rows, derived.segment_ids.tolist()))
     assert_segments(repeated, derived.segment_ids, derived.intra_positions)
-    assert all(torch.equal(*entries) for entries in zip(repeated.state, derived.state, strict=True))
+    assert all(map(torch.equal, repeated.state.columns(), derived.state.columns()))
 
 
 def assert_chunks_equal_the_whole(named, columns):
@@ -179,7 +179,7 @@ def assert_chunks_equal_the_whole(named, columns):
     state, chunks = None, []
     for start, stop in pairwise(columns):
         chunk = segment_tokens(**columns_of(named, start, stop), past=state)
-        for chunk_entry, whole_entry in zip(chunk.state, whole.state, strict=True):
+        for chunk_entry, whole_entry in zip(chunk.state.columns(), whole.state.columns(), strict=True):
             assert torch.equal(chunk_entry, whole_entry[:, start:stop])
         state = last_of(chunk.state)
         chunks.append(chunk)
@@ -246,16 +246,20 @@ def test_a_chunk_of_padding_leaves_the_state_as_it_was(given_ids):
     rows = ["w.w", "ww."]
     before = last_of(segment_tokens(**arguments(rows)).state)
     after = segment_tokens(**arguments(["___", "___"], given_ids), past=before).state
-    assert all(torch.equal(new, old.expand(-1, 3)) for new, old in zip(after, before, strict=True))
+    both = zip(after.columns(), before.columns(), strict=True)
+    assert all(torch.equal(new, old.expand(-1, 3)) for new, old in both)
     start = segment_tokens(**arguments(["___", "___"], given_ids)).state
-    assert all(torch.equal(new, old.expand(-1, 3)) for new, old in zip(start, initial_state(2), strict=True))
+    both = zip(start.columns(), initial_state(2).columns(), strict=True)
+    assert all(torch.equal(new, old.expand(-1, 3)) for new, old in both)
 
 
 def test_results_are_long_whatever_integer_type_the_given_ids_have():
     segments = segment_tokens(
         torch.tensor([[False, True, False]]), segment_ids=torch.tensor([[0, 0, -1]], dtype=torch.int32)
     )
-    assert {entry.dtype for entry in (segments.segment_ids, segments.intra_positions, *segments.state)} == {torch.long}
+    assert {entry.dtype for entry in (segments.segment_ids, segments.intra_positions, *segments.state.columns())} == {
+        torch.long
+    }
 
 
 # Documents

@@ -349,7 +349,7 @@ def test_a_string_of_the_list_is_a_token_before_it_is_a_text():
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ("paragraphs", "'paragraphs' is not accepted.*'sentences', 'lines', 'clauses', 'authors', or a list"),
+        ("paragraph", "'paragraph' is not accepted.*'sentences', 'lines', 'clauses', .*'authors', or a list"),
         (".", "'.' is not accepted"),
         (None, "None is not accepted"),
         (13, "13 is not accepted"),

@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens that end a segment: sentences, lines, clauses or authors (default: that of --encoding, or"
         " sentences)",
     )
+    stock.add_argument(
+        "--levels",
+        metavar="PRESET",
+        nargs="+",
+        help="instead of --separators: those of segments and of each level inside them, coarse to fine, such as lines"
+        " fields",
+    )
     stock.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
     for name, field in stock_options().items():
         choices = ACCEPTED.get(name, field.metadata["choices"])
@@ -68,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
     from ..lab.conversion.stock import stock_options
 
-    flags = ("encoding", "separators", *stock_options(), "intra_init", "revision")
+    flags = ("encoding", "separators", "levels", *stock_options(), "intra_init", "revision")
     given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
     if arguments.source == "authors":
         for name in given:
@@ -81,8 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     else:
         if arguments.separator_token_ids is not None:
-            if "separators" in given:
-                raise InputError("--separators and --separator-token-ids both say what ends a segment: give one")
+            for name in given.keys() & {"separators", "levels"}:
+                raise InputError(f"--{name} and --separator-token-ids both say what ends a segment: give one")
             given["separators"] = arguments.separator_token_ids
         report = convert_stock_checkpoint(
             arguments.checkpoint, arguments.output, overwrite=arguments.overwrite, **given

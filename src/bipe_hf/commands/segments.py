@@ -9,11 +9,13 @@ NAME = "segments"
 HELP = "measure and show the segments into which a tokenizer's separators divide a text"
 DESCRIPTION = """\
 Measure the segments of a text: tokens per segment, segments per block at several lengths, positions beyond the intra
-table. With --output also write them as JSON and Markdown, a histogram, and a page that shows the text with its
-segments coloured and the positions of each token.
+table; with levels inside segments the same of their units, and which tokens hide separators. With --output also write
+them as JSON and Markdown, histograms, and a page that shows the text with its segments and units coloured and the
+indices of each token.
 
   bipe-hf segments book.txt --tokenizer runs/bipe_rope --output runs/segments
   bipe-hf segments python --tokenizer EleutherAI/pythia-160m --separators lines
+  bipe-hf segments rows.txt --tokenizer EleutherAI/pythia-160m --levels lines fields
 
 All documents of TEXT are read, training ones before validation ones, one behind the other as in training, each closed
 by the end-of-text token.
@@ -34,13 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         required=True,
         metavar="FOLDER|HUB",
-        help="a tokenizer, or a model, which brings its own separators and max_segment_length",
+        help="a tokenizer, or a model, which brings its own separators, levels and max_segment_length",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a tokenizer or model on the Hub (default: main)")
-    parser.add_argument(
+    separators = parser.add_mutually_exclusive_group()
+    separators.add_argument(
         "--separators",
         help="tokens that end a segment: sentences, lines, clauses, authors, or a JSON list of token ids and strings"
         " such as '[\".\", 13]' (default: those of the model, else sentences)",
+    )
+    separators.add_argument(
+        "--levels",
+        metavar="LEVEL",
+        nargs="+",
+        help="instead of --separators: those of segments and of each level inside them, coarse to fine, such as lines"
+        " fields; each one a preset or a JSON list, or all in one JSON list",
     )
     parser.add_argument(
         "--max-segment-length",
@@ -66,6 +76,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ..lab.common.messages import parsed_json
     from ..lab.reports import report_segments, segment_table
 
+    levels = arguments.levels
+    if levels is not None:
+        levels = [parsed_json("--levels", level) for level in levels]
+        if len(levels) == 1 and isinstance(levels[0], list):
+            levels = levels[0]
     report = report_segments(
         arguments.text,
         tokenizer=arguments.tokenizer,
@@ -76,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         text_column=arguments.text_column,
         output=arguments.output,
         overwrite=arguments.overwrite,
+        levels=levels,
         command=measuring.command_line(),
     )
     print(segment_table(report))

@@ -15,7 +15,7 @@ keys of the training: every field of transformers.TrainingArguments (learning_ra
 per_device_train_batch_size, ...). --help-all explains them, as does
 https://huggingface.co/docs/transformers/main_classes/trainer
 Defaults that differ here:
-  output_dir               runs/<name of CONFIG>
+  output_dir               {output_dir}
   report_to                tensorboard, where it is installed
   save_total_limit         2"""
 
@@ -32,11 +32,24 @@ def add_settings_arguments(
         settings_class: whose keys are listed.
     """
     parser.usage = f"bipe-hf {name} CONFIG.yaml [--overwrite] [--key value ...]"
+    parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
+    add_key_arguments(parser, description, settings_class)
+
+
+def add_key_arguments(
+    parser: argparse.ArgumentParser,
+    description: str,
+    settings_class: type["RunSettings"],
+    output_dir: str = "runs/<name of CONFIG>",
+) -> None:
+    """Adds what every training takes beside its file of settings; `output_dir` says where a run goes by default.
+
+    Other arguments are as in [`add_settings_arguments`].
+    """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = description
     listings = [_listing(f"keys of the {part}:", arguments) for part, arguments in settings_class.parts().items()]
-    parser.epilog = "\n\n".join([*listings, TRAINING_KEYS])
-    parser.add_argument("config", metavar="CONFIG.yaml", help="file of settings, see configs/ for commented ones")
+    parser.epilog = "\n\n".join([*listings, TRAINING_KEYS.format(output_dir=output_dir)])
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run that output_dir holds and train again from the start"
     )

@@ -117,6 +117,8 @@ def _read_config(folder: Path) -> BipeConfigMixin | None:
 def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
     """What the configuration says: the encoding, the segments, and each field that they read, by its name."""
     facts = {"positional encoding": config.encoding_label, "segments": _segments(folder, config)}
+    if config.inner_separator_token_ids:
+        facts["levels inside segments"] = _inner_levels(folder, config)
     given = config.to_dict()
     for name, own in own_fields().items():
         readers = own.metadata["read_by"]
@@ -125,6 +127,7 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         is_idle = (
             config.segmentation == "document" and config.inter_encoding != "hybrid" and "inter_encoding" in readers
         ) or (config.segmentation == "tokens" and "intra_encoding" in readers)
+        is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
         if not (is_told or is_idle or given[name] is None or why_unread(name, given)):
             facts[f"`{name}`"] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
     return facts
@@ -154,17 +157,30 @@ def _segments(folder: Path, config: BipeConfigMixin) -> str:
     if config.segmentation != "separators":
         whole = {"tokens": "each token is one of its own", "document": "the whole text is one"}
         return whole.get(config.segmentation, f"each {config.fixed_segment_length} tokens are one")
-    ids = config.separator_token_ids
-    settings = _read_json(folder / "tokenizer_config.json")
-    if settings is None or not (folder / "tokenizer.json").is_file():
+    settings = _read_json(folder / "tokenizer_config.json") or {}
+    preset = settings.get("separators", settings.get("segmentation"))  # as version 0.1 called them
+    return _ends(folder, config.separator_token_ids, preset, settings.get("separator_token_ids"))
+
+
+def _inner_levels(folder: Path, config: BipeConfigMixin) -> str:
+    settings = _read_json(folder / "tokenizer_config.json") or {}
+    levels = config.inner_separator_token_ids
+    presets = settings.get("inner_separators", [None] * len(levels))
+    preset_ids = settings.get("inner_separator_token_ids", [None] * len(levels))
+    described = zip(levels, presets, preset_ids, strict=False)
+    return f"{len(levels)}; their units {'; '.join(_ends(folder, *each) for each in described)}"
+
+
+def _ends(folder: Path, ids: list[int], preset: str | list | None, ids_of_preset: list[int] | None) -> str:
+    """At which tokens the units of a level end; the preset is that of the tokenizer in the folder."""
+    if not ((folder / "tokenizer_config.json").is_file() and (folder / "tokenizer.json").is_file()):
         shown = ", ".join(map(str, ids[:_SHOWN_SEPARATORS]))
         return f"end at {len(ids)} {IDS_ALONE} {shown}{_more(ids)}"
     known = token_texts(Tokenizer.from_file(str(folder / "tokenizer.json")))
     texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
-    preset = settings.get("separators", settings.get("segmentation"))  # as version 0.1 called them
-    is_of_these = settings.get("separator_token_ids") == ids  # the tokenizer may be saved anew only after the model
-    named = f" (`{preset}`)" if isinstance(preset, str) and is_of_these else ""
+    # The tokenizer may be saved anew only after the model.
+    named = f" (`{preset}`)" if isinstance(preset, str) and ids_of_preset == ids else ""
     shown = " ".join(_as_code(text) for text in texts[:_SHOWN_SEPARATORS])
     return f"end at {len(ids)} separator tokens{named}: {shown}{_more(ids)}"
 

@@ -43,14 +43,15 @@ _register()
 
 
 def lora_config(config: BipeLlamaConfig | BipeGPTNeoXConfig, intra: Intra, **kwargs: Any) -> LoraConfig:
-    """A `LoraConfig` that says what happens to the intra table, which LoRA itself would leave frozen.
+    """A `LoraConfig` that says what happens to the intra table and to those of inner levels, which LoRA itself would
+    leave frozen.
 
     Args:
         config ([`BipeLlamaConfig`] or [`BipeGPTNeoXConfig`]):
             Configuration of the model to adapt.
         intra (`str`):
-            `"frozen"` keeps the intra encoding as it is. `"trained"` trains the whole learned table and saves it with
-            the adapter: what a model fresh from a stock checkpoint needs, whose table is zeros.
+            `"frozen"` keeps the intra encoding as it is. `"trained"` trains the learned tables as a whole and saves
+            them with the adapter: what a model fresh from a stock checkpoint needs, whose tables are zeros.
         kwargs (*optional*):
             Arguments of [`~peft.LoraConfig`]. `target_modules` defaults to those of the stock model: `q_proj` and
             `v_proj`, or `query_key_value`. Modules in `modules_to_save` are trained beside the intra table.
@@ -71,9 +72,11 @@ def lora_config(config: BipeLlamaConfig | BipeGPTNeoXConfig, intra: Intra, **kwa
             f"intra='trained' needs a model with intra_encoding='learned', this one has {config.intra_encoding!r}, "
             "which has nothing to train. Pass intra='frozen'."
         )
+    tables = [INTRA_MODULE, *(f"inner_encodings.{at}" for at in range(len(config.inner_separator_token_ids)))]
     for name in ("target_modules", "modules_to_save"):
-        if INTRA_MODULE in (kwargs.get(name) or ()):
-            raise InputError(f"{name} must not name {INTRA_MODULE}: pass intra='trained' to train the intra table")
+        for module in tables:
+            if module in (kwargs.get(name) or ()):
+                raise InputError(f"{name} must not name {module}: pass intra='trained' to train the intra table")
     if intra == "trained":
-        kwargs["modules_to_save"] = [*(kwargs.get("modules_to_save") or ()), INTRA_MODULE]
+        kwargs["modules_to_save"] = [*(kwargs.get("modules_to_save") or ()), *tables]
     return LoraConfig(**kwargs)

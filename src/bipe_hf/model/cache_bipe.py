@@ -31,14 +31,14 @@ class SegmentHistoryLayer(CacheLayerMixin):
     def __init__(self, first_layer: CacheLayerMixin):
         super().__init__()
         self.first_layer = first_layer
-        # `torch.LongTensor` of shape (batch, cached length, 4): the fields of SegmentState
+        # `torch.LongTensor` of shape (batch, cached length, 4 + 2 * inner levels): the columns of SegmentState
         self.states: torch.Tensor | None = None
 
     def latest(self) -> SegmentState | None:
         """The state after the last cached token, entries of shape `(batch, 1)`; None while nothing is cached."""
         if self.states is None or self.states.shape[1] == 0:
             return None
-        return SegmentState(*self.states[:, -1:].unbind(-1))
+        return SegmentState.from_columns(self.states[:, -1:].unbind(-1))
 
     def segment_ids(self) -> torch.Tensor:
         """Segment of every cached token, of shape `(batch, cached length)`."""
@@ -46,7 +46,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
 
     def append(self, state: SegmentState) -> None:
         """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
-        states = torch.stack(state, dim=-1)
+        states = torch.stack(state.columns(), dim=-1)
         self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
         self.is_initialized = True
 
@@ -109,16 +109,17 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
     def latest(self) -> SegmentState | None:
         if self.states is None:
             return None
-        return SegmentState(*self.states.index_select(1, self.length).unbind(-1))
+        return SegmentState.from_columns(self.states.index_select(1, self.length).unbind(-1))
 
     def segment_ids(self) -> torch.Tensor:
         return self.states[:, 1:, 0]
 
     def append(self, state: SegmentState) -> None:
-        states = torch.stack(state, dim=-1)
+        states = torch.stack(state.columns(), dim=-1)
         batch_size, new_length, _ = states.shape
         if self.states is None:
-            before_any = torch.stack(initial_state(batch_size, states.device), dim=-1)
+            before_any = initial_state(batch_size, states.device, len(state.inner))
+            before_any = torch.stack(before_any.columns(), dim=-1)
             self.states = before_any.repeat(1, 1 + self.first_layer.max_cache_len, 1)
             self.length = states.new_zeros(1)
             if not torch.compiler.is_compiling():

@@ -14,7 +14,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .encodings_bipe import encoding_fields, encoding_label, encoding_separators, token_fields
+from .encodings_bipe import encoding_fields, encoding_label, encoding_levels, token_fields
 from .errors_bipe import InputError, did_you_mean
 from .travel_bipe import auto_map, check_code, write_code
 from .version_bipe import __version__
@@ -31,20 +31,39 @@ SLOW_PAIRS = ("none", "segments")
 UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
 
 
-class TokenIds(list):
-    """A sorted list of token ids, each once, that cannot change in place: nothing would notice."""
-
-    def __init__(self, token_ids: Iterable[int] = ()):
-        super().__init__(sorted(set(token_ids)))
+class FixedList(list):
+    """A list that cannot change in place: nothing would notice."""
 
     def __reduce__(self) -> tuple:
         return type(self), (list(self),)  # a copy is not made item by item
 
     def _refuse(self, *args: Any, **kwargs: Any) -> None:
-        raise InputError("separator_token_ids cannot be changed in place: assign a new list before a model is built")
+        raise InputError(f"{self.name} cannot be changed in place: assign a new list before a model is built")
 
     append = extend = insert = remove = pop = clear = sort = reverse = _refuse
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+
+
+class TokenIds(FixedList):
+    """Sorted token ids, each once."""
+
+    name = "separator_token_ids"
+
+    def __init__(self, token_ids: Iterable[int] = ()):
+        super().__init__(sorted(set(token_ids)))
+
+
+class InnerLevels(FixedList):
+    """The token ids of each inner level."""
+
+    name = "inner_separator_token_ids"
+
+    def __init__(self, levels: Iterable[Iterable[int]] = ()):
+        super().__init__(map(TokenIds, levels))
+
+
+# Fields that hold token ids, and what keeps them.
+TOKEN_IDS = {"separator_token_ids": TokenIds, "inner_separator_token_ids": InnerLevels}
 
 
 def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, read_by: dict | None = None) -> Any:
@@ -95,6 +114,20 @@ class BipeConfigMixin(PreTrainedConfig):
     max_segment_length: int = _field(
         1024,
         "rows of the intra table, in tokens; later tokens of a longer segment share the last row",
+        read_by={"intra_encoding": ("learned", "sinusoidal")},
+    )
+    inner_separator_token_ids: list[list[int]] | None = _field(
+        None,
+        "for each level inside a segment, coarse to fine, the tokens that end its units, as fields of a row;"
+        " `BipeTokenizer.inner_separator_token_ids` has them",
+        read_by={
+            "segmentation": ("separators", "fixed", "document"),
+            "intra_encoding": ("learned", "sinusoidal"),
+        },
+    )
+    max_inner_index: int = _field(
+        64,
+        "rows of the table of each inner level, in units; later ones of a longer parent share the last row",
         read_by={"intra_encoding": ("learned", "sinusoidal")},
     )
     intra_initializer_range: float | int | None = _field(
@@ -151,8 +184,8 @@ class BipeConfigMixin(PreTrainedConfig):
         stage = self.__dict__.get("_stage")
         if stage is not None and name not in self.__dict__ and not hasattr(type(self), name):
             self._refuse_if_close(name)
-        if name == "separator_token_ids":
-            value = TokenIds(value or ())
+        if name in TOKEN_IDS:
+            value = TOKEN_IDS[name](value or ())
         if stage == "built" and name in own_fields() and value != self.__dict__[name]:
             raise InputError(
                 f"{name} of a configuration that a model was built from cannot change, the model would not follow:"
@@ -170,8 +203,9 @@ class BipeConfigMixin(PreTrainedConfig):
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)
         d.pop("_stage", None)
-        if "separator_token_ids" in d:
-            d["separator_token_ids"] = list(d["separator_token_ids"])
+        for name in TOKEN_IDS:
+            if name in d:
+                d[name] = [list(each) if isinstance(each, list) else each for each in d[name]]
 
     def __post_init__(self, keep_unknown: bool = False, **kwargs):
         super().__post_init__(**kwargs)
@@ -231,11 +265,14 @@ class BipeConfigMixin(PreTrainedConfig):
     def validate_bipe_fields(self):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""
         self.check_values()
-        outside = [token_id for token_id in self.separator_token_ids if not 0 <= token_id < self.vocab_size]
-        if outside:
-            raise InputError(
-                f"separator_token_ids must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}"
-            )
+        levels = {"separator_token_ids": self.separator_token_ids}
+        levels |= {
+            f"inner_separator_token_ids[{at}]": level for at, level in enumerate(self.inner_separator_token_ids)
+        }
+        for name, token_ids in levels.items():
+            outside = [token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size]
+            if outside:
+                raise InputError(f"{name} must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}")
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value that no model has, whatever its vocabulary, which may be resized."""
@@ -245,6 +282,10 @@ class BipeConfigMixin(PreTrainedConfig):
                 raise InputError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if self.max_segment_length < 1:
             raise InputError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
+        if self.max_inner_index < 1:
+            raise InputError(f"max_inner_index must be at least 1 unit, got {self.max_inner_index}")
+        if self.inner_separator_token_ids:
+            self._validate_inner_levels()
         if self.intra_initializer_range is not None and not 0 <= self.intra_initializer_range < math.inf:
             raise InputError(
                 "intra_initializer_range must be None or a standard deviation from 0 on, got "
@@ -263,6 +304,14 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
+
+    def _validate_inner_levels(self):
+        for at, level in enumerate(self.inner_separator_token_ids):
+            if not level:
+                raise InputError(f"inner_separator_token_ids[{at}] is empty: nothing would end a unit of that level")
+        reason = why_unread("inner_separator_token_ids", vars(self))
+        if reason is not None:
+            raise InputError(f"inner_separator_token_ids must be empty here: {reason}")
 
     def _validate_hybrid(self):
         if self.hybrid_max_period is None or self.hybrid_max_period <= 0:
@@ -299,6 +348,8 @@ class BipeConfigMixin(PreTrainedConfig):
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.
         - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
           table of the places in a segment; ALiBi with the paper's factor of 96.
+        - `"bipe_levels"`: BiPE-RoPE with inner levels, a learned table for each; `"bipe_levels_hybrid"` with the inter
+          encoding of a hybrid instead.
         - `"hybrid"` over tokens and `"bipe_hybrid"` over segments, which end with clauses: rotary pairs of a
           wavelength up to half of `train_length` (`hybrid_max_period`) turn with the token, the others not at all
           (`hybrid_slow_pairs="none"`); `hybrid_alibi_scale=2.0` and `hybrid_alibi_power=0.5`; no intra encoding.
@@ -307,8 +358,9 @@ class BipeConfigMixin(PreTrainedConfig):
             name (`str`): as above; all are in `encodings_bipe`.
             tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
                 Gives `vocab_size`, `bos_token_id`, `eos_token_id`, `pad_token_id` and, where segments end at
-                separators, `separator_token_ids`: those of a [`BipeTokenizer`], else those that
-                [`BipeTokenizer.from_tokenizer`] finds, of clauses for a hybrid and of sentences for the others.
+                separators, `separator_token_ids` and `inner_separator_token_ids`: those of a [`BipeTokenizer`], else
+                those that [`BipeTokenizer.from_tokenizer`] finds, of clauses for a hybrid, of lines and their fields
+                for an encoding with inner levels and of sentences for the others.
             train_length (`int`, *optional*):
                 Tokens in a training block: `max_position_embeddings`, and what is said above.
             fields: any field of the configuration. They win over all that is derived.
@@ -318,13 +370,22 @@ class BipeConfigMixin(PreTrainedConfig):
                 for what the configuration refuses.
         """
         fields = encoding_fields(name, train_length, **fields)
-        separators = None
+        levels = None
         if fields["segmentation"] == "separators" and "separator_token_ids" not in fields:
-            separators = encoding_separators(name) or "sentences"
-        if tokenizer is not None:
-            fields = token_fields(tokenizer, separators) | fields
-        elif separators is not None:
+            levels = encoding_levels(name) or ("sentences",)
+        if tokenizer is None and levels is not None:
             raise InputError(f"encoding {name!r} ends segments at separators: give tokenizer or separator_token_ids")
+        is_given = "inner_separator_token_ids" in fields
+        if tokenizer is not None:
+            fields = token_fields(tokenizer, levels) | fields
+        has_inner, wants_inner = bool(fields.get("inner_separator_token_ids")), len(encoding_levels(name)) > 1
+        if has_inner != wants_inner and not is_given:
+            wanted = f"levels={list(encoding_levels(name))}" if wants_inner else "separators=..."
+            raise InputError(
+                f"encoding {name!r} has {'' if wants_inner else 'no '}inner levels, the tokenizer"
+                f" {'none' if wants_inner else 'has'}: give inner_separator_token_ids, or wrap it again"
+                f" (BipeTokenizer.from_tokenizer(tokenizer, {wanted}))"
+            )
         return cls(**fields)
 
     @property

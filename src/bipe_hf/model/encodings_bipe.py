@@ -4,7 +4,7 @@ Encodings over tokens and over the document are those that BiPE is compared with
 an encoding is to add one entry to `ENCODINGS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -22,8 +22,9 @@ class Encoding(NamedTuple):
     """Fields of the configuration."""
     from_train_length: dict[str, Callable[[int], Any]] = {}
     """Fields that follow from the train length, in tokens: it must be given for such an encoding, or they."""
-    separators: str | None = None
-    """The preset of separators that it is meant for; None where segments do not end at separators."""
+    levels: tuple[str, ...] = ()
+    """The preset of separators that it is meant for at each level, coarse to fine; none where segments do not end at
+    separators."""
 
 
 def _over_tokens(label: str, inter_encoding: str, **fields: Any) -> Encoding:
@@ -47,11 +48,17 @@ def _bilevel(label: str, inter_encoding: str, **fields: Any) -> Encoding:
     return Encoding(
         label,
         {"inter_encoding": inter_encoding, "intra_encoding": "learned", "segmentation": "separators", **fields},
-        separators="sentences",
+        levels=("sentences",),
     )
 
 
-def _hybrid(label: str, segmentation: str, separators: str | None = None) -> Encoding:
+def _with_levels(encoding: Encoding, label: str) -> Encoding:
+    """With inner levels, which a learnt table for each tells apart."""
+    fields = encoding.fields | {"intra_encoding": "learned"}
+    return encoding._replace(label=label, fields=fields, levels=("lines", "fields"))
+
+
+def _hybrid(label: str, segmentation: str, *levels: str) -> Encoding:
     """Rotary pairs of a wavelength up to half of the train length, which have seen two whole turns in training, turn
     with the token and the others do not; the bias falls by up to 1 for each segment and has slopes that lie closer
     together than those of ALiBi.
@@ -67,7 +74,7 @@ def _hybrid(label: str, segmentation: str, separators: str | None = None) -> Enc
             "segmentation": segmentation,
         },
         {"hybrid_max_period": lambda train_length: train_length / 2},
-        separators,
+        levels,
     )
 
 
@@ -88,6 +95,8 @@ ENCODINGS = {
     "bipe_t5": _bilevel("BiPE-T5 bias", "t5"),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
+    "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
+    "bipe_levels_hybrid": _with_levels(_hybrid("hybrid", "separators"), "BiPE-hybrid with levels"),
 }
 ENCODING_NAMES = tuple(ENCODINGS)
 
@@ -125,17 +134,22 @@ def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -
     return encoding.fields | {"max_position_embeddings": train_length} | derived | fields
 
 
-def encoding_separators(name: str) -> str | None:
-    """The preset of separators that an encoding is meant for; None where its segments do not end at separators."""
-    return _find(name).separators
+def encoding_levels(name: str) -> tuple[str, ...]:
+    """The preset of separators that an encoding is meant for at each level, coarse to fine; none where its segments do
+    not end at separators.
+    """
+    return _find(name).levels
 
 
-def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None = None) -> dict[str, Any]:
+def token_fields(tokenizer: PreTrainedTokenizerBase, levels: Sequence[str] | None = None) -> dict[str, Any]:
     """The configuration fields that a tokenizer decides.
 
     Args:
         tokenizer: of the model. Must be a fast one where separators are asked for.
-        separators: preset that finds them where the tokenizer is no [`BipeTokenizer`]; None where none are needed.
+        levels: presets that find them where the tokenizer is no [`BipeTokenizer`]; None where none are needed.
+
+    Raises:
+        ValueError: if it is no tokenizer.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise InputError(f"tokenizer must be one of transformers, loaded, got {type(tokenizer).__name__}")
@@ -145,10 +159,11 @@ def token_fields(tokenizer: PreTrainedTokenizerBase, separators: str | None = No
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    if separators is not None:
+    if levels is not None:
         if not isinstance(tokenizer, BipeTokenizer):
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators)
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
         fields["separator_token_ids"] = tokenizer.separator_token_ids
+        fields["inner_separator_token_ids"] = tokenizer.inner_separator_token_ids
     return fields
 
 
@@ -163,6 +178,8 @@ def encoding_label(config: PreTrainedConfig) -> str:
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
         return inter
     ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]
+    if config.inner_separator_token_ids:
+        ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
         if config.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
             return ape
@@ -171,7 +188,9 @@ def encoding_label(config: PreTrainedConfig) -> str:
         return f"{ape} in segments"
     if config.intra_encoding == "none":
         return f"{inter} over segments"
-    return f"BiPE-{inter}" if config.intra_encoding == "learned" else f"BiPE-{inter} ({config.intra_encoding})"
+    levels = " with levels" if config.inner_separator_token_ids else ""
+    intra = "" if config.intra_encoding == "learned" else f" ({config.intra_encoding})"
+    return f"BiPE-{inter}{levels}{intra}"
 
 
 def _find(name: str) -> Encoding:

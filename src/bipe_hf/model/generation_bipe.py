@@ -77,8 +77,8 @@ class BipeGenerationMixin:
                 segment_ids=segment_ids if columns.start is None else None,
                 past=past,
             )
-            past = SegmentState(*(entry[:, -1:] for entry in segments.state))
-            parts.append(segments.segment_ids)
+            past = segments.state.last()
+            parts.append(segments.ids())
         return torch.cat(parts, dim=1)
 
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):

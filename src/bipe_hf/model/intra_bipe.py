@@ -1,7 +1,9 @@
-"""Intra encodings: P in `h_t = E[w_t] + P[min(intra(t), max_segment_length - 1)]`.
+"""Intra encodings: the absolute encodings of the place in the innermost unit and of the indices of inner levels,
 
-An intra encoding is a module that maps intra positions to vectors. To add one: write a class here, name it in
-`INTRA_ENCODINGS`, add the name to the values that the configuration accepts.
+`h_t = E[w_t] + P[min(place(t), max_segment_length - 1)] + sum over l of T_l[min(index_l(t), max_inner_index - 1)]`
+
+An intra encoding is a module that maps positions to vectors; P and every T_l are of the same class. To add one: write
+a class here, name it in `INTRA_ENCODINGS`, add the name to the values that the configuration accepts.
 """
 
 from collections.abc import Callable
@@ -14,39 +16,65 @@ from .first_values_bipe import EncodingTable
 
 
 class LearnedIntraEncoding(EncodingTable):
-    """A trained vector for each intra position (the authors' choice)."""
+    """A trained vector for each position (the authors' choice).
 
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config.max_segment_length, config.hidden_size)
+    Args:
+        config: of the model.
+        rows: positions that it tells apart; later ones share the last row.
+        level: which it encodes, from 0, the place in the innermost unit last.
+    """
+
+    def __init__(self, config: PreTrainedConfig, rows: int, level: int):
+        super().__init__(rows, config.hidden_size)
         self.std = config.intra_initializer_range
 
-    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
-        return super().forward(intra_positions.clamp(max=self.num_embeddings - 1)).to(dtype)
+    def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`(batch, length)` positions to `(batch, length, hidden_size)`."""
+        return super().forward(positions.clamp(max=self.num_embeddings - 1)).to(dtype)
 
 
 class SinusoidalIntraEncoding(nn.Module):
     """Sines in the first half of the dimensions, cosines in the second (Vaswani et al., 2017, section 3.5).
 
     Nothing is stored, so there is nothing to load or to cast: the angles are exact in float32 whatever the model's
-    dtype.
+    dtype. With inner levels each has a part of the hidden dimensions to itself, all parts alike but for what remains,
+    which the last has: equal waves of two levels could not be told apart in their sum.
+
+    Args: as of [`LearnedIntraEncoding`].
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, rows: int, level: int):
         super().__init__()
-        self.max_segment_length = config.max_segment_length
-        self.hidden_size = config.hidden_size
+        self.rows = rows
+        num_levels = 1 + len(config.inner_separator_token_ids)
+        part = config.hidden_size // num_levels
+        self.begin = level * part
+        self.behind = 0 if level == num_levels - 1 else config.hidden_size - self.begin - part
+        self.dimensions = config.hidden_size - self.begin - self.behind
 
-    def forward(self, intra_positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` intra positions to `(batch, length, hidden_size)`; later ones share the last row."""
-        exponents = torch.arange(0, self.hidden_size, 2, device=intra_positions.device) / self.hidden_size
-        positions = intra_positions.clamp(max=self.max_segment_length - 1)
+    def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """`(batch, length)` positions to `(batch, length, hidden_size)`."""
+        exponents = torch.arange(0, self.dimensions, 2, device=positions.device) / self.dimensions
+        positions = positions.clamp(max=self.rows - 1)
         angles = positions[..., None].float() / 10000.0**exponents
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., : self.hidden_size].to(dtype)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)[..., : self.dimensions].to(dtype)
+        return nn.functional.pad(waves, (self.begin, self.behind)) if self.begin or self.behind else waves
 
 
-INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig], nn.Module | None]] = {
+INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig, int, int], nn.Module | None]] = {
     "learned": LearnedIntraEncoding,
     "sinusoidal": SinusoidalIntraEncoding,
-    "none": lambda config: None,
+    "none": lambda config, rows, level: None,
 }
+
+
+def build_intra_encoding(config: PreTrainedConfig) -> nn.Module | None:
+    """P, which encodes the place in the innermost unit; None where there is none."""
+    level = len(config.inner_separator_token_ids)
+    return INTRA_ENCODINGS[config.intra_encoding](config, config.max_segment_length, level)
+
+
+def build_inner_encodings(config: PreTrainedConfig) -> nn.ModuleList:
+    """T_l of every inner level, coarse to fine."""
+    build, levels = INTRA_ENCODINGS[config.intra_encoding], len(config.inner_separator_token_ids)
+    return nn.ModuleList([build(config, config.max_inner_index, level) for level in range(levels)])

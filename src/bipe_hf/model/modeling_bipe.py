@@ -25,7 +25,7 @@ from .configuration_bipe import own_fields
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable, generator_for
 from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
-from .intra_bipe import INTRA_ENCODINGS
+from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segmenter,
@@ -134,7 +134,8 @@ class BipeModelMixin:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
         config.check_values()  # they may have been set since it was made
         self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
-        self.intra_encoding = INTRA_ENCODINGS[config.intra_encoding](config)
+        self.intra_encoding = build_intra_encoding(config)
+        self.inner_encodings = build_inner_encodings(config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.segmenter = Segmenter(config)
 
@@ -166,7 +167,9 @@ class BipeModelMixin:
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
                 `position_ids` and the cache by default. Intra positions always follow from the segment ids. Negative
-                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention.
+                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention. With
+                inner levels also of shape `(batch, length, levels)`: the segment, then for each inner level the index
+                inside its parent. Without these the inner levels follow from `input_ids`.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 A step that does not go up is the start of a new packed document: no token attends to a document before
                 its own, and segments count from 0 again. The values are read for nothing else. Packed
@@ -174,9 +177,10 @@ class BipeModelMixin:
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
-                without `segment_ids` where separators would have to be read; if the cache holds keys but no segment
-                history; if documents are packed and a cache is given; if the cache is a quantized one and
-                `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of `inter_encoding`.
+                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys
+                but no segment history; if documents are packed and a cache is given; if the cache is a quantized one
+                and `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of
+                `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("You must specify exactly one of input_ids or inputs_embeds")
@@ -222,10 +226,17 @@ class BipeModelMixin:
         Raises:
             ValueError: if `segment_ids` is neither given nor can be derived.
         """
+        num_inner = len(self.inner_encodings)
         if input_ids is None and segment_ids is None and self.segmenter.segmentation == "separators":
+            shape = f"(batch, length, {1 + num_inner})" if num_inner else "(batch, length)"
             raise InputError(
                 "inputs_embeds was given without segment_ids, but segmentation='separators' reads separators from "
-                "input_ids. Pass segment_ids of shape (batch, length), or input_ids."
+                f"input_ids. Pass segment_ids of shape {shape}, or input_ids."
+            )
+        if input_ids is None and num_inner and (segment_ids is None or segment_ids.ndim == 2):
+            raise InputError(
+                "inputs_embeds was given without the ids of inner levels, whose separators are read from input_ids. "
+                f"Pass segment_ids of shape (batch, length, {1 + num_inner}), or input_ids."
             )
         if input_ids is None:  # the given ids override; -1 is no separator
             input_ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
@@ -251,7 +262,7 @@ class BipeModelMixin:
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 Read only for where packed documents start.
             cache ([`~transformers.Cache`], *optional*)
-            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
+            segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`, *optional*)
 
         Returns:
             What the layers receive, and the segment state after each token, for `write_segment_history`.
@@ -261,7 +272,7 @@ class BipeModelMixin:
                 the reasons that [`BipeModelMixin.forward`] lists.
         """
         length = inputs_embeds.shape[1]
-        segment_ids = _checked_segment_ids(segment_ids, inputs_embeds)
+        segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
         past_length = 0 if cache is None else cache.get_seq_length()
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
@@ -274,6 +285,9 @@ class BipeModelMixin:
             past=read_segment_history(cache),
         )
         hidden_states = inputs_embeds
+        for inner_encoding, indices in zip(self.inner_encodings, segments.inner_indices, strict=True):
+            inner = inner_encoding(indices, hidden_states.dtype)
+            hidden_states = hidden_states + inner.to(hidden_states.device)
         if self.intra_encoding is not None:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
@@ -342,14 +356,16 @@ class BipeModelMixin:
         return mask, {}
 
 
-def _checked_segment_ids(segment_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor) -> torch.LongTensor | None:
+def _checked_segment_ids(
+    segment_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, num_inner: int
+) -> torch.LongTensor | None:
     if segment_ids is None:
         return None
-    if segment_ids.shape != inputs_embeds.shape[:2]:
-        raise InputError(
-            f"segment_ids must have one id for each token, shape {tuple(inputs_embeds.shape[:2])}, got "
-            f"{tuple(segment_ids.shape)}"
-        )
+    shape, given = tuple(inputs_embeds.shape[:2]), tuple(segment_ids.shape)
+    of_levels = (*shape, 1 + num_inner)
+    if given != shape and not (num_inner and given == of_levels):
+        other = f" or one for each of its {of_levels[-1]} levels, shape {of_levels}" if num_inner else ""
+        raise InputError(f"segment_ids must have one id for each token, shape {shape}{other}, got {given}")
     if segment_ids.is_floating_point() or segment_ids.dtype == torch.bool:
         raise InputError(f"segment_ids must be integers, got {segment_ids.dtype}")
     return segment_ids.to(inputs_embeds.device)
@@ -373,7 +389,7 @@ def _is_token(
         columns = torch.arange(length, device=attention_mask.device) + past_length
         is_token = attention_mask.index_select(1, columns).bool()
     if segment_ids is not None:
-        is_given = segment_ids >= 0
+        is_given = (segment_ids if segment_ids.ndim == 2 else segment_ids[..., 0]) >= 0
         is_token = is_given if is_token is None else is_token & is_given
     return is_token
 

@@ -1,8 +1,13 @@
-"""Token ids to segment ids to intra positions: the two levels of BiPE, in plain vectorised torch.
+"""Token ids to segment ids to intra positions: the levels of BiPE, in plain vectorised torch.
 
 A segment is a run of tokens that ends with a separator; the separator belongs to the segment that it ends
-(He et al., ICML 2024, arXiv 2401.16421, section 3). Nothing here loops, reads a value on the host or changes shape
-with the data, so everything compiles with `torch.compile(fullgraph=True)`.
+(He et al., ICML 2024, arXiv 2401.16421, section 3). Nothing here loops over tokens, reads a value on the host or
+changes shape with the data, so everything compiles with `torch.compile(fullgraph=True)`.
+
+A segment may be divided again, and its parts too: these are inner levels, coarse to fine, such as the fields of a row
+and the words of a field. Each has separators of its own. Where a unit of a level ends, all units inside it end, so a
+unit of level l starts where one of level l - 1 starts or behind a separator of level l. Its index counts from 0 inside
+its parent. The intra position is the place in the innermost unit, in the segment where there are no inner levels.
 
 Three conventions hold in the whole package:
 
@@ -14,7 +19,8 @@ Three conventions hold in the whole package:
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,20 +31,46 @@ from transformers import initialization as init
 PADDING_SEGMENT_ID = -1
 
 
+class LevelState(NamedTuple):
+    """What a token leaves to the next one at an inner level; each a `torch.LongTensor` of shape `(batch, length)`."""
+
+    index: torch.Tensor
+    """Index of that token's unit inside its parent, -1 before any token."""
+    ended: torch.Tensor
+    """1 where that token is a separator of this level, else 0; those of coarser levels do not count here."""
+
+
 class SegmentState(NamedTuple):
     """What a token leaves to the next one; each a `torch.LongTensor` of shape `(batch, length)`.
 
-    Before any token the state is `(-1, -1, 1, -1)`: as if a segment -1 had just ended.
+    Before any token the state is `(-1, -1, 1, -1)`, and `(-1, 1)` at each inner level: as if a segment -1 had just
+    ended.
     """
 
     segment_id: torch.Tensor
     """Segment of the last token that is no padding, -1 before the first."""
     intra_position: torch.Tensor
-    """Position of that token inside its segment, -1 before the first."""
+    """Position of that token inside its innermost unit, -1 before the first."""
     ended: torch.Tensor
     """1 where that token ended its segment, else 0."""
     token_position: torch.Tensor
     """Index of that token in its document, -1 before the first."""
+    inner: tuple[LevelState, ...] = ()
+    """The inner levels, coarse to fine."""
+
+    def columns(self) -> list[torch.Tensor]:
+        """All tensors in a row, those of inner levels last."""
+        return [*self[:4], *chain.from_iterable(self.inner)]
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[torch.Tensor]) -> Self:
+        """The state of which these are the `columns`."""
+        inner = columns[4:]
+        return cls(*columns[:4], tuple(LevelState(*inner[at : at + 2]) for at in range(0, len(inner), 2)))
+
+    def last(self) -> Self:
+        """The state after the last token, entries of shape `(batch, 1)`."""
+        return self.from_columns([column[:, -1:] for column in self.columns()])
 
 
 class Segments(NamedTuple):
@@ -51,10 +83,23 @@ class Segments(NamedTuple):
     token_positions: torch.Tensor
     """`torch.LongTensor` of shape `(batch, length)`: index of the token in its document, 0 at padding."""
     state: SegmentState
+    inner_indices: tuple[torch.Tensor, ...] = ()
+    """For each inner level, coarse to fine, a `torch.LongTensor` of shape `(batch, length)`: index of the token's unit
+    inside its parent, 0 at padding; not clamped to a table."""
+
+    def ids(self) -> torch.Tensor:
+        """What a model takes as `segment_ids`, negative at padding: of shape `(batch, length)`, with inner levels
+        `(batch, length, levels)`, the segment first.
+        """
+        if not self.inner_indices:
+            return self.segment_ids
+        is_padding = self.segment_ids < 0
+        inner = [index.masked_fill(is_padding, PADDING_SEGMENT_ID) for index in self.inner_indices]
+        return torch.stack([self.segment_ids, *inner], dim=-1)
 
 
 class SegmentInputs(NamedTuple):
-    """What segments are found from; each of shape `(batch, length)`."""
+    """What segments are found from; each of shape `(batch, length)` where nothing else is said."""
 
     input_ids: torch.Tensor
     """`torch.LongTensor`, read where segments end at separators; -1 is none."""
@@ -63,7 +108,8 @@ class SegmentInputs(NamedTuple):
     starts_document: torch.Tensor | None = None
     """`torch.BoolTensor`, True where a packed document starts (see [`document_starts`])."""
     segment_ids: torch.Tensor | None = None
-    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding."""
+    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding. With inner levels
+    also of shape `(batch, length, levels)`, which overrides them as well."""
 
 
 class SegmentationFields(Protocol):
@@ -72,6 +118,7 @@ class SegmentationFields(Protocol):
     segmentation: str
     separator_token_ids: Sequence[int]
     fixed_segment_length: int | None
+    inner_separator_token_ids: Sequence[Sequence[int]]
 
 
 class Segmenter(nn.Module):
@@ -82,11 +129,14 @@ class Segmenter(nn.Module):
         self.segmentation = fields.segmentation
         self.separator_token_ids = list(fields.separator_token_ids)
         self.fixed_segment_length = fields.fixed_segment_length
+        self.inner_separator_token_ids = [list(level) for level in fields.inner_separator_token_ids]
         self.is_separator = nn.Buffer(separator_table(self.separator_token_ids), persistent=False)
+        self.is_inner_separator = nn.Buffer(self._inner_table(), persistent=False)
 
     def fill_buffers(self) -> None:
-        """Fills the table that no checkpoint holds, after the model was made on the meta device."""
+        """Fills the tables that no checkpoint holds, after the model was made on the meta device."""
         init.copy_(self.is_separator, separator_table(self.separator_token_ids))
+        init.copy_(self.is_inner_separator, self._inner_table())
 
     def forward(self, inputs: SegmentInputs, past: SegmentState | None = None) -> Segments:
         """The segment of every token, its position inside it and its position in the document.
@@ -97,13 +147,19 @@ class Segmenter(nn.Module):
                 State after the tokens that came before, entries of shape `(batch, 1)`. None came by default.
         """
         given = {"is_token": inputs.is_token, "starts_document": inputs.starts_document, "past": past}
-        return segment_tokens(self._ends(inputs.input_ids, given), segment_ids=inputs.segment_ids, **given)
+        return segment_tokens(
+            self._ends(inputs.input_ids, given),
+            inner_ends=self._inner_ends(inputs.input_ids),
+            segment_ids=inputs.segment_ids,
+            **given,
+        )
 
     def segment_ids(
         self, input_ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
     ) -> np.ndarray:
         """The segments of one row that end at separators, for a tokenizer; arrays of shape `(length,)`, int64 or bool.
 
+        What it returns has the shape `(length, levels)` where there are inner levels, the segment first. It is
         numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs once its
         parent has used its threads.
         """
@@ -113,7 +169,32 @@ class Segmenter(nn.Module):
         ended_before = np.cumsum(ends_segment) - ends_segment
         if starts_document is not None:
             ended_before -= np.maximum.accumulate(np.where(starts_document, ended_before, 0))
-        return ended_before if is_token is None else np.where(is_token, ended_before, PADDING_SEGMENT_ID)
+        segment_ids = ended_before if is_token is None else np.where(is_token, ended_before, PADDING_SEGMENT_ID)
+        if not self.inner_separator_token_ids:
+            return segment_ids
+        levels = np.full((len(input_ids), 1 + len(self.inner_separator_token_ids)), PADDING_SEGMENT_ID)
+        levels[:, 0] = segment_ids
+        tokens = slice(None) if is_token is None else is_token
+        document = None if starts_document is None else np.cumsum(starts_document)[tokens]
+        levels[tokens, 1:] = self._inner_indices(input_ids[tokens], segment_ids[tokens], document)
+        return levels
+
+    def _inner_indices(
+        self, input_ids: np.ndarray, segment_ids: np.ndarray, document: np.ndarray | None
+    ) -> np.ndarray:
+        """The indices of the inner levels, of shape `(length, inner levels)`; nothing given is padding."""
+        is_separator = self._is_inner_separator[:, np.minimum(input_ids, self._is_inner_separator.shape[1] - 1)]
+        starts = np.ones(len(input_ids), dtype=bool)
+        starts[1:] = segment_ids[1:] != segment_ids[:-1]
+        if document is not None:
+            starts[1:] |= document[1:] != document[:-1]
+        indices = []
+        for ends in is_separator:
+            parent_starts, starts = starts, starts.copy()
+            starts[1:] |= ends[:-1]
+            count = np.cumsum(starts)
+            indices.append(count - np.maximum.accumulate(np.where(parent_starts, count, 0)))
+        return np.stack(indices, axis=-1)
 
     @cached_property
     def _is_separator(self) -> np.ndarray:
@@ -121,6 +202,21 @@ class Segmenter(nn.Module):
         table = np.zeros(max(self.separator_token_ids, default=-1) + 2, dtype=bool)
         table[np.array(self.separator_token_ids, dtype=np.int64)] = True
         return table
+
+    @cached_property
+    def _is_inner_separator(self) -> np.ndarray:
+        """As `_inner_table`."""
+        levels = self.inner_separator_token_ids
+        table = np.zeros((len(levels), max(chain.from_iterable(levels), default=-1) + 2), dtype=bool)
+        for row, level in zip(table, levels, strict=True):
+            row[np.array(level, dtype=np.int64)] = True
+        return table
+
+    def _inner_table(self) -> torch.Tensor:
+        """As [`separator_table`], a row for each inner level."""
+        longest = max(chain.from_iterable(self.inner_separator_token_ids), default=-1) + 2
+        rows = [separator_table(level, longest) for level in self.inner_separator_token_ids]
+        return torch.stack(rows) if rows else torch.zeros(0, longest, dtype=torch.bool)
 
     def _ends(self, input_ids: torch.Tensor, given: dict) -> torch.Tensor:
         """Marks the tokens that end a segment."""
@@ -130,20 +226,30 @@ class Segmenter(nn.Module):
             return (count_tokens(input_ids, **given) + 1) % self.fixed_segment_length == 0
         return torch.full_like(input_ids, self.segmentation == "tokens", dtype=torch.bool)
 
+    def _inner_ends(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Marks the separators of each inner level."""
+        if not self.inner_separator_token_ids:
+            return ()
+        table = self.is_inner_separator.to(input_ids.device)
+        return table[:, input_ids.clamp(max=table.shape[1] - 1)].unbind(0)
 
-def initial_state(batch_size: int, device: torch.device | str | None = None) -> SegmentState:
+
+def initial_state(
+    batch_size: int, device: torch.device | str | None = None, num_inner_levels: int = 0
+) -> SegmentState:
     """The state before any token, each entry of shape `(batch_size, 1)`."""
     minus_one = torch.full((batch_size, 1), -1, dtype=torch.long, device=device)
-    return SegmentState(minus_one, minus_one, torch.ones_like(minus_one), minus_one)
+    one = torch.ones_like(minus_one)
+    return SegmentState(minus_one, minus_one, one, minus_one, (LevelState(minus_one, one),) * num_inner_levels)
 
 
-def separator_table(separator_token_ids: list[int]) -> torch.Tensor:
+def separator_table(separator_token_ids: list[int], length: int | None = None) -> torch.Tensor:
     """Whether a token id is a separator, as a `torch.BoolTensor` to look it up in.
 
     It ends one behind the largest separator, and the last entry, False, stands for every id from there on: a
-    vocabulary that grows needs no other table.
+    vocabulary that grows needs no other table. `length` makes it longer.
     """
-    table = torch.zeros(max(separator_token_ids, default=-1) + 2, dtype=torch.bool)
+    table = torch.zeros(length or max(separator_token_ids, default=-1) + 2, dtype=torch.bool)
     table[separator_token_ids] = True
     return table
 
@@ -168,23 +274,27 @@ def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = 
 def segment_tokens(
     ends_segment: torch.Tensor,
     *,
+    inner_ends: tuple[torch.Tensor, ...] = (),
     is_token: torch.Tensor | None = None,
     starts_document: torch.Tensor | None = None,
     segment_ids: torch.Tensor | None = None,
     past: SegmentState | None = None,
 ) -> Segments:
-    """Finds the segment of every token, its position inside it and its position in the document.
+    """Finds the segment of every token, its units at the inner levels, its place and its position in the document.
 
     Args:
         ends_segment (`torch.BoolTensor` of shape `(batch, length)`):
             True at separators.
+        inner_ends (tuple of `torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            True at the separators of each inner level, coarse to fine. There is no inner level by default.
         is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
             False at padding, on either side or in between. All tokens by default.
         starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
             True where a packed document starts (see [`document_starts`]).
         segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
             Given segment ids. They override the counting of separators; negative ones are padding. A segment is then a
-            run of equal ids inside a document.
+            run of equal ids inside a document. Of shape `(batch, length, levels)` they override those of the inner
+            levels, too.
         past ([`SegmentState`], *optional*):
             State after the tokens that came before, entries of shape `(batch, 1)`. Nothing came before by default.
 
@@ -192,7 +302,10 @@ def segment_tokens(
         [`Segments`]
     """
     if past is None:
-        past = initial_state(ends_segment.shape[0], ends_segment.device)
+        past = initial_state(ends_segment.shape[0], ends_segment.device, len(inner_ends))
+    given_indices = None
+    if segment_ids is not None and segment_ids.ndim == 3:
+        segment_ids, *given_indices = segment_ids.long().unbind(-1)
     if segment_ids is not None:
         is_given = segment_ids >= 0
         is_token = is_given if is_token is None else is_token & is_given
@@ -200,7 +313,7 @@ def segment_tokens(
         ends_segment = ends_segment & is_token
 
     if segment_ids is None and starts_document is None and ends_segment.shape[1] == 1:
-        state = _next_state(ends_segment, is_token, past)
+        state = _next_state(ends_segment, inner_ends, is_token, past)
         return _without_padding(state, is_token)
     if segment_ids is None:
         ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
@@ -213,13 +326,48 @@ def segment_tokens(
     starts_segment = segment_ids != _shift(segment_ids, past.segment_id)
     if starts_document is not None:
         starts_segment = starts_segment | starts_document
+    starts, inner = starts_segment, []
+    for at, (ends, before) in enumerate(zip(inner_ends, past.inner, strict=True)):
+        given = None if given_indices is None else given_indices[at]
+        starts, level = _inner_level(ends, given, starts, is_token, before)
+        inner.append(level)
     index = _token_index(ends_segment, is_token)
-    index_in_segment = index + past.intra_position + 1
-    intra_positions = index_in_segment - torch.where(starts_segment, index_in_segment, 0).cummax(dim=1).values
+    index_in_unit = index + past.intra_position + 1
+    intra_positions = index_in_unit - torch.where(starts, index_in_unit, 0).cummax(dim=1).values
     token_positions = count_tokens(ends_segment, is_token=is_token, starts_document=starts_document, past=past)
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
-    return _without_padding(SegmentState(segment_ids, intra_positions, ended, token_positions), is_token)
+    state = SegmentState(segment_ids, intra_positions, ended, token_positions, tuple(inner))
+    return _without_padding(state, is_token)
+
+
+def _inner_level(
+    ends: torch.Tensor,
+    given: torch.Tensor | None,
+    parent_starts: torch.Tensor,
+    is_token: torch.Tensor | None,
+    past: LevelState,
+) -> tuple[torch.Tensor, LevelState]:
+    """Where the units of one inner level start, and its state after each token.
+
+    Args:
+        ends: its separators.
+        given: its indices, which override them.
+        parent_starts: where the units of the next coarser level start.
+        is_token: False at padding.
+        past: its state before.
+    """
+    ended = _at_latest_token(ends.long(), is_token, past.ended)
+    if given is not None:
+        index = _at_latest_token(given, is_token, past.index)
+        starts = parent_starts | (index != _shift(index, past.index))
+        return starts, LevelState(index, ended)
+    starts = parent_starts | _shift(ended, past.ended).bool()
+    if is_token is not None:
+        starts = starts & is_token
+    count = past.index + starts.cumsum(dim=1)
+    # The count never falls, so the running maximum is the count at the start of the latest parent.
+    return starts, LevelState(count - torch.where(parent_starts, count, 0).cummax(dim=1).values, ended)
 
 
 def count_tokens(
@@ -246,27 +394,40 @@ def count_tokens(
     return positions - torch.where(starts_document, positions, 0).cummax(dim=1).values
 
 
-def _next_state(ends_segment: torch.Tensor, is_token: torch.Tensor | None, past: SegmentState) -> SegmentState:
+def _next_state(
+    ends_segment: torch.Tensor,
+    inner_ends: tuple[torch.Tensor, ...],
+    is_token: torch.Tensor | None,
+    past: SegmentState,
+) -> SegmentState:
     """The state after one more token: what [`segment_tokens`] finds, in a few operations. Decoding lives on it."""
+    starts, inner = past.ended, []
+    for ends, before in zip(inner_ends, past.inner, strict=True):
+        parent_starts, starts = starts, starts | before.ended
+        inner.append(LevelState((before.index + starts) * (1 - parent_starts), ends.long()))
     following = SegmentState(
         past.segment_id + past.ended,
-        (past.intra_position + 1) * (1 - past.ended),
+        (past.intra_position + 1) * (1 - starts),
         ends_segment.long(),
         past.token_position + 1,
+        tuple(inner),
     )
     if is_token is None:
         return following
-    return SegmentState(*(torch.where(is_token, new, old) for new, old in zip(following, past, strict=True)))
+    both = zip(following.columns(), past.columns(), strict=True)
+    return SegmentState.from_columns([torch.where(is_token, new, old) for new, old in both])
 
 
 def _without_padding(state: SegmentState, is_token: torch.Tensor | None) -> Segments:
     """The positions from the state, which at padding repeats that of the token before."""
-    segment_ids, intra_positions, _, token_positions = state
+    segment_ids, intra_positions, _, token_positions, inner = state
+    inner_indices = tuple(level.index for level in inner)
     if is_token is not None:
         segment_ids = torch.where(is_token, segment_ids, PADDING_SEGMENT_ID)
         intra_positions = torch.where(is_token, intra_positions, 0)
         token_positions = torch.where(is_token, token_positions, 0)
-    return Segments(segment_ids, intra_positions, token_positions, state)
+        inner_indices = tuple(torch.where(is_token, index, 0) for index in inner_indices)
+    return Segments(segment_ids, intra_positions, token_positions, state, inner_indices)
 
 
 def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor | None = None) -> torch.Tensor:

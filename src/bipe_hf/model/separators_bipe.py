@@ -1,14 +1,22 @@
-r"""The tokens that end a segment: presets that decide by text, and lists.
+r"""The tokens that end a segment, or a unit of a level inside it: presets that decide by text, and lists.
 
 What a separator is must be decided token by token, since the model sees nothing else. The presets decide by the text
-that a token stands for:
+that a token stands for, from coarse to fine:
 
+- `"turns"`: tokens of chat templates that end a turn, and the end-of-sequence token.
+- `"paragraphs"`: the token holds two newlines with nothing but white space between them, a form feed or a paragraph
+  separator.
+- `"objects"`: the token holds a newline or a closing brace, as after an object of JSON.
 - `"sentences"`: the token holds a newline, or a mark that ends a sentence. Dots, exclamation marks, question marks and
   ellipses also stand inside words, numbers and code, so they count only where closing quotes or brackets and then
   white space or the end of the token follow: `.`, `?!`, `...` and `."` do, `.com` and `3.14` do not. The marks of
   other scripts, such as the ideographic full stop or the danda, stand nowhere else and count anywhere in the token.
 - `"lines"`: the token holds a newline (line feed, carriage return, next line, line or paragraph separator).
 - `"clauses"`: as `"sentences"`, with commas, semicolons, colons, quotes and the tab besides.
+- `"fields"`: the token holds a comma, a tab, a semicolon or a bar, or a newline.
+- `"values"`: the token holds a comma or a colon, or a newline, as behind the keys and the values of JSON.
+- `"words"`: the token holds white space. Where a tokenizer keeps the space in front of a word, the first token of the
+  word is the last of the unit before.
 - `"authors"`: ids 869 and 13 of the Llama tokenizer, a detached dot and the newline, as in the code that was released
   with the paper (He et al., ICML 2024, arXiv 2401.16421).
 
@@ -16,7 +24,9 @@ What a token cannot tell, no preset knows: the dot of `etc.`, of `1.` or of a me
 apostrophe that is a token of its own as a quote, the semicolon that ends a Greek question as a semicolon. Scripts
 without a sentence mark, such as Thai, break at newlines only. A mark that the vocabulary splits over several byte
 tokens is ended by none of them, so it is no separator at all: small byte-level vocabularies lose most marks beyond
-ASCII in this way. Special tokens are never separators of a preset.
+ASCII in this way. A blank line in two tokens ends no paragraph. Special tokens are separators of `"turns"` alone.
+
+`"json"` stands for two levels, objects and the keys and values in them.
 """
 
 import re
@@ -64,16 +74,50 @@ def _pattern(anywhere: str, before_space: str) -> re.Pattern[str]:
     return re.compile(rf"[{anywhere}]|[{before_space}][{_QUOTES}{_CLOSING_BRACKETS}]*(?:\s|\Z)")
 
 
+# A line break in one or two characters, whole: the second of "\r\n" is no line of its own.
+_LINE_BREAK = rf"(?>\r\n|[{_NEWLINES}])"
+
 _PRESET_PATTERNS = {
+    "paragraphs": re.compile(rf"{_LINE_BREAK}[ \t]*{_LINE_BREAK}|[\f\u2029]"),
+    "objects": re.compile(rf"[}}{_NEWLINES}]"),
     "sentences": _pattern(_NEWLINES + _SENTENCE_MARKS, _SENTENCE_MARKS_ALSO_INSIDE_WORDS),
     "lines": re.compile(rf"[{_NEWLINES}]"),
     "clauses": _pattern(
         _NEWLINES + _SENTENCE_MARKS + _CLAUSE_MARKS,
         _SENTENCE_MARKS_ALSO_INSIDE_WORDS + _CLAUSE_MARKS_ALSO_INSIDE_WORDS,
     ),
+    "fields": re.compile(rf"[,\t;|{_NEWLINES}]"),
+    "values": re.compile(rf"[,:{_NEWLINES}]"),
+    "words": re.compile(r"\s"),
 }
 _AUTHORS_TOKENS = {869: "\u2581.", 13: "<0x0A>"}
-PRESETS = (*_PRESET_PATTERNS, "authors")
+# Of chat templates: a token of "end", of "eot" and the like, or one that ends a text; not the end of a header.
+_ENDS_TURN = re.compile(
+    r"(?!.*(?:header|role|think))(?:.*(?<![a-z])(?:end|eot|eom|eos|return|call)(?![a-z])|.*endoftext|</s>|\[/INST\])",
+    re.IGNORECASE,
+)
+PRESETS = ("turns", *_PRESET_PATTERNS, "authors")
+LEVELS = {"json": ("objects", "values")}
+"""Presets that stand for several levels."""
+
+
+def find_levels(
+    tokenizer: TokenizersBackend, levels: Sequence[str | Sequence[int | str]]
+) -> tuple[list[str | Sequence[int | str]], list[list[int]]]:
+    """The levels with every preset of several in place of its name, and the ids of the separators of each.
+
+    Raises:
+        ValueError: for what [`BipeTokenizer.from_tokenizer`] does not accept.
+    """
+    if not isinstance(levels, (list, tuple)) or not levels:
+        raise InputError(
+            f"levels: {levels!r} is not accepted; give a list of separators, coarse to fine, each one of"
+            f" {', '.join(map(repr, (*PRESETS, *LEVELS)))}, or a list of token ids and strings."
+        )
+    spelt_out = [
+        part for level in levels for part in (LEVELS.get(level, (level,)) if isinstance(level, str) else (level,))
+    ]
+    return spelt_out, [find_separators(tokenizer, level) for level in spelt_out]
 
 
 def find_separators(tokenizer: TokenizersBackend, separators: str | Sequence[int | str]) -> list[int]:
@@ -89,11 +133,16 @@ def find_separators(tokenizer: TokenizersBackend, separators: str | Sequence[int
                 f" {found}."
             )
         return list(_AUTHORS_TOKENS)
-    if not isinstance(separators, str) or separators not in _PRESET_PATTERNS:
+    if not isinstance(separators, str) or separators not in PRESETS:
+        several = " `levels` takes it." if separators in LEVELS else ""
         raise InputError(
             f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
-            " of token ids and strings."
+            f" of token ids and strings.{several}"
         )
+    if separators == "turns":
+        added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+        ends = {token_id for token_id, text in added.items() if _ENDS_TURN.match(text)}
+        return sorted(ends | ({tokenizer.eos_token_id} - {None}))
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.update(tokenizer.all_special_ids)
     return [

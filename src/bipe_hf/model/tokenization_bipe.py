@@ -4,6 +4,8 @@
 `separators_bipe` says which tokens are.
 """
 
+import gc
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -18,7 +20,7 @@ from transformers.utils import logging
 from .errors_bipe import InputError
 from .push_bipe import PushMixin
 from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
-from .separators_bipe import find_separators
+from .separators_bipe import find_levels, find_separators
 from .travel_bipe import check_code, write_code
 
 
@@ -37,6 +39,8 @@ _SETTINGS = (
     "response_template",
     "chat_control_tokens",
 )
+# Of these a saved tokenizer consists.
+_FIXED = ("separators", "separator_token_ids", "inner_separators", "inner_separator_token_ids")
 _NOT_GIVEN: Any = object()
 # Methods that turn text into ids or ids into text. A class with its own is more than its backend.
 _CODING_METHODS = ("__call__", "_encode_plus", "_convert_encoding", "pad", "_pad", "decode", "_decode")
@@ -68,8 +72,10 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     Build one with [`BipeTokenizer.from_tokenizer`]; it saves, loads and pads like any tokenizer, and it encodes and
     decodes exactly as the tokenizer that it wraps. `segment_ids` has the shape and type of `input_ids` and holds the
     number of separators strictly before a token, among those tokens of the final (truncated) sequence that are no
-    padding; it is -1 at padding. Special tokens such as bos belong to the segment in which they stand. As with every
-    output, `model_input_names` decides whether it is returned.
+    padding; it is -1 at padding. With inner levels there is such a number for each level of each token, the segment
+    first: one dimension more, and those of inner levels count inside their parents. Without tensors, equal ones may be
+    one list, whose items are not to be changed. Special tokens such as bos belong to the segment in which they stand.
+    As with every output, `model_input_names` decides whether it is returned.
 
     Separators are fixed when a tokenizer is wrapped: they are saved with it, never computed again on loading, and
     `add_tokens` does not change them. To have added tokens considered, or to change the separators, wrap again.
@@ -87,6 +93,8 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         separators: str | Sequence[int | str] = _NOT_GIVEN,
         separator_token_ids: Iterable[int] | None = None,
         segmentation: str | Sequence[int | str] = _NOT_GIVEN,
+        inner_separators: Iterable[str | Sequence[int | str]] = (),
+        inner_separator_token_ids: Iterable[Iterable[int]] = (),
         **kwargs: Any,
     ) -> None:
         separators = _one_of(separators, segmentation, None)  # version 0.1 saved them as `segmentation`
@@ -97,7 +105,12 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             )
         self._separators = separators
         # Sorted, so that equal tokenizers pickle alike: caches of data sets depend on it.
-        self._separator_token_ids = tuple(sorted(set(separator_token_ids)))
+        self._separator_token_ids = _sorted(separator_token_ids)
+        self._inner_separators = tuple(inner_separators)
+        self._inner_separator_token_ids = tuple(map(_sorted, inner_separator_token_ids))
+        if self._inner_separators:
+            kwargs["inner_separators"] = list(self._inner_separators)
+            kwargs["inner_separator_token_ids"] = self.inner_separator_token_ids
         # What is given to the base class is what `save_pretrained` writes.
         super().__init__(*args, separators=separators, separator_token_ids=self.separator_token_ids, **kwargs)
 
@@ -107,18 +120,24 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         tokenizer: PreTrainedTokenizerBase,
         separators: str | Sequence[int | str] = _NOT_GIVEN,
         *,
+        levels: Sequence[str | Sequence[int | str]] = _NOT_GIVEN,
         segmentation: str | Sequence[int | str] = _NOT_GIVEN,
     ) -> "BipeTokenizer":
         """Wraps a copy of a fast tokenizer.
+
+        `BipeTokenizer.from_tokenizer(tokenizer, levels=["lines", "fields"])`
 
         Args:
             tokenizer ([`TokenizersBackend`], also known as `PreTrainedTokenizerFast`):
                 Keeps its vocabulary, special tokens, padding and truncation side, maximum length, chat template and
                 input names. Wrapping a [`BipeTokenizer`] again changes its separators.
             separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
-                A preset, `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
+                A preset, such as `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
                 or the separators themselves. A string in the list is an entry of the vocabulary, or else the text
                 that exactly one token stands for. An empty list makes one segment of every sequence.
+            levels (list, *optional*):
+                The separators of segments and of each level inside them, coarse to fine, each as `separators` takes
+                them; or `"json"`, which stands for two. A separator of a level ends the units of all finer ones, too.
             segmentation: the name that version 0.1 had for `separators`.
 
         Returns:
@@ -129,17 +148,27 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
                 preset, do not fit the vocabulary or name what is not one token.
         """
         _check_wrappable(cls, tokenizer)
-        separators = _one_of(separators, segmentation, "sentences")
-        separator_token_ids = find_separators(tokenizer, separators)
-        if not separator_token_ids and isinstance(separators, str):
+        if levels is not _NOT_GIVEN and (separators, segmentation) != (_NOT_GIVEN, _NOT_GIVEN):
+            raise InputError("levels and separators: the first of the levels are the separators; give levels alone")
+        if levels is _NOT_GIVEN:
+            separators = _one_of(separators, segmentation, "sentences")
+            inner, token_ids = [], [find_separators(tokenizer, separators)]
+        else:
+            (separators, *inner), token_ids = find_levels(tokenizer, levels)
+        if not token_ids[0] and isinstance(separators, str):
             logger.warning(
                 f"separators={separators!r} finds no separator in this vocabulary: every sequence is one segment."
             )
+        for level, found in zip(inner, token_ids[1:], strict=True):
+            if not found:
+                raise InputError(f"levels: {level!r} finds no separator in this vocabulary, so it is no level")
         return _rebuild(
             tokenizer,
             cls,
-            separators=separators if isinstance(separators, str) else list(separators),
-            separator_token_ids=separator_token_ids,
+            separators=_plain(separators),
+            separator_token_ids=token_ids[0],
+            inner_separators=[_plain(level) for level in inner],
+            inner_separator_token_ids=token_ids[1:],
             model_input_names=list(dict.fromkeys([*tokenizer.model_input_names, "segment_ids"])),
         )
 
@@ -158,7 +187,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             ValueError: if the folder holds another tokenizer, or if separators are given, which belong to what was
                 saved.
         """
-        for name in ("separators", "separator_token_ids", "segmentation"):
+        for name in (*_FIXED, "levels", "segmentation"):
             if name in kwargs:
                 raise InputError(
                     f"{name}={kwargs[name]!r} cannot be given when a BipeTokenizer is loaded. Load it as it is, then"
@@ -188,6 +217,11 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return self._separators
 
     @property
+    def levels(self) -> list[str | list[int | str]]:
+        """The presets or lists that the tokenizer was wrapped with, of segments and of each level inside them."""
+        return [self._separators, *self._inner_separators]
+
+    @property
     def segmentation(self) -> str | list[int | str]:
         """The separators by the name that version 0.1 had for them."""
         return self.separators
@@ -197,27 +231,43 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         """Sorted ids of the tokens that end a segment: what the config of a model needs."""
         return list(self._separator_token_ids)
 
+    @property
+    def inner_separator_token_ids(self) -> list[list[int]]:
+        """The same for each inner level, coarse to fine."""
+        return [list(level) for level in self._inner_separator_token_ids]
+
     def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> "BipeTokenizer":
         """Trains the same kind of tokenizer on new text and finds the separators of the new vocabulary.
 
         Raises:
             ValueError: if the separators are token ids, which mean nothing in another vocabulary.
         """
-        if any(isinstance(item, int) for item in self._separators):
-            raise InputError(
-                f"separators={self._separators!r} lists token ids of this vocabulary, which mean nothing in a new"
-                " one. Train a plain tokenizer and wrap that."
-            )
-        return self.from_tokenizer(super().train_new_from_iterator(*args, **kwargs), self._separators)
+        for separators in self.levels:
+            if any(isinstance(item, int) for item in separators):
+                raise InputError(
+                    f"separators={separators!r} lists token ids of this vocabulary, which mean nothing in a new"
+                    " one. Train a plain tokenizer and wrap that."
+                )
+        trained = super().train_new_from_iterator(*args, **kwargs)
+        if self._inner_separators:
+            return self.from_tokenizer(trained, levels=self.levels)
+        return self.from_tokenizer(trained, self._separators)
 
     def _encode_plus(self, *args: Any, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
         batch = super()._encode_plus(*args, return_tensors=return_tensors, **kwargs)
         if "segment_ids" in self.model_input_names and "segment_ids" not in batch:
-            # Once for the whole batch: an operation on an array costs as much for one text as for many.
-            segment_ids = self._segment_ids([(each.ids, each.attention_mask) for each in batch.encodings])
             input_ids = batch[self.model_input_names[0]]
-            if return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list)):
-                segment_ids = segment_ids[0]  # of one text
+            is_one = return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list))
+            # An encoding makes its lists anew each time that they are asked for: only what is not there yet.
+            if return_tensors is not None:
+                input_ids = [each.ids for each in batch.encodings]
+            masks = None
+            if self.backend_tokenizer.padding is not None:
+                masks = [each.attention_mask for each in batch.encodings]
+            # Once for the whole batch: an operation on an array costs as much for one text as for many.
+            segment_ids = self._segment_ids([input_ids] if is_one else input_ids, masks)
+            if is_one:
+                segment_ids = segment_ids[0]
             batch.update(BatchEncoding({"segment_ids": segment_ids}, tensor_type=return_tensors))
         return batch
 
@@ -228,12 +278,16 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         input_ids = encoded_inputs[self.model_input_names[0]]
         if "segment_ids" in self.model_input_names and "segment_ids" not in encoded_inputs:
             mask = encoded_inputs.get("attention_mask")
+            masks = None if mask is None else [mask]
             (encoded_inputs["segment_ids"],) = self._segment_ids(
-                [(input_ids, [1] * len(input_ids) if mask is None else mask)], encoded_inputs.get("position_ids")
+                [input_ids], masks, encoded_inputs.get("position_ids")
             )
         padded = super()._pad(encoded_inputs, padding_side=padding_side, **kwargs)
         if "segment_ids" in padded:
-            padding = [PADDING_SEGMENT_ID] * (len(padded[self.model_input_names[0]]) - len(input_ids))
+            one = PADDING_SEGMENT_ID
+            if self._inner_separator_token_ids:
+                one = [PADDING_SEGMENT_ID] * (1 + len(self._inner_separator_token_ids))
+            padding = [one] * (len(padded[self.model_input_names[0]]) - len(input_ids))
             if (padding_side or self.padding_side) == "left":
                 padded["segment_ids"] = padding + padded["segment_ids"]
             else:
@@ -241,21 +295,24 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return padded
 
     def _segment_ids(
-        self, sequences: list[tuple[Sequence[int], Sequence[int]]], position_ids: Sequence[int] | None = None
-    ) -> list[list[int]]:
-        """Segment of every token of sequences, each given by its ids and its mask.
+        self,
+        sequences: Sequence[Sequence[int]],
+        masks: Sequence[Sequence[int]] | None = None,
+        position_ids: Sequence[int] | None = None,
+    ) -> list[list[int]] | list[list[list[int]]]:
+        """Segment of every token of sequences of ids; with inner levels all its indices.
 
-        They are found as documents of one long row. `position_ids`, of a single sequence, start further ones where
-        they do not go up.
+        They are found as documents of one long row. `masks` are 0 at padding; there is none by default.
+        `position_ids`, of a single sequence, start further ones where they do not go up.
         """
-        ends = list(accumulate(len(ids) for ids, _ in sequences))
+        ends = list(accumulate(map(len, sequences)))
         if not ends or ends[-1] == 0:
             return [[] for _ in sequences]
         begins = [0, *ends[:-1]]
         # What need not be looked at costs time, most of all with a short text.
         is_token = starts_document = None
-        if any(0 in mask for _, mask in sequences):
-            is_token = _row(mask for _, mask in sequences).astype(bool)
+        if masks is not None and any(0 in mask for mask in masks):
+            is_token = _row(masks).astype(bool)
         if position_ids is not None or len(sequences) > 1:
             starts_document = np.zeros(ends[-1], dtype=bool)
         if position_ids is not None:
@@ -264,30 +321,95 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             starts_document[np.arange(ends[-1])[tokens][1:]] = positions[1:] <= positions[:-1]
         elif len(sequences) > 1:
             starts_document[[begin for begin in begins if begin < ends[-1]]] = True
-        input_ids = _row(ids for ids, _ in sequences)
-        segment_ids = _segmenter(self._separator_token_ids).segment_ids(input_ids, is_token, starts_document).tolist()
+        units, counts = self._units(_row(sequences), is_token, starts_document)
+        of_tokens = _objects(units).repeat(counts)
         if len(sequences) == 1:
-            return [segment_ids]
-        return [segment_ids[begin:end] for begin, end in zip(begins, ends, strict=True)]
+            return [of_tokens.tolist()]
+        return [of_tokens[begin:end].tolist() for begin, end in zip(begins, ends, strict=True)]
+
+    def _units(
+        self, input_ids: np.ndarray, is_token: np.ndarray | None, starts_document: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of each run of tokens that share them, and how many there are in it.
+
+        A run ends with a separator of any level, with a document, and where padding starts or ends. Its tokens before
+        the last one change no index, so they are not looked at.
+        """
+        segmenter, any_separator = _segmenter(self._separator_token_ids, self._inner_separator_token_ids)
+        is_last = any_separator.take(input_ids, mode="clip")
+        is_last[-1] = True
+        if starts_document is not None:
+            is_last[:-1] |= starts_document[1:]
+        if is_token is not None:
+            is_last[:-1] |= is_token[1:] != is_token[:-1]
+        (last,) = is_last.nonzero()
+        first = np.zeros_like(last)
+        first[1:] = last[:-1] + 1
+        if starts_document is not None:
+            starts_document = starts_document[first]
+        if is_token is not None:
+            is_token = is_token[last]
+        return segmenter.segment_ids(input_ids[last], is_token, starts_document), last - first + 1
 
 
-def _row(sequences: Iterable[Sequence[int]]) -> np.ndarray:
+def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(token_ids)))
+
+
+def _plain(separators: str | Sequence[int | str]) -> str | list[int | str]:
+    return separators if isinstance(separators, str) else list(separators)
+
+
+def _row(sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """All sequences in one row, int64 of shape `(length,)`."""
-    return np.array(list(chain.from_iterable(sequences)), dtype=np.int64)
+    return np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=sum(map(len, sequences)))
+
+
+def _objects(units: np.ndarray) -> np.ndarray:
+    """The indices of each unit as an int or as a list, in an array of shape `(units,)`.
+
+    Lists take most of the time, in the collector of cyclic garbage above all: it looks through all of them again and
+    again while more come, and finds nothing. So it pauses, and texts whose indices are the same have the same lists.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        if units.ndim == 2:
+            shape = (units.max(axis=0) + 2).tolist()  # padding is -1
+            if math.prod(shape) < len(units):
+                all_indices = np.indices(shape).reshape(len(shape), -1).T - 1
+                return _row_objects(all_indices)[np.ravel_multi_index(tuple(units.T + 1), shape)]
+        return _row_objects(units)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _row_objects(rows: np.ndarray) -> np.ndarray:
+    return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
 
 
 class _Separators(NamedTuple):
     """The fields of a configuration whose segments end at separators."""
 
     separator_token_ids: tuple[int, ...]
+    inner_separator_token_ids: tuple[tuple[int, ...], ...]
     segmentation: str = "separators"
     fixed_segment_length: int | None = None
 
 
 @lru_cache(maxsize=16)
-def _segmenter(separator_token_ids: tuple[int, ...]) -> Segmenter:
-    """Not part of the tokenizer: caches of data sets go by how that pickles."""
-    return Segmenter(_Separators(separator_token_ids))
+def _segmenter(
+    separators: tuple[int, ...], inner_separators: tuple[tuple[int, ...], ...]
+) -> tuple[Segmenter, np.ndarray]:
+    """With whether a token id is a separator of any level, False for the last entry and every id from there on.
+
+    Not part of the tokenizer: caches of data sets go by how that pickles.
+    """
+    token_ids = list(chain(separators, *inner_separators))
+    any_separator = np.zeros(max(token_ids, default=-1) + 2, dtype=bool)
+    any_separator[np.array(token_ids, dtype=np.int64)] = True
+    return Segmenter(_Separators(separators, inner_separators)), any_separator
 
 
 def _one_of(separators: Any, segmentation: Any, default: str | None) -> Any:

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, get_args
 
-from ...model.configuration_bipe import own_fields
+from ...model.configuration_bipe import TOKEN_IDS, own_fields
 from ...model.encodings_bipe import ENCODING_NAMES, encoding_fields
 
-
-# What is found in the tokenizer: options name the separators instead.
-FOUND = {"separator_token_ids"}
 
 ENCODING_HELP = (
     f"positional encoding by its name, which stands for several of the following ({', '.join(ENCODING_NAMES)}); what"
@@ -20,8 +17,10 @@ ENCODING_HELP = (
 
 
 def encoding_options() -> dict[str, Field]:
-    """The fields of the configuration that users set, by name."""
-    return {name: field for name, field in own_fields().items() if name not in FOUND}
+    """The fields of the configuration that users set, by name; not those that are found in the tokenizer, for which
+    options name the separators.
+    """
+    return {name: field for name, field in own_fields().items() if name not in TOKEN_IDS}
 
 
 def option_type(field: Field) -> type:

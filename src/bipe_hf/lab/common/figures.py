@@ -1,5 +1,6 @@
 """What the figures of the lab have in common: looks, axes, legends, files."""
 
+import os
 import textwrap
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
@@ -34,13 +35,16 @@ def pictures(output: Path) -> list[Path]:
 
 
 def save_figure(figure: "Figure", output: Path) -> None:
-    """Write a figure as PNG and SVG."""
+    """Write a figure as PNG and SVG, each as a whole or not at all."""
     from matplotlib import rc_context
 
     # A fixed salt and no date: the same results give the same file.
     with rc_context({"svg.hashsalt": "bipe-hf"}):
         for target in pictures(output):
-            figure.savefig(target, dpi=200, metadata={"Date": None} if target.suffix == ".svg" else None)
+            kind = target.suffix.removeprefix(".")
+            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+            figure.savefig(partial, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+            os.replace(partial, target)
 
 
 def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
@@ -66,16 +70,25 @@ def dash(at: int) -> str | tuple[int, tuple[int, ...]]:
 
 def new_figure(labels: Sequence[str]) -> tuple["Figure", "Axes"]:
     """A figure with room for `labels` at the right, and its axes."""
+    figure, (axes,) = new_panels([labels])
+    return figure, axes
+
+
+def new_panels(labels: Sequence[Sequence[str]]) -> tuple["Figure", list["Axes"]]:
+    """A figure of panels, one below the other, each with room for its `labels` at the right, and their axes."""
     from matplotlib.figure import Figure
 
-    lines = [line for label in labels for line in short_lines(label).splitlines()]
-    size = 6 + 0.09 * max(map(len, lines), default=0), max(4.5, 1.5 + 0.22 * len(lines))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(axis="y", color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    lines = [[line for label in each for line in short_lines(label).splitlines()] for each in labels]
+    least = 4.5 if len(labels) == 1 else 3
+    height = sum(max(least, 1.5 + 0.22 * len(each)) for each in lines)
+    longest = max((len(line) for each in lines for line in each), default=0)
+    figure = Figure(figsize=(6 + 0.09 * longest, height), layout="constrained")
+    panels = [figure.add_subplot(len(labels), 1, at) for at in range(1, len(labels) + 1)]
+    for axes in panels:
+        axes.grid(axis="y", color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def short_lines(label: str) -> str:

@@ -1,6 +1,7 @@
-"""Greedy answers to prompts of unequal length."""
+"""Answers to prompts of unequal length, the likeliest ones or drawn at random."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,7 +12,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-@torch.inference_mode()
 def write_greedily(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -34,23 +34,52 @@ def write_greedily(
     Returns:
         The new token ids of each, all of one length.
     """
+    return _write(model, prompts, max_new_tokens, pad_token_id, eos_token_id, {"do_sample": False})
+
+
+def write_at_random(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    pad_token_id: int,
+    eos_token_id: int | None = None,
+    temperature: float = 1.0,
+) -> list[list[int]]:
+    """A continuation of each prompt, each token drawn from the model's probabilities.
+
+    Args and what is returned are as in [`write_greedily`]; the logits are divided by `temperature`.
+    """
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return _write(model, prompts, max_new_tokens, pad_token_id, eos_token_id, sampling)
+
+
+@torch.inference_mode()
+def _write(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    pad_token_id: int,
+    eos_token_id: int | None,
+    sampling: dict[str, Any],
+) -> list[list[int]]:
     width = max(map(len, prompts))
     ids = [[pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     saved = model.generation_config
-    greedy = GenerationConfig(
+    chosen = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         num_beams=1,
         pad_token_id=pad_token_id,
         eos_token_id=saved.eos_token_id if eos_token_id is None else eos_token_id,
+        **sampling,
     )
-    model.generation_config = greedy  # from which `generate` fills in what the one that it is given leaves open
+    model.generation_config = chosen  # from which `generate` fills in what the one that it is given leaves open
     try:
         written = model.generate(
             input_ids=torch.tensor(ids, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
-            generation_config=greedy,
+            generation_config=chosen,
         )
     finally:
         model.generation_config = saved

@@ -1,8 +1,9 @@
 """One reader for every YAML file of ours: one rule for booleans and numbers, no key twice, `extends`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,7 +14,7 @@ from ...model.errors_bipe import InputError, InputNotFoundError
 EXTENDS = "extends"
 
 
-def read_yaml(path: Path, merged: Sequence[str] = ()) -> dict[str, Any]:
+def read_yaml(path: Path, merged: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
     """The mapping of a YAML file, on top of that of the file that its key `extends` names.
 
     Only `true` and `false` are booleans (`no`, `off` and `yes` are words), only decimal numbers are numbers (`1e-4` is
@@ -22,8 +23,8 @@ def read_yaml(path: Path, merged: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         path: the file. `extends: FILE` is relative to its folder, and may go on from file to file.
-        merged: keys of mappings that are merged key by key with those of the other file; every other key replaces
-            what stands there.
+        merged: keys of mappings that are merged key by key with those of the other file, and how deep: 1 replaces
+            the values in them, 2 merges mappings in them in the same way. Every other key replaces what stands there.
 
     Raises:
         FileNotFoundError: no such file, or none that `extends` names.
@@ -32,7 +33,7 @@ def read_yaml(path: Path, merged: Sequence[str] = ()) -> dict[str, Any]:
     return _read(path, merged, ())
 
 
-def _read(path: Path, merged: Sequence[str], extending: tuple[Path, ...]) -> dict[str, Any]:
+def _read(path: Path, merged: Mapping[str, int], extending: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         where = f", which {extending[-1]} {EXTENDS}" if extending else ""
         raise InputNotFoundError(f"{path}: no such file{where}")
@@ -50,10 +51,13 @@ def _read(path: Path, merged: Sequence[str], extending: tuple[Path, ...]) -> dic
     if not isinstance(base, str):
         raise InputError(f"{path}: {EXTENDS}: {base!r} is no name of a file")
     below = _read(path.parent / base, merged, (*extending, path))
-    for key in merged:
-        if isinstance(below.get(key), dict) and isinstance(content.get(key), dict):
-            content[key] = below[key] | content[key]
-    return below | content
+    return below | {key: _merge(below.get(key), value, merged.get(key, 0)) for key, value in content.items()}
+
+
+def _merge(below: Any, content: Any, depth: int) -> Any:
+    if not depth or not isinstance(below, dict) or not isinstance(content, dict):
+        return content
+    return below | {key: _merge(below.get(key), value, depth - 1) for key, value in content.items()}
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,10 +1,10 @@
 """What is compared: entries, what they share, and what they are measured with."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...model.errors_bipe import InputError, did_you_mean
 from ..common.settings import RunSettings
@@ -13,7 +13,10 @@ from ..evaluation.scoring import STRIDE
 
 @dataclass(frozen=True)
 class TextMeasurement:
-    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on."""
+    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on.
+
+    With `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
+    """
 
     lengths: list[int]
     protocol: str = "blocks"
@@ -24,6 +27,7 @@ class TextMeasurement:
     validation_fraction: float = 0.05
     max_tokens: int | None = None
     batch_tokens: int = 8192
+    unit_tokens: int | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -39,6 +43,7 @@ class GeneratedMeasurement:
     samples: int = 500
     seed: int = 0
     batch_size: int = 100
+    unit_tokens: ClassVar[None] = None
 
 
 Measurement = TextMeasurement | GeneratedMeasurement
@@ -97,6 +102,6 @@ class Comparison:
         return [entry for name, entry in self.entries.items() if not names or name in names]
 
 
-def among(name: Any, entries: dict[str, Entry]) -> str:
-    """The end of a message about an entry that there is not."""
+def among(name: Any, entries: Iterable[str]) -> str:
+    """The end of a message about an entry, or another name, that there is not."""
     return did_you_mean(str(name), entries) or f" among {', '.join(entries)}"

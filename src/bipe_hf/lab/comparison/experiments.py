@@ -23,6 +23,7 @@ from ..data import load_documents
 from ..data.segments import segment_batch
 from ..evaluation.run import check_arguments as check_measurement
 from ..evaluation.run import measure_model
+from ..evaluation.scoring import LossSums
 from ..evaluation.text import read_text, tokenizer_key
 from ..tasks import synthetic
 from ..tasks.synthetic.accuracy import FILES
@@ -49,11 +50,12 @@ _SHARED_MODEL_FIELDS = {
 
 
 class Measured(NamedTuple):
-    """One result: the size, what tables and figures show of it, and all that was found."""
+    """One result: the size, what tables and figures show of it, all that was found, and the losses of each unit."""
 
     size: int
     value: float
     found: Any
+    units: LossSums | None = None
 
 
 class Experiment:
@@ -117,7 +119,10 @@ class TextExperiment(Experiment):
 
     measurement = TextMeasurement
     settings = PretrainSettings
-    own_entry_keys = {"separators", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"}
+    own_entry_keys = {
+        *("separators", "levels", "train_length", "per_device_train_batch_size", "index_stretch", "index_skip"),
+        "learning_rate",  # the best one may be another for another encoding
+    }
     files = PRETRAIN
     has_reference = True
 
@@ -132,6 +137,7 @@ class TextExperiment(Experiment):
             measure.max_tokens,
             measure.batch_tokens,
         )
+        check_counts(vars(measure), ["unit_tokens"])
         if measure.data is None:
             for key in ("text_column", "validation_fraction"):
                 if key in content:
@@ -238,9 +244,10 @@ class TextExperiment(Experiment):
             device=self.device(entry),
             attn_implementation=entry.settings.given().get("attn_implementation"),
             batch_tokens=self.measure.batch_tokens,
+            unit_tokens=self.measure.unit_tokens,
         )
-        for result in measured:
-            yield Measured(result.length, result.perplexity, result)
+        for result, units in measured:
+            yield Measured(result.length, result.perplexity, result, units)
 
 
 class GeneratedExperiment(Experiment):

@@ -1,4 +1,4 @@
-"""The figures of a comparison: the measured value against size, and loss against position in the text."""
+"""The figures of a comparison: the measured value against size, loss against position in the text, learning curves."""
 
 from pathlib import Path
 from statistics import fmean, stdev
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..common.figures import label_lengths, line_looks, mark_train_lengths, new_figure, save_figure
 from ..common.lines import Line, draw_lines, fit_values, name_lines
 from ..tasks.synthetic.picture import draw_accuracy
+from .curves import draw_learning_curves, has_curves
 from .tables import Rows
 
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from .results import ComparisonResults
 
 
-def figure_names(comparison: "Comparison") -> list[str]:
+def figure_names(results: "ComparisonResults", comparison: "Comparison") -> list[str]:
     """The figures that a comparison has."""
-    return ["perplexity", "loss_by_position"] if comparison.task == "text" else ["accuracy"]
+    names = ["perplexity", "loss_by_position"] if comparison.task == "text" else ["accuracy"]
+    return [*names, "learning_curves"] if has_curves(results) else names
 
 
 def draw_figures(results: "ComparisonResults", comparison: "Comparison", folder: Path) -> None:
@@ -29,9 +31,10 @@ def draw_figures(results: "ComparisonResults", comparison: "Comparison", folder:
     draw = {
         "perplexity": draw_perplexity,
         "loss_by_position": draw_loss_by_position,
+        "learning_curves": lambda rows, title: draw_learning_curves(results, comparison, title),
         "accuracy": lambda rows, title: draw_accuracy(_lines(rows, 100), rows.sizes, title),
     }
-    for name in figure_names(comparison):
+    for name in figure_names(results, comparison):
         save_figure(draw[name](rows, title), folder / f"{name}.png")
 
 

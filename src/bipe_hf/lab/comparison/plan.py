@@ -11,8 +11,8 @@ from .experiments import EXPERIMENTS, Experiment
 
 
 KEYS = ("task", "seeds", "settings", "entries", "measure", "reference")
-# Mappings that a file which `extends` another one adds to, key by key.
-MERGED = ("settings", "entries", "measure")
+# Mappings that a file which `extends` another one adds to, key by key, and to each entry in the same way.
+MERGED = {"settings": 1, "entries": 2, "measure": 1}
 # Of an entry, beside the settings in which it differs.
 ENTRY_KEYS = ("seeds", "trained_as", "evaluate_with")
 # Of a run, which compare decides.

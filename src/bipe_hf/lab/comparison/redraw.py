@@ -47,7 +47,9 @@ def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: boo
     folder = Path(file).parent if output is None else Path(output)
     results, comparison = open_comparison(file)
     tables = folder / Path(file).with_suffix(".md").name
-    written = [tables] + [each for name in figure_names(comparison) for each in pictures(folder / f"{name}.png")]
+    written = [tables] + [
+        each for name in figure_names(results, comparison) for each in pictures(folder / f"{name}.png")
+    ]
     for target in written:
         if target.exists() and not overwrite:
             raise InputExistsError(f"output: {target} exists (--overwrite replaces it)")

@@ -9,14 +9,17 @@ from ...model.errors_bipe import InputError, InputExistsError
 from ..common.results import check_writable, moment, read_results, write_results
 from ..common.run_folder import differing_settings
 from .entries import Comparison, Entry
+from .losses import FILE as LOSSES_FILE
+from .losses import UnitLosses
 from .plan import parse_comparison
 
 
 FORMAT = "bipe-hf comparison 1"
-FIGURES = ("perplexity", "loss_by_position", "accuracy")
+FIGURES = ("perplexity", "loss_by_position", "learning_curves", "accuracy")
 OUTPUT_FILES = [
     "comparison.json",
     "comparison.md",
+    LOSSES_FILE,
     *(f"{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
 ]
 # What of a measurement may change from one call to the next: more lengths, and how many are measured at a time.
@@ -47,8 +50,9 @@ class ComparisonResults:
 
     `calls` has `begun`, `command` and `environment` of every call that left a result. `config` is the file of the
     comparison as it was read. `text` tells what was measured and learnt from by hashes (empty for generated tasks).
-    `runs` has one entry for each model: what its training recorded, without its settings. `failures` has the entries
-    and seeds that gave no result, each with its `reason`.
+    `runs` has one entry for each model: what its training recorded, without its settings, and its learning curve (in
+    files of earlier versions there is none). `failures` has the entries and seeds that gave no result, each with its
+    `reason`.
     """
 
     calls: list[dict[str, Any]]
@@ -111,6 +115,20 @@ def earlier_results(comparison: Comparison, folder: Path, overwrite: bool) -> Co
     if differences:
         raise InputError(f"{file} holds other results: {'; '.join(differences)} ({other_place()})")
     return earlier
+
+
+def earlier_losses(comparison: Comparison, folder: Path, earlier: ComparisonResults | None) -> UnitLosses | None:
+    """The losses of the units beside `earlier` results; None where the comparison asks for none.
+
+    Raises `ValueError` or `FileNotFoundError` where results have none.
+    """
+    if comparison.measure.unit_tokens is None:
+        return None
+    if earlier is None or not earlier.results:
+        return UnitLosses(comparison.measure.unit_tokens)
+    losses = UnitLosses.read(folder)
+    losses.check([(row.entry, row.seed, row.size) for row in earlier.results], folder)
+    return losses
 
 
 def other_place() -> str:

@@ -19,10 +19,12 @@ from ..common.results import describe_environment
 from ..common.run_folder import differing_settings, read_stored_settings
 from ..common.settings import RunSettings
 from ..common.tables import require_tabulate
+from .curves import learning_curve
 from .entries import Comparison, Entry
 from .experiments import EXPERIMENTS, Experiment
 from .figures import draw_figures
-from .results import ComparisonResults, earlier_results, other_place, results_file
+from .losses import UnitLosses
+from .results import ComparisonResults, earlier_losses, earlier_results, other_place, results_file
 from .tables import markdown_tables
 
 
@@ -61,11 +63,13 @@ def compare(
     only: Sequence[str] | None = None,
     overwrite: bool = False,
     command: str = "bipe_hf.lab.comparison.compare",
+    on_result: Callable[[], None] = lambda: None,
 ) -> ComparisonResults:
     """Trains and measures every entry with every seed, as far as that is not done, and writes results as they come.
 
     Models go to `runs/compare/<name>/<entry>-seed<seed>`, where an interrupted training goes on. An entry that fails
-    is recorded with its reason and does not stop the others; the next call tries it again.
+    is recorded with its reason and does not stop the others; the next call tries it again. With `unit_tokens` the
+    losses of the units of the text go to `losses.json`.
 
     Args:
         comparison: from [`read_comparison`].
@@ -73,6 +77,7 @@ def compare(
         only: names of entries; the results of the others stay as they are.
         overwrite: drop the results in `output`, and train again what was trained with other settings or on other data.
         command: recorded in the results.
+        on_result: called whenever an entry of a seed is measured, after the results are written.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: before anything is trained, for entries, data or lengths that
@@ -88,6 +93,7 @@ def compare(
     experiment = EXPERIMENTS[comparison.task](comparison)
     experiment.check()
     results = earlier_results(comparison, output, overwrite)
+    losses = earlier_losses(comparison, output, results)
     text = experiment.prepare()
     if results is not None and results.results and results.text != text:
         differing = [key for key in text if results.text.get(key) != text[key]]
@@ -107,10 +113,12 @@ def compare(
         results.begin_call(command, describe_environment(experiment.device(chosen[0]), "float32"))
 
     def save() -> None:
+        if losses is not None:
+            losses.save(output)  # before the results that they belong to
         results.save(output, markdown_tables(results, comparison))
 
     save()
-    _work(jobs, comparison, experiment, results, save)
+    _work(jobs, comparison, experiment, results, losses, save, on_result)
     if results.results:
         draw_figures(results, comparison, output)
     return results
@@ -232,7 +240,9 @@ def _work(
     comparison: Comparison,
     experiment: Experiment,
     results: ComparisonResults,
+    losses: UnitLosses | None,
     save: Callable[[], None],
+    on_result: Callable[[], None],
 ) -> None:
     clock = Clock()
     clock.seconds["training"] += [run["seconds"] for run in results.runs]
@@ -249,7 +259,7 @@ def _work(
                 if job.kind == "training":
                     _train(job, comparison, experiment)
                 else:
-                    _measure(job, comparison, experiment, results, save)
+                    _measure(job, comparison, experiment, results, losses, save)
                 results.settle(job.entry.name, job.seed)
             except Exception as error:  # whatever it is: one entry must not lose the others
                 reason = broken.get(model) or f"{job.kind}: {type(error).__name__}: {first_line(error)}"
@@ -260,6 +270,8 @@ def _work(
             else:
                 clock.seconds[job.kind].append(time.perf_counter() - start)
             save()
+            if job.kind == "measuring":
+                on_result()
             bar.set_postfix_str(clock.left(jobs[at + 1 :]), refresh=False)
             bar.update()
 
@@ -271,15 +283,23 @@ def _train(job: Job, comparison: Comparison, experiment: Experiment) -> None:
 
 
 def _measure(
-    job: Job, comparison: Comparison, experiment: Experiment, results: ComparisonResults, save: Callable[[], None]
+    job: Job,
+    comparison: Comparison,
+    experiment: Experiment,
+    results: ComparisonResults,
+    losses: UnitLosses | None,
+    save: Callable[[], None],
 ) -> None:
     entry, seed = job.entry.name, job.seed
     folder = comparison.model_folder(job.entry, seed)
     # Read from the folder: the model may have been trained by another call, for other results.
-    results.add_run(comparison.model_of(job.entry).name, seed, folder, _record(folder / experiment.files.result))
+    record = _record(folder / experiment.files.result) | {"learning_curve": learning_curve(folder)}
+    results.add_run(comparison.model_of(job.entry).name, seed, folder, record)
     fingerprint = _fingerprint(job.entry, folder)
     done = {row.size for row in results.results if (row.entry, row.seed) == (entry, seed)}
     missing = [size for size in comparison.measure.sizes if size not in done]
     for measured in experiment.results(job.entry, folder, missing):
         results.add(entry, seed, measured.size, measured.value, fingerprint, measured.found)
+        if losses is not None:
+            losses.add(entry, seed, measured.size, measured.units)
         save()

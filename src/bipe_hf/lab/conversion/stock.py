@@ -15,7 +15,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig, why_unread
-from ...model.encodings_bipe import encoding_separators
+from ...model.encodings_bipe import encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
 from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
@@ -60,7 +60,11 @@ STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
 STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
 ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": STOCK_SEGMENTATIONS}
 # What is no field, and the one that it decides.
-DECIDES = {"separators": "separator_token_ids", "intra_init": "intra_initializer_range"}
+DECIDES = {
+    "separators": "separator_token_ids",
+    "levels": "inner_separator_token_ids",
+    "intra_init": "intra_initializer_range",
+}
 
 
 def convert_stock_checkpoint(
@@ -69,6 +73,7 @@ def convert_stock_checkpoint(
     *,
     encoding: str | None = None,
     separators: str | Sequence[int | str] | None = None,
+    levels: Sequence[str | Sequence[int | str]] | None = None,
     intra_init: str | None = None,
     revision: str | None = None,
     overwrite: bool = False,
@@ -91,8 +96,11 @@ def convert_stock_checkpoint(
             Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them;
             by default those of `encoding`, or `"sentences"`. Must be token ids where the checkpoint has no
             `tokenizer.json`.
+        levels (list, *optional*):
+            Instead of `separators`: those of segments and of each level inside them, coarse to fine. Every inner level
+            has a new table of shape `(max_inner_index, hidden_size)`.
         intra_init (`str`, *optional*, defaults to `"zeros"`):
-            What the table of `intra_encoding="learned"` holds: `"zeros"`, or `"normal"` for a normal distribution with
+            What the tables of `intra_encoding="learned"` hold: `"zeros"`, or `"normal"` for a normal distribution with
             `intra_initializer_range`, or else the `initializer_range` of the checkpoint, the same in every run.
         revision: branch, tag or commit of a checkpoint on the Hub.
         overwrite: write into a folder that is not empty.
@@ -110,9 +118,12 @@ def convert_stock_checkpoint(
             would read it, or if `output` is the checkpoint.
     """
     # Before anything is downloaded, from where the length is known.
-    _check_settings(
-        _spelt_out(encoding, fields, train_length=1), fields | {"separators": separators, "intra_init": intra_init}
-    )
+    if separators is not None and levels is not None:
+        raise InputError("separators and levels: the first of the levels are the separators; give levels alone")
+    if separators is not None and encoding is not None and len(encoding_levels(encoding)) > 1:
+        raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
+    given = {"separators": separators, "levels": levels, "intra_init": intra_init}
+    _check_settings(_spelt_out(encoding, fields, train_length=1), fields | given)
     name, output = Path(checkpoint).expanduser(), Path(output)
     check_output(output, name, overwrite)
     folder = checkpoint_folder(checkpoint, revision, "checkpoint")
@@ -127,14 +138,16 @@ def convert_stock_checkpoint(
     own = _spelt_out(encoding, fields, length)
     if own["segmentation"] == "separators":
         own["separator_token_ids"] = [0]  # holds the place of those that the tokenizer has
-        if separators is None:
-            separators = (encoding and encoding_separators(encoding)) or "sentences"
+        if separators is not None:
+            levels = [separators]
+        elif levels is None:
+            levels = (encoding and encoding_levels(encoding)) or ["sentences"]
     config = make_config(config_class, carried | own)
     described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
     report = ConversionReport(name, output, described, parameters=0)
     if no_padding:
         report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
-    tokenizer = _tokenizer(folder, separators, config, report)
+    tokenizer = _tokenizer(folder, levels, config, report)
     generation_config = _generation_config(folder, source, config)
 
     weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
@@ -172,7 +185,7 @@ def _check_settings(settings: dict[str, Any], given: dict[str, Any]) -> None:
 
     Args:
         settings: all fields of the positional encoding.
-        given: those of them that the user gave, and `separators` and `intra_init`, None where they were not.
+        given: those of them that the user gave, and `separators`, `levels` and `intra_init`, None where they were not.
     """
     for name, accepted in ACCEPTED.items():
         if settings[name] not in accepted:
@@ -206,14 +219,14 @@ def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], typ
 
 
 def _tokenizer(
-    folder: Path, separators: str | Sequence[int | str], config: PreTrainedConfig, report: ConversionReport
+    folder: Path, levels: Sequence | None, config: PreTrainedConfig, report: ConversionReport
 ) -> PreTrainedTokenizerBase | None:
     """The tokenizer to save with the model; where segments end at separators, sets these in `config`."""
     tokenizer = read_tokenizer(folder)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config)
     if config.segmentation == "separators":
-        tokenizer = _separate(tokenizer, separators, config, report)
+        tokenizer = _separate(tokenizer, levels, config, report)
     elif isinstance(tokenizer, BipeTokenizer):  # its segment ids would override the model's own segmentation
         tokenizer = tokenizer.without_segments()
     report.notes.append(
@@ -226,33 +239,34 @@ def _tokenizer(
 
 def _separate(
     tokenizer: PreTrainedTokenizerBase | None,
-    separators: str | Sequence[int | str],
+    levels: Sequence[str | Sequence[int | str]],
     config: PreTrainedConfig,
     report: ConversionReport,
 ) -> PreTrainedTokenizerBase | None:
     """Sets the separators in `config`, and returns the tokenizer with segments, where there is one."""
-    texts = {}
+    for separators in levels if tokenizer is None else ():
+        if isinstance(separators, str) or any(isinstance(item, str) for item in separators):
+            raise InputError(
+                f"separators: there is no tokenizer.json in {report.source} to find {separators!r} in; give token ids"
+                " (--separator-token-ids)"
+            )
     if tokenizer is not None:
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
-        config.separator_token_ids = tokenizer.separator_token_ids
-        texts = {token_id: f" {tokenizer.decode([token_id])!r}" for token_id in config.separator_token_ids}
-    elif isinstance(separators, str) or any(isinstance(item, str) for item in separators):
-        raise InputError(
-            f"separators: there is no tokenizer.json in {report.source} to find {separators!r} in; give token ids"
-            " (--separator-token-ids)"
-        )
-    else:
-        config.separator_token_ids = sorted(set(separators))
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
+        levels = [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids]
+    config.separator_token_ids, config.inner_separator_token_ids = levels[0], levels[1:]
     config.validate_bipe_fields()
-    ids = config.separator_token_ids
-    if not ids:
+    if not config.separator_token_ids:
         raise InputError(
-            f"separators: {separators!r} names no token; give others, or segmentation='document' if a whole text shall"
+            f"separators: {levels[0]!r} names no token; give others, or segmentation='document' if a whole text shall"
             " be one segment"
         )
-    shown = [f"{token_id}{texts.get(token_id, '')}" for token_id in ids[:SEPARATORS_SHOWN]]
-    rest = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
-    report.notes.append(f"tokens that end a segment: {', '.join(shown)}{rest}")
+    named = {"a segment": config.separator_token_ids}
+    named |= {f"a unit of inner level {at}": ids for at, ids in enumerate(config.inner_separator_token_ids, 1)}
+    for name, ids in named.items():
+        texts = {} if tokenizer is None else {each: f" {tokenizer.decode([each])!r}" for each in ids}
+        shown = [f"{token_id}{texts.get(token_id, '')}" for token_id in ids[:SEPARATORS_SHOWN]]
+        rest = f" and {len(ids) - len(shown)} more" if len(ids) > len(shown) else ""
+        report.notes.append(f"tokens that end {name}: {', '.join(shown)}{rest}")
     return tokenizer
 
 
@@ -276,10 +290,11 @@ def _weights(
     intra_init: str,
     report: ConversionReport,
 ) -> dict[str, torch.Tensor]:
-    """The weights of the checkpoint under their names in a file, and a new intra table."""
+    """The weights of the checkpoint under their names in a file, and the new tables of the intra encoding."""
     expected = expected_weights(model_class, config)
-    table_name = f"{model_class.base_model_prefix}.intra_encoding.weight"
-    table = expected.pop(table_name, None)
+    names = ["intra_encoding", *(f"inner_encodings.{at}" for at in range(len(config.inner_separator_token_ids)))]
+    names = [f"{model_class.base_model_prefix}.{name}.weight" for name in names]
+    tables = {name: expected.pop(name) for name in names if name in expected}
     renamed, taken = RENAMED[model_class], {}
     for key, value in read_weights(folder).items():
         target = renamed.get(key, key)
@@ -293,15 +308,16 @@ def _weights(
         else:
             raise unknown_key(key, value)
     check_weights(taken, expected, config, checkpoint)
-    if table is not None:
+    generator = torch.Generator().manual_seed(0)
+    for name, table in tables.items():
         values = torch.zeros(table.shape)
         if intra_init == "normal":
             scale = config.initializer_range
             if config.intra_initializer_range is not None:
                 scale = config.intra_initializer_range
-            values = scale * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
-        taken[table_name] = values.to(common_dtype(taken))
-        report.created[table_name] = f"{intra_init} (new), {len(table)} rows"
+            values = scale * torch.randn(table.shape, generator=generator)
+        taken[name] = values.to(common_dtype(taken))
+        report.created[name] = f"{intra_init} (new), {len(table)} rows"
     in_a_file = {target: key for key, target in renamed.items()}
     return {in_a_file.get(name, name): value for name, value in taken.items()}
 

@@ -65,7 +65,8 @@ class IndexExtension(TrainerCallback, ABC):
         """New indices in place of 0 to `count` - 1: int64, strictly increasing from 0, below `extension * count`."""
 
     def __call__(self, examples: list[Any]) -> dict[str, torch.Tensor]:
-        """The batch of `collator` with `segment_ids`, a `torch.LongTensor` of shape `(batch, length)`, -1 at padding.
+        """The batch of `collator` with `segment_ids`, a `torch.LongTensor` of shape `(batch, length)`, -1 at padding,
+        or `(batch, length, levels)` where the model has inner levels, whose indices stay.
 
         Raises:
             ValueError: the batch has no `input_ids`.
@@ -76,7 +77,8 @@ class IndexExtension(TrainerCallback, ABC):
         segments = segment_batch(batch, self.config)
         is_token = segments.segment_ids >= 0
         document = (is_token & (segments.token_positions == 0)).cumsum(dim=1)
-        segment_ids = segments.segment_ids.clone()
+        ids = segments.ids().clone()
+        segment_ids = ids if ids.ndim == 2 else ids[..., 0]
         for row in range(len(document)):
             for number in document[row, is_token[row]].unique():
                 places = is_token[row] & (document[row] == number)
@@ -84,7 +86,7 @@ class IndexExtension(TrainerCallback, ABC):
                 generator = np.random.default_rng((self.seed, int(self.passes), tokens))
                 indices = segment_ids[row, places]
                 segment_ids[row, places] = torch.from_numpy(self.draw(int(indices.max()) + 1, generator))[indices]
-        return {**batch, "segment_ids": segment_ids}
+        return {**batch, "segment_ids": ids}
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.passes.fill_(int(state.epoch or 0) - 1)

@@ -14,7 +14,8 @@ def segment_batch(batch: dict[str, torch.Tensor], config: BipeConfigMixin) -> Se
 
     Args:
         batch: `input_ids` and, where there are any, a 2-D `attention_mask`, `position_ids` that restart with each
-            packed document, and `segment_ids`, which override the separators; each of shape `(batch, length)`.
+            packed document, and `segment_ids`, which override the separators; each of shape `(batch, length)`, the
+            last also `(batch, length, levels)`.
         config: of the model.
     """
     input_ids, mask, segment_ids = (batch.get(name) for name in ("input_ids", "attention_mask", "segment_ids"))
@@ -22,7 +23,7 @@ def segment_batch(batch: dict[str, torch.Tensor], config: BipeConfigMixin) -> Se
     if mask is not None and mask.ndim == 2:
         is_token &= mask.bool()
     if segment_ids is not None:
-        is_token &= segment_ids >= 0
+        is_token &= (segment_ids if segment_ids.ndim == 2 else segment_ids[..., 0]) >= 0
     starts_document = None
     if "position_ids" in batch:
         starts_document = document_starts(batch["position_ids"].expand_as(input_ids), is_token)
@@ -46,6 +47,8 @@ def mean_segment_length(blocks: Dataset | IterableDataset, config: BipeConfigMix
     tokens = segments = 0
     for block in sample:
         found = segment_batch({name: torch.tensor([values]) for name, values in block.items()}, config)
-        tokens += found.intra_positions.numel()
-        segments += (found.intra_positions == 0).sum().item()
+        ids = found.segment_ids
+        starts = (found.token_positions == 0) | (ids != torch.nn.functional.pad(ids[:, :-1], (1, 0), value=-1))
+        tokens += ids.numel()
+        segments += starts.sum().item()
     return tokens / segments

@@ -36,7 +36,7 @@ _DOCUMENTS_PER_BATCH = 16  # a document may be a whole book
 _BYTES_PER_PROCESS = 8_000_000  # less is done sooner than another process has started
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(documents: Iterable[str], vocab_size: int, *, alone: str | None = None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on the first 32 MB (`TRAINING_BYTES`) of the documents.
 
     Any text can be encoded and decoded without loss. Line breaks and punctuation are tokens of their own: a token with
@@ -45,6 +45,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     Args:
         documents: texts (`str`), read until there are enough.
         vocab_size (`int`): number of tokens with the two special ones; fewer if the documents have no more to merge.
+        alone (`str`, *optional*): regular expression of what is never part of a longer token besides.
 
     Returns:
         A tokenizer with `<|endoftext|>` (id 0) as `bos_token` and `eos_token`, and `<|pad|>` (id 1) as `pad_token`.
@@ -63,7 +64,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> PreTrainedToke
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            *(pre_tokenizers.Split(Regex(each), behavior="isolated") for each in (alone, _PIECES) if each),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -16,7 +16,15 @@ from ..common.devices import check_device, check_dtype
 from ..common.results import check_output, describe_environment, moment
 from ..data import DEFAULT_CORPUS, load_documents
 from .results import PROTOCOLS, Evaluation, Result
-from .scoring import STRIDE, Windows, check_output_layer, make_windows, score_positions, segments_per_block
+from .scoring import (
+    STRIDE,
+    LossSums,
+    Windows,
+    check_output_layer,
+    make_windows,
+    score_positions,
+    segments_per_block,
+)
 from .text import Text, held_out_fraction, read_texts
 
 
@@ -73,15 +81,17 @@ def _measure(
     windows: Windows,
     stride: int | None,
     batch_tokens: int,
-) -> Result:
+    unit_tokens: int | None,
+) -> tuple[Result, LossSums | None]:
     description = f"{checkpoint.name} {protocol} {windows.length}"
     start = time.perf_counter()
-    losses = score_positions(model, text.ids, windows, batch_tokens=batch_tokens, description=description)
+    units = None if unit_tokens is None else text.units(unit_tokens)
+    losses = score_positions(model, text.ids, windows, units=units, batch_tokens=batch_tokens, description=description)
     seconds = time.perf_counter() - start
     nll = losses.nll
     if not nll < math.log(sys.float_info.max):  # nan included
         raise InputError(f"{description}: the mean loss is {nll}; a dtype with more range may help (float32)")
-    return Result(
+    result = Result(
         model=checkpoint.given,
         name=checkpoint.name,
         encoding=encoding_label(checkpoint.config),
@@ -105,6 +115,7 @@ def _measure(
         commit=checkpoint.commit,
         loss_by_position=losses.bins(),
     )
+    return result, losses.units
 
 
 def measure_model(
@@ -116,13 +127,17 @@ def measure_model(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     batch_tokens: int = 8192,
-) -> Iterator[Result]:
-    """One result after the other, for each protocol, stride (None but for `sliding`) and length in `wanted`."""
+    unit_tokens: int | None = None,
+) -> Iterator[tuple[Result, LossSums | None]]:
+    """One result after the other, for each protocol, stride (None but for `sliding`) and length in `wanted`.
+
+    With each come the losses of the units that `text.units(unit_tokens)` has; None without `unit_tokens`.
+    """
     model = checkpoint.load(device, dtype, attn_implementation)
     check_output_layer(model, text.ids)
     for protocol, stride, length in wanted:
         windows = make_windows(protocol, len(text.ids), length, STRIDE if stride is None else stride)
-        yield _measure(checkpoint, model, text, protocol, windows, stride, batch_tokens)
+        yield _measure(checkpoint, model, text, protocol, windows, stride, batch_tokens, unit_tokens)
 
 
 def evaluate(
@@ -217,7 +232,7 @@ def evaluate(
             attn_implementation=attn_implementation,
             batch_tokens=batch_tokens,
         )
-        for result in measured:
+        for result, _ in measured:
             kept = [earlier for earlier in evaluation.results if earlier.measurement != result.measurement]
             evaluation.results = [*kept, result]
             if output is not None:

@@ -1,6 +1,7 @@
 """Which tokens each protocol scores, and the scoring."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -81,19 +82,36 @@ def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) 
 
 
 @dataclass(frozen=True)
-class PositionLosses:
-    """Negative log-likelihoods in nats of the tokens scored, by their index in a window.
+class LossSums:
+    """Negative log-likelihoods in nats of the tokens scored, in groups.
 
-    `sums` (float64, `(length,)`) adds them up over the windows, `counts` (long, `(length,)`) counts the tokens.
+    `sums` (float64, `(groups,)`) adds them up, `counts` (long, `(groups,)`) counts the tokens.
     """
 
     sums: Tensor
     counts: Tensor
 
+    @classmethod
+    def zeros(cls, groups: int) -> Self:
+        """Of no token yet."""
+        return cls(torch.zeros(groups, dtype=torch.double), torch.zeros(groups, dtype=torch.long))
+
+    def add(self, groups: Tensor, losses: Tensor) -> None:
+        """Adds the losses (float64, `(tokens,)`) of tokens whose groups (long, `(tokens,)`) are given."""
+        self.sums.index_add_(0, groups, losses)
+        self.counts.add_(groups.bincount(minlength=len(self.counts)))
+
     @property
     def nll(self) -> float:
         """The mean over all tokens."""
         return self.sums.sum().item() / int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class PositionLosses(LossSums):
+    """Those of the tokens at each index in a window; `units` has those of the units of the text, where it has any."""
+
+    units: LossSums | None = None
 
     def bins(self) -> list[dict[str, int | float]]:
         """The mean `nll` and the number of `tokens` at the positions `first` to `2 * first - 1`, where there are any.
@@ -119,12 +137,20 @@ def score(
 
 @torch.inference_mode()
 def score_positions(
-    model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
+    model: PreTrainedModel,
+    ids: Tensor,
+    windows: Windows,
+    *,
+    units: Tensor | None = None,
+    batch_tokens: int = 8192,
+    description: str | None = None,
 ) -> PositionLosses:
     """Negative log-likelihood of the tokens that the windows score, by their position.
 
-    `ids` is the stream (long, `(tokens,)`, on CPU). `batch_tokens // length` windows, at least one, run at once;
-    logits are made for a bounded number of tokens at a time. Log-probabilities are float32, their sum is float64.
+    `ids` is the stream (long, `(tokens,)`, on CPU). `units` (long, `(tokens,)`, on CPU, rising from 0) has the unit of
+    each of its tokens: the losses of each unit are added up as well, in the same pass. `batch_tokens // length`
+    windows, at least one, run at once; logits are made for a bounded number of tokens at a time. Log-probabilities are
+    float32, their sum is float64.
     With dynamic NTK scaling every window runs alone, as the first one that the model sees: the scaling follows the
     longest row of a batch and of those before it. A `description` shows a progress bar.
     """
@@ -133,7 +159,8 @@ def score_positions(
     scales_with_length = _has_dynamic_scaling(model.config)
     batch = 1 if scales_with_length else max(1, batch_tokens // windows.length)
     offsets = torch.arange(windows.length)
-    sums, counts = torch.zeros(windows.length, dtype=torch.double), torch.zeros(windows.length, dtype=torch.long)
+    by_position = LossSums.zeros(windows.length)
+    by_unit = None if units is None else LossSums.zeros(int(units[-1]) + 1)
     with tqdm(total=len(windows.begins), desc=description, unit="block", disable=description is None) as bar:
         for begins, firsts in zip(windows.begins.split(batch), windows.firsts.split(batch), strict=True):
             blocks = ids[begins[:, None] + offsets].to(model.device)
@@ -142,16 +169,19 @@ def score_positions(
             hidden = model.base_model(input_ids=blocks, use_cache=False).last_hidden_state
             scored = offsets[1:] >= firsts[:, None]
             positions = offsets[1:].expand_as(scored)[scored]
+            places = (begins[:, None] + offsets[1:])[scored]
             scored = scored.to(model.device)
             states, targets = hidden[:, :-1][scored], blocks[:, 1:][scored]
             losses = [
                 F.cross_entropy(head(some_states).float(), some_targets, reduction="none")
                 for some_states, some_targets in zip(states.split(chunk), targets.split(chunk), strict=True)
             ]
-            sums.index_add_(0, positions, torch.cat(losses).cpu().double())
-            counts += positions.bincount(minlength=windows.length)
+            losses = torch.cat(losses).cpu().double()
+            by_position.add(positions, losses)
+            if by_unit is not None:
+                by_unit.add(units[places], losses)
             bar.update(len(begins))
-        losses = PositionLosses(sums, counts)
+        losses = PositionLosses(by_position.sums, by_position.counts, by_unit)
         bar.set_postfix(nats=f"{losses.nll:.4f}")
     return losses
 

@@ -19,12 +19,27 @@ from ..data import tokenize_documents
 
 @dataclass(frozen=True)
 class Text:
-    """The stream of token ids (long, `(tokens,)`) and what `Result` says of it."""
+    """The stream of token ids (long, `(tokens,)`) and what `Result` says of it.
+
+    `document_ends` (long, `(documents,)`) has the index in the stream behind the last token of each document.
+    """
 
     ids: Tensor
+    document_ends: Tensor
     documents: int
     bytes_per_token: float
     sha256: str
+
+    def units(self, unit_tokens: int) -> Tensor:
+        """The unit of each token (long, `(tokens,)`, rising from 0).
+
+        A unit is a document. One of more than `unit_tokens` tokens has a unit for every so many of them, from its
+        beginning; the last one has what is left. The last document may be cut by the end of the stream.
+        """
+        lengths = self.document_ends.diff(prepend=torch.tensor([0]))
+        parts = (lengths + unit_tokens - 1) // unit_tokens
+        in_document = torch.arange(len(self.ids)) - (self.document_ends - lengths).repeat_interleave(lengths)
+        return (parts.cumsum(0) - parts).repeat_interleave(lengths) + in_document // unit_tokens
 
 
 def held_out_fraction(checkpoints: Sequence[Checkpoint], data: str, given: float | None) -> float:
@@ -71,7 +86,8 @@ def read_text(
     reached = next(at for at, end in enumerate(ends) if end >= tokens)
     stream = torch.cat(ids)[:tokens]
     sha256 = hashlib.sha256(stream.numpy().tobytes()).hexdigest()
-    return Text(stream, reached, num_bytes[reached] / ends[reached], sha256)
+    document_ends = torch.tensor(ends[1 : reached + 1]).clamp(max=tokens)
+    return Text(stream, document_ends, reached, num_bytes[reached] / ends[reached], sha256)
 
 
 def read_texts(

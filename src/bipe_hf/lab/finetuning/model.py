@@ -33,7 +33,7 @@ def load_config(source: str | Path, task: Task) -> PreTrainedConfig:
 def load_tokenizer(
     source: str | Path, config: PreTrainedConfig, task: Task, say: Callable[[str], None]
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of the model: a `BipeTokenizer` with the separators of the config where segments end at
+    """The tokenizer of the model: a `BipeTokenizer` with the levels of the config where segments end at
     separators, else a plain one. Its padding token, or else eos, becomes that of the config, where classifiers look.
     Where there are labels, it cuts long texts at their end, whoever uses the trained model.
 
@@ -42,8 +42,10 @@ def load_tokenizer(
     """
     tokenizer = load_part(AutoTokenizer, "initial_model", str(source))
     if ends_segments_at_separators(config):
-        if not isinstance(tokenizer, BipeTokenizer) or tokenizer.separator_token_ids != config.separator_token_ids:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=config.separator_token_ids)
+        levels = [config.separator_token_ids, *config.inner_separator_token_ids]
+        is_bipe = isinstance(tokenizer, BipeTokenizer)
+        if not is_bipe or [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids] != levels:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
     elif isinstance(tokenizer, BipeTokenizer):
         tokenizer = tokenizer.without_segments()
     if tokenizer.pad_token_id is None:

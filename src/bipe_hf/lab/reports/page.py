@@ -1,5 +1,8 @@
 """A web page that shows a text with its segments in turns of two colours, and both positions of each token.
 
+With inner levels the units of the first are in turns of two shades of the segment's colour, and a line stands where
+one of the innermost level starts; of levels in between, those of the first are underlined in turns. Every index shows.
+
 The page is one file that loads nothing and runs nothing: no script, no font, no picture, and a content security policy
 that forbids them. Everything that the text holds is escaped. Pointing at a token, reaching it with the tab key and
 touching it all show its positions, by style alone.
@@ -8,6 +11,7 @@ touching it all show its positions, by style alone.
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -108,8 +112,31 @@ def render_page(
     writer = _Writer(segmentation, ids)
     body = "\n".join(writer.document(*each) for each in shown)
     extent = f"all {total:,}" if len(ids) == total else f"the first {len(ids):,} of {total:,}"
+    inner = [level.unit for level in segmentation.levels[1:]]
     return _PAGE.format(
-        style=_STYLE, source=html.escape(source), extent=extent, facts=html.escape(facts), documents=body
+        style=_STYLE + (_LEVELS_STYLE if inner else ""),
+        source=html.escape(source),
+        extent=extent,
+        facts=html.escape(facts),
+        legend=_legend(inner),
+        documents=body,
+    )
+
+
+def _legend(inner: list[str]) -> str:
+    """What the looks stand for, by the names of units at each inner level."""
+    if not inner:
+        return "counted from 0 at the start of the text. Positions count from 0 inside each\nsegment."
+    first, *between, innermost = inner if len(inner) > 1 else inner * 2
+    weak, strong = '<span class="a sample">a weak</span>', '<span class="a d sample">a strong</span>'
+    looks = [f"{first}s between {weak} and {strong} shade"]
+    if between:
+        looks.append(f'every second {between[0]} is <span class="a u sample">underlined</span>')
+    looks.append(f'a line stands where <span class="a s sample">a new {innermost} starts</span>')
+    counted = [f"{unit}s count from 0 inside their {parent}" for parent, unit in pairwise(["segment", *inner])]
+    return (
+        "counted from 0 at the start of the text;\n"
+        + f"{'; '.join(looks)}. {', '.join(counted).capitalize()},\npositions inside their {innermost}."
     )
 
 
@@ -119,9 +146,12 @@ class _Writer:
     def __init__(self, segmentation: TextSegmentation, ids: list[int]) -> None:
         self.tokenizer = segmentation.tokenizer
         self.max_segment_length = segmentation.config.max_segment_length
+        self.max_inner_index = segmentation.config.max_inner_index
+        self.inner_units = [level.unit for level in segmentation.levels[1:]]
         self.ids = ids
         segments = segment_batch({"input_ids": torch.tensor([ids])}, segmentation.config)
         self.segment_ids = segments.segment_ids[0].tolist()
+        self.inner_indices = [index[0].tolist() for index in segments.inner_indices]
         self.intra_positions = segments.intra_positions[0].tolist()
         self.at = 0
 
@@ -129,7 +159,7 @@ class _Writer:
         """`rest` is what follows the last token; None where the document goes on."""
         written = [self._piece(piece) for piece in pieces]
         if rest is not None:
-            written += [_escape(rest), self._piece(Piece("", 1))]
+            written += [escape(rest), self._piece(Piece("", 1))]
         return f'<h2>{html.escape(name)}</h2>\n<div class="text" lang="" dir="auto">{"".join(written)}</div>'
 
     def _piece(self, piece: Piece) -> str:
@@ -138,21 +168,40 @@ class _Writer:
         lines = [self._positions(token) for token in tokens]
         if len(lines) > 1:
             lines = [f"{line} (part {part} of {len(lines)})" for part, line in enumerate(lines, 1)]
-        parity = "ab"[self.segment_ids[tokens.start] % 2]
+        looks = " ".join(self._looks(tokens))
         label = ""
         if not piece.text:  # end-of-text, or a token that marks the start of a word
             token = self.tokenizer.convert_ids_to_tokens(self.ids[tokens.start])
             label = f' data-label="{html.escape(token)}"'
         positions = html.escape("\n".join(lines)).replace("\n", "&#10;")
-        return f'<span class="{parity}" tabindex="0"{label} data-positions="{positions}">{_escape(piece.text)}</span>'
+        return f'<span class="{looks}" tabindex="0"{label} data-positions="{positions}">{escape(piece.text)}</span>'
+
+    def _looks(self, tokens: range) -> list[str]:
+        """Classes of the style: those of the first token, and the line where an innermost unit starts at any."""
+        looks = ["ab"[self.segment_ids[tokens.start] % 2]]
+        if self.inner_units:
+            looks += ["d"] * (self.inner_indices[0][tokens.start] % 2)
+            looks += ["s"] * any(self.intra_positions[token] == 0 for token in tokens)
+        if len(self.inner_units) > 2:
+            looks += ["u"] * (self.inner_indices[1][tokens.start] % 2)
+        return looks
 
     def _positions(self, token: int) -> str:
-        intra = self.intra_positions[token]
-        clamped = f" (encoded as {self.max_segment_length - 1})" if intra >= self.max_segment_length else ""
-        return f"segment {self.segment_ids[token]}, position {intra}{clamped}, token id {self.ids[token]}"
+        inner = [
+            f"{unit} {_encoded(indices[token], self.max_inner_index)}"
+            for unit, indices in zip(self.inner_units, self.inner_indices, strict=True)
+        ]
+        position = f"position {_encoded(self.intra_positions[token], self.max_segment_length)}"
+        return ", ".join([f"segment {self.segment_ids[token]}", *inner, position, f"token id {self.ids[token]}"])
 
 
-def _escape(text: str) -> str:
+def _encoded(index: int, rows: int) -> str:
+    """An index, and the one that it is encoded as by a table of so many rows where that is another."""
+    return f"{index} (encoded as {rows - 1})" if index >= rows else str(index)
+
+
+def escape(text: str) -> str:
+    """HTML of a text; what no page can hold, or what would reorder it, is shown by name."""
     return "".join(map(_escape_character, text))
 
 
@@ -197,6 +246,22 @@ i { font-style: normal; }
 [tabindex]:hover::after { content: attr(data-positions); white-space: pre-wrap; z-index: 2; pointer-events: none; }
 @media (forced-colors: active) { .b { text-decoration: underline; } }"""
 
+# A stronger shade of each colour for every second unit of the first inner level, still at a contrast of 7; a mark that
+# keeps 4.5 on it, and a line that keeps 3. Where a system sets the colours, a line above the text stands for a shade.
+_LEVELS_STYLE = """
+:root { --a-strong: #a6ccf0; --b-strong: #f4c48a; --edge: #4f5a66; --mark: #084a8c; }
+@media (prefers-color-scheme: dark) {
+  :root { --a-strong: #1c5483; --b-strong: #75480a; --edge: #b4bbc3; --mark: #9fd0ff; }
+}
+.a.d { background: var(--a-strong); }
+.b.d { background: var(--b-strong); }
+.s { border-inline-start: 1px solid var(--edge); }
+.u { border-block-end: 2px dotted var(--edge); }
+@media (forced-colors: active) {
+  .d { text-decoration: overline; }
+  .b.d { text-decoration: underline overline; }
+}"""
+
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -214,8 +279,7 @@ _PAGE = """\
 <h1>Segments of {source}</h1>
 <p>{facts}</p>
 <p>Shown are {extent} tokens. Segments alternate between <span class="a sample">one colour</span> and
-<span class="b sample">the other</span>, counted from 0 at the start of the text. Positions count from 0 inside each
-segment. Tokens that hold parts of one character are shown as one.</p>
+<span class="b sample">the other</span>, {legend} Tokens that hold parts of one character are shown as one.</p>
 </header>
 <main>
 {documents}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +13,17 @@ from torch import Tensor
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import require_matplotlib, save_figure
 from ..common.results import check_writable, moment, write_results
-from ..common.tables import aligned, markdown, require_tabulate
+from ..common.tables import require_tabulate
 from ..data import tokenize_documents
 from .inputs import TextSegmentation, open_segmentation, read_documents
-from .statistics import SegmentStatistics, segment_lengths, segment_statistics
+from .marks import hidden_separators
+from .results import FORMAT, LevelReport, SegmentReport
+from .statistics import level_statistics, level_units, segment_statistics
+from .tables import markdown_tables
 
 
-FORMAT = "bipe-hf segments 1"
 LENGTHS = (128, 512, 1024, 4096)
 FILES = ("segments.json", "segments.md", "segments.png", "segments.svg", "segments.html")
-
-
-@dataclass(frozen=True)
-class SegmentReport:
-    """Statistics with what they depend on; `segmentation` says in words what ends a segment."""
-
-    created: str
-    command: str
-    text: str
-    tokenizer: str
-    segmentation: str
-    separator_token_ids: list[int]
-    max_segment_length: int
-    statistics: SegmentStatistics
 
 
 def report_segments(
@@ -49,20 +37,24 @@ def report_segments(
     text_column: str = "text",
     output: str | Path | None = None,
     overwrite: bool = False,
+    levels: list[str | list[int | str]] | None = None,
     command: str = "bipe_hf.lab.reports.report_segments",
 ) -> SegmentReport:
-    """Measure the segments of a text and write what shows them.
+    """Measure the segments of a text, and its units at inner levels, and write what shows them.
 
     Args:
         text: what `bipe_hf.lab.data.load_documents` reads. All of it is measured: a text file as one document,
             training documents before validation documents.
-        tokenizer, separators, max_segment_length, revision: as in `open_segmentation`.
+        tokenizer, separators, max_segment_length, revision, levels: as in `open_segmentation`.
         lengths: of the blocks in which segments are counted, distinct, in tokens.
         text_column: as in `load_documents`.
         output: folder for `FILES`: the numbers as JSON and Markdown, the histogram as PNG and SVG, and the page. None
             writes nothing.
         overwrite: replace those files.
         command: recorded in the report.
+
+    Returns:
+        A [`LevelReport`] where levels were given or `tokenizer` brings inner ones, else a [`SegmentReport`].
 
     Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the text is read.
     """
@@ -76,19 +68,30 @@ def report_segments(
     if output is not None:
         output = Path(output)
         _check_folder(output, overwrite)
-    segmentation = open_segmentation(tokenizer, separators, max_segment_length, revision)
+    segmentation = open_segmentation(tokenizer, separators, max_segment_length, revision, levels)
     documents = read_documents(text, text_column)
     ids = _read_stream(documents, segmentation)
-    report = SegmentReport(
-        created=moment(),
-        command=command,
-        text=text,
-        tokenizer=tokenizer if revision is None else f"{tokenizer}@{revision}",
-        segmentation=segmentation.description,
-        separator_token_ids=segmentation.config.separator_token_ids,
-        max_segment_length=segmentation.config.max_segment_length,
-        statistics=segment_statistics(ids, segmentation.config, lengths, documents=len(documents)),
-    )
+    config = segmentation.config
+    content = {
+        "created": moment(),
+        "command": command,
+        "text": text,
+        "tokenizer": tokenizer if revision is None else f"{tokenizer}@{revision}",
+        "segmentation": segmentation.description,
+        "separator_token_ids": config.separator_token_ids,
+        "max_segment_length": config.max_segment_length,
+        "statistics": segment_statistics(ids, config, lengths, documents=len(documents)),
+    }
+    if segmentation.levels:
+        report = LevelReport(
+            **content,
+            inner_separator_token_ids=config.inner_separator_token_ids,
+            max_inner_index=config.max_inner_index,
+            levels=level_statistics(ids, config, segmentation.levels),
+            hidden=hidden_separators(ids.numpy(), documents, segmentation),
+        )
+    else:
+        report = SegmentReport(**content)
     if output is not None:
         _write(output, report, ids, documents, segmentation)
     return report
@@ -115,55 +118,34 @@ def _read_stream(documents: Dataset, segmentation: TextSegmentation) -> Tensor:
 def _write(
     output: Path, report: SegmentReport, ids: Tensor, documents: Dataset, segmentation: TextSegmentation
 ) -> None:
-    from .histogram import draw_histogram
+    from .histogram import draw_histogram, draw_levels
     from .page import render_page
 
-    tables = [f"{title}:\n\n{markdown(rows)}" for title, rows in _tables(report)]
-    content = "\n\n".join([f"`{report.command}`, measured {report.created}", *tables]) + "\n"
-    write_results(output / "segments.json", FORMAT, report, lambda: content)
+    write_results(output / "segments.json", FORMAT, report, lambda: markdown_tables(report))
     name, statistics = os.path.basename(os.path.normpath(report.text)), report.statistics
-    lengths = segment_lengths(ids, segmentation.config)
-    title = f"{name}: {len(lengths):,} segments ({report.segmentation})"
-    save_figure(draw_histogram(lengths, report.max_segment_length, title), output / "segments.png")
+    units = level_units(ids, segmentation.config)
+    title = f"{name}: {statistics.segments:,} segments ({report.segmentation})"
+    if len(units) > 1:
+        limits = report.max_segment_length, segmentation.config.max_inner_index
+        figure = draw_levels(segmentation.levels, units, *limits, title)
+    else:
+        figure = draw_histogram(units[0].tokens, report.max_segment_length, title)
+    save_figure(figure, output / "segments.png")
     facts = (
         f"{statistics.segments:,} segments of {statistics.tokens_per_segment['mean']:.1f} tokens on average"
         f" ({report.segmentation})."
     )
+    if len(units) > 1:
+        facts += f" Inside: {_averages(report)}."
     page = render_page(documents, segmentation, name, len(ids), facts)
     (output / "segments.html").write_bytes(page.encode())
 
 
-def segment_table(report: SegmentReport) -> str:
-    """The numbers of a report as aligned plain text."""
-    return "\n\n".join(f"{title}\n{aligned(rows)}" for title, rows in _tables(report))
-
-
-def _tables(report: SegmentReport) -> list[tuple[str, list[list[str]]]]:
-    statistics = report.statistics
-    per_segment = statistics.tokens_per_segment
-    whole = [
-        ["quantity", "value"],
-        ["documents", f"{statistics.documents}"],
-        ["tokens, end-of-text tokens included", f"{statistics.tokens}"],
-        ["segments", f"{statistics.segments}"],
-        ["tokens per segment, mean", f"{per_segment['mean']:.2f}"],
-        ["tokens per segment, median", f"{per_segment['median']:g}"],
-        ["tokens per segment, 5th percentile", f"{per_segment['percentile_5']:g}"],
-        ["tokens per segment, 95th percentile", f"{per_segment['percentile_95']:g}"],
-        ["tokens per segment, longest", f"{per_segment['longest']}"],
-        [f"positions from {report.max_segment_length} on (clamped)", _percent(statistics.clamped_share)],
-        ["alibi_slope_scale that the mean suggests", f"{statistics.suggested_alibi_slope_scale:.1f}"],
+def _averages(report: LevelReport) -> str:
+    """`4.0 fields per segment, 2.5 tokens per field`, for every level."""
+    innermost = report.levels[-1]
+    units = [
+        f"{level.units_per_parent['mean']:.1f} {level.unit}s per {parent.unit}"
+        for parent, level in pairwise(report.levels)
     ]
-    blocks = [["tokens per block", "blocks", "segments, mean", "fewest", "most", "clamped"]]
-    for block in statistics.blocks:
-        if block.blocks == 0:
-            blocks.append([str(block.length), "0", "-", "-", "-", "-"])
-        else:
-            counts = [f"{block.segments_mean:.1f}", str(block.segments_fewest), str(block.segments_most)]
-            blocks.append([str(block.length), str(block.blocks), *counts, _percent(block.clamped_share)])
-    title = f"Segments of {report.text} (tokenizer {report.tokenizer}, {report.segmentation})"
-    return [(title, whole), ("Segments per block, the rest that fills no block left out", blocks)]
-
-
-def _percent(share: float) -> str:
-    return f"{share:.2%}" if share >= 0.0001 or share == 0 else "< 0.01%"
+    return ", ".join([*units, f"{innermost.tokens_per_unit['mean']:.1f} tokens per {innermost.unit}"])

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 from transformers import CONFIG_MAPPING, TrainingArguments
 
 from ...model.configuration_bipe import BipeConfigMixin, why_unread
-from ...model.encodings_bipe import encoding_separators
+from ...model.encodings_bipe import encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
+from ...model.separators_bipe import LEVELS, PRESETS
 from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
 from ..common.messages import check_counts, parsed_json
 from ..common.settings import RunSettings
@@ -169,6 +170,13 @@ class DataArguments:
             " (default: sentences)"
         },
     )
+    levels: list | str | None = field(
+        default=None,
+        metadata={
+            "help": "instead of separators: those of segments and of each level inside them, coarse to fine, such as"
+            f" [lines, fields]; presets are {', '.join((*PRESETS, *LEVELS))}"
+        },
+    )
     train_length: int = field(default=1024, metadata={"help": "tokens per training block (default: 1024)"})
     document_boundaries: Literal["keep", "ignore"] = field(
         default="ignore",
@@ -197,6 +205,9 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.separators = parsed_json("separators", self.separators)
+        self.levels = parsed_json("levels", self.levels)
+        if self.separators is not None and self.levels is not None:
+            raise InputError("separators and levels: the first of the levels are the separators; give levels alone")
         if self.train_length < 2:
             raise InputError(
                 f"train_length: {self.train_length} tokens leave nothing to predict, at least 2 are needed"
@@ -219,8 +230,12 @@ class PretrainSettings(RunSettings):
         if encoding is None:
             return settings
         model = settings.model.spelt_out(data.train_length)
-        if model.segmentation == "separators" and data.separators is None:
-            data = replace(data, separators=encoding_separators(encoding))
+        levels = encoding_levels(encoding)
+        if len(levels) > 1 and data.separators is not None:
+            raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
+        if model.segmentation == "separators" and data.separators is None and data.levels is None:
+            one_level = len(levels) < 2
+            data = replace(data, **({"separators": (*levels, None)[0]} if one_level else {"levels": list(levels)}))
         return replace(settings, model=model, data=data)
 
 

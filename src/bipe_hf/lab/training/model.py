@@ -155,14 +155,20 @@ def fit_tokenizer(
             f" {config.vocab_size}"
         )
     if ends_segments_at_separators(config):
-        inherited = None if model_args.initial_model is None else config.separator_token_ids
-        separators = next(each for each in (data_args.separators, inherited, "sentences") if each is not None)
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, separators=separators)
+        levels = data_args.levels
+        if levels is None and data_args.separators is not None:
+            levels = [data_args.separators]
+        if levels is None and model_args.initial_model is not None:
+            levels = [config.separator_token_ids, *config.inner_separator_token_ids]
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=["sentences"] if levels is None else levels)
         config.separator_token_ids = tokenizer.separator_token_ids
+        config.inner_separator_token_ids = tokenizer.inner_separator_token_ids
+        config.check_values()
         check_use_of_segments(config, model_args, data_args)  # the list of separators may be empty
         return tokenizer
-    if data_args.separators is not None:
-        raise InputError(f"separators: {data_args.separators!r} given, but this model does not segment by separators")
+    for name in ("separators", "levels"):
+        if vars(data_args)[name] is not None:
+            raise InputError(f"{name}: {vars(data_args)[name]!r} given, but this model does not segment by separators")
     if isinstance(tokenizer, BipeTokenizer):
         return tokenizer.without_segments()
     return tokenizer

@@ -1,0 +1,1 @@
+"""What `kinds_of_text.py` reads, cuts and writes."""
