@@ -26,9 +26,11 @@ from transformers import (
 import bipe_hf
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
+from bipe_hf.lab.common.checkpoints import with_fields
 from bipe_hf.lab.conversion import convert_stock_checkpoint
 from bipe_hf.lab.data import train_tokenizer
-from bipe_hf.lab.training import pretrain
+from bipe_hf.lab.training import DataArguments, ModelArguments, build_config, fit_tokenizer, pretrain
+from bipe_hf.model.errors_bipe import InputError
 
 
 TEXT = 'The cat sat. "It ran!"\nWhile rain fell, it sat on that hill. And then?\n'
@@ -538,6 +540,40 @@ def test_pretraining_continues_from_the_converted_model(checkpoint, tmp_path, ou
     assert saved_config(tmp_path / "run") == expected
     loaded = AutoTokenizer.from_pretrained(tmp_path / "run")
     assert loaded.separator_token_ids == expected["separator_token_ids"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"index_stretch": 4.0}])
+@pytest.mark.parametrize("segmentation", ["tokens", "document"])
+@every_family
+def test_a_list_of_separators_that_nothing_read_is_not_inherited(
+    checkpoint, output, tokenizer, family, segmentation, changes
+):
+    convert_stock_checkpoint(checkpoint(family), output, segmentation=segmentation, intra_encoding="none")
+    model_args = ModelArguments(initial_model=str(output), segmentation="separators")
+    data_args = DataArguments(**changes)
+    config = build_config(model_args, data_args)
+    fitted = fit_tokenizer(config, tokenizer, model_args, data_args)
+    wanted = BipeTokenizer.from_tokenizer(tokenizer, separators="sentences").separator_token_ids
+    assert wanted and config.separator_token_ids == fitted.separator_token_ids == wanted
+
+
+def test_segments_that_nothing_ends_are_inherited_on_request_only(checkpoint, output, tokenizer):
+    convert_stock_checkpoint(checkpoint("llama"), output)
+    edit_config(output, separator_token_ids=[])
+    model_args = ModelArguments(initial_model=str(output))
+    with pytest.raises(InputError, match="^separators: initial_model .* has none.*separators: sentences"):
+        build_config(model_args, DataArguments())
+    chosen = DataArguments(separators=[])
+    config = build_config(model_args, chosen)
+    assert fit_tokenizer(config, tokenizer, model_args, chosen).separator_token_ids == config.separator_token_ids == []
+
+
+@every_family
+def test_separators_that_nothing_read_are_not_measured_with(family):
+    config = FAMILIES[family].make_config(**STOCK)
+    with pytest.raises(InputError, match="^config fields .*give separator_token_ids besides"):
+        with_fields(config, {"segmentation": "separators"})
+    assert with_fields(config, {"segmentation": "separators", "separator_token_ids": []}).separator_token_ids == []
 
 
 @every_family

@@ -326,9 +326,16 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
     if isinstance(fields.get("rope_parameters"), dict):
         fields = fields | {"rope_parameters": replaced_rope_parameters(config, fields["rope_parameters"])}
     try:
-        return type(config).from_dict(config.to_dict() | fields)
+        changed = type(config).from_dict(config.to_dict() | fields)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"config fields {fields}: {first_line(error.__cause__ or error)}") from error
+    if "segmentation" in fields and ends_segments_at_separators(changed) and not changed.separator_token_ids:
+        if "separator_token_ids" not in fields:  # an empty list that is given is a choice, one that was there is none
+            raise InputError(
+                f"config fields {fields}: the model has no separators; give separator_token_ids besides, the ids of"
+                " the tokens that end a segment"
+            )
+    return changed
 
 
 def _training(folder: Path) -> Training | None:

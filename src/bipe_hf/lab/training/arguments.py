@@ -167,7 +167,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "tokens that end a segment: sentences, lines, clauses, authors, or a list of token ids or strings"
-            " (default: sentences)"
+            " (default: those of initial_model where it has any, or sentences)"
         },
     )
     levels: list | str | None = field(

@@ -1,6 +1,8 @@
 """From settings to a config, a tokenizer and a model, for any model class that transformers knows."""
 
+import copy
 import dataclasses
+from typing import Any
 
 import torch
 from datasets import DatasetDict, IterableDatasetDict
@@ -67,6 +69,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         raise InputError(f"{name}: a model of type {config_class.model_type} has no such field")
     if model_args.initial_model is not None:
         _check_table(initial, model_args)
+        _check_separators(initial, given, model_args, data_args)
     try:
         if model_args.initial_model is None:
             if given.get("segmentation", defaults.get("segmentation")) == "separators":
@@ -78,8 +81,29 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
             config = config_class.from_pretrained(source, **given)
     except StrictDataclassError as error:
         raise InputError(f"config of the model: {error.__cause__ or error}") from error
-    check_use_of_segments(config, model_args, data_args)
+    fitted = config
+    if ends_segments_at_separators(config) and not config.separator_token_ids:
+        fitted = copy.deepcopy(config)
+        fitted.separator_token_ids = [0]  # holds the place of those that fit_tokenizer finds
+    check_use_of_segments(fitted, model_args, data_args)
     return config
+
+
+def _check_separators(
+    initial: PreTrainedConfig, given: dict[str, Any], model_args: ModelArguments, data_args: DataArguments
+) -> None:
+    """Refuses to guess what ends segments where the initial model has segments that nothing ends."""
+    if (
+        is_bipe(initial)
+        and initial.segmentation == given.get("segmentation", initial.segmentation) == "separators"
+        and not initial.separator_token_ids
+        and data_args.separators is None
+        and data_args.levels is None
+    ):
+        raise InputError(
+            f"separators: initial_model {model_args.initial_model} has none, each text is one segment to it; say which"
+            " end a segment now (separators: sentences), or that none do (separators: [])"
+        )
 
 
 def _check_table(initial: PreTrainedConfig, model_args: ModelArguments) -> None:
@@ -158,7 +182,7 @@ def fit_tokenizer(
         levels = data_args.levels
         if levels is None and data_args.separators is not None:
             levels = [data_args.separators]
-        if levels is None and model_args.initial_model is not None:
+        if levels is None and model_args.initial_model is not None and config.separator_token_ids:
             levels = [config.separator_token_ids, *config.inner_separator_token_ids]
         tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=["sentences"] if levels is None else levels)
         config.separator_token_ids = tokenizer.separator_token_ids
