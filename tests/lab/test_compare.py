@@ -16,7 +16,7 @@ import bipe_hf.lab.comparison.run as run_module
 from bipe_hf.commands import main
 from bipe_hf.lab.comparison import ComparisonResults, compare, markdown_tables, read_comparison
 from bipe_hf.lab.comparison.curves import draw_learning_curves
-from bipe_hf.lab.comparison.experiments import EXPERIMENTS
+from bipe_hf.lab.comparison.experiments import EXPERIMENTS, TextExperiment
 from bipe_hf.lab.comparison.figures import draw_loss_by_position, draw_perplexity, figure_names
 from bipe_hf.lab.comparison.losses import UnitLosses
 from bipe_hf.lab.comparison.results import Row
@@ -504,6 +504,14 @@ def test_other_text_is_refused_for_results_and_for_models(here, trained, capsys)
     assert "it was trained on other text" in error_line(capsys)
     assert files(here / "runs") == before
     assert trained == []
+
+
+def test_text_to_measure_on_that_is_trained_on_is_said_so_whatever_its_name(empty):
+    write_texts(Path("other"), seed=7)
+    shutil.copy("texts/train/text.txt", "other/validation/copy.txt")
+    content = changed(CONTENT, measure__data="other", measure__max_tokens=None)
+    with pytest.warns(UserWarning, match="trained on 1 of the 2 documents of other"):
+        TextExperiment(read_comparison(write(content))).prepare()
 
 
 def test_entry_is_added_to_results_that_came_without_models(here, trained):

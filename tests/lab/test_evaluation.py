@@ -1,26 +1,38 @@
 """Evaluation against loops over single tokens, closed forms, and the models' own loss."""
 
 import copy
+import hashlib
 import json
 import math
 import os
 import random
+import shutil
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import CohereConfig, CohereForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import bipe_hf.lab.evaluation.run as run_module
 from bipe_hf import BipeGPTNeoXConfig, BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
-from bipe_hf.lab.common.checkpoints import Checkpoint, with_fields
+from bipe_hf.lab.common.checkpoints import Checkpoint, open_checkpoints, with_fields
+from bipe_hf.lab.common.trained_on import document_digests, read_trained_on
+from bipe_hf.lab.data import load_documents, load_rows, tokenize_documents
 from bipe_hf.lab.evaluation import (
     Evaluation,
     PositionLosses,
@@ -38,6 +50,9 @@ from bipe_hf.lab.evaluation import (
     text_table,
 )
 from bipe_hf.lab.evaluation.text import read_text
+from bipe_hf.lab.finetuning import finetune
+from bipe_hf.lab.tasks.passkey.task import Passkey, PasskeySettings
+from bipe_hf.lab.training import pretrain
 from bipe_hf.model.segmentation_bipe import segment_tokens
 
 
@@ -444,8 +459,9 @@ def test_stock_models_are_labelled_by_their_type():
     assert encoding_label(LlamaConfig()) == "llama"
 
 
-def write_training(folder, data, validation_fraction=0.05, train_length=64):
+def write_training(folder, data, validation_fraction=0.05, train_length=64, **more):
     content = {"train_length": train_length, "data": data, "config": {"validation_fraction": validation_fraction}}
+    content |= more
     content |= {"tokens_seen": 1, "parameters": 1, "eval_loss": None, "versions": {"bipe-hf": "0.1.0"}}
     (Path(folder) / "training.json").write_text(json.dumps(content))
 
@@ -480,10 +496,97 @@ def test_a_training_of_another_program_is_as_good_as_none_and_said_so(tmp_path, 
 
 def test_training_on_other_data_does_not_decide_what_is_held_out(tmp_path, text):
     first = save(build_llama(), tmp_path / "first")
-    write_training(first, "elsewhere", validation_fraction=0.5)
+    write_training(first, "elsewhere", validation_fraction=0.5, data_sha256="0" * 64)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert evaluate([first], [64], data=text).data["validation_fraction"] == 0.05
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_where_there_is_no_digest_to_compare_a_warning_says_so(tmp_path, text, streaming):
+    model = save(build_llama(), tmp_path / "model")
+    write_training(model, "elsewhere", **({"data_sha256": "0" * 64} if streaming else {}))
+    with pytest.warns(UserWarning, match="model may know this text: without digests"):
+        evaluate([model], [64], data=text, streaming=streaming)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A corpus of forty documents, and a model that was pretrained on four fifths of it."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    (folder / "corpus").mkdir()
+    for at in range(40):
+        (folder / "corpus" / f"{at}.txt").write_text(f"Document number {at}. " * 10)
+    pretrain(
+        {"data": str(folder / "corpus"), "validation_fraction": 0.2, "vocab_size": 258, "train_length": 16}
+        | {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        | {"output_dir": str(folder / "model"), "max_steps": 1, "use_cpu": True, "report_to": "none"}
+    )
+    return folder
+
+
+def as_a_link(corpus, folder):
+    (folder / "link").symlink_to(corpus)
+    return folder / "link"
+
+
+def as_a_copy(corpus, folder):
+    return shutil.copytree(corpus, folder / "copy")
+
+
+def as_a_path_from_elsewhere(corpus, folder):
+    return os.path.relpath(corpus, folder)
+
+
+@pytest.mark.parametrize("name", [as_a_link, as_a_copy, as_a_path_from_elsewhere])
+def test_the_text_of_the_training_is_known_by_any_name(pretrained, tmp_path, name):
+    data = str(name(pretrained / "corpus", tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluation = evaluate([pretrained / "model"], [16], data=data)
+        settings = Passkey("bipe_passkey").prepare(
+            PasskeySettings([64], data=data), open_checkpoints([pretrained / "model"])
+        )
+    assert evaluation.data["validation_fraction"] == settings["validation_fraction"] == 0.2
+    trained = load_documents(str(pretrained / "corpus"), validation_fraction=0.2)
+    (row,) = evaluation.results
+    assert row.text_documents == len(trained["validation"])
+    stream = [
+        ids
+        for each in tokenize_documents(trained["validation"], AutoTokenizer.from_pretrained(pretrained / "model"))
+        for ids in each["input_ids"]
+    ]
+    assert row.text_sha256 == hashlib.sha256(np.array(stream[: row.text_tokens]).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_documents_that_were_trained_on_are_counted_whatever_stands_beside_them(pretrained, tmp_path, streaming):
+    rows = [{"text": file.read_text()} for file in sorted((pretrained / "corpus").iterdir())]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "New. " * 20}]))
+    trained = set(load_documents(str(pretrained / "corpus"), validation_fraction=0.2)["train"]["text"])
+    scored = load_documents("rows.jsonl", validation_fraction=0.5)["validation"]["text"]
+    count = sum(text in trained for text in scored)
+    assert 0 < count < len(scored)
+    with pytest.warns(UserWarning, match=f"was trained on {count} of the {len(scored)} documents of rows.jsonl"):
+        evaluation = evaluate(
+            [pretrained / "model"], [16], data="rows.jsonl", validation_fraction=0.5, streaming=streaming
+        )
+    assert evaluation.results[0].text_documents == len(scored)
+
+
+def test_what_continues_from_a_model_or_is_tuned_on_texts_knows_what_that_model_knew(pretrained, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "Row {at}."}}\n' for at in range(10)))
+    shared = {"initial_model": str(pretrained / "model"), "data": "rows.jsonl", "max_steps": 1, "use_cpu": True}
+    shared |= {"report_to": "none", "validation_fraction": 0.2}
+    pretrain(shared | {"output_dir": "continued", "train_length": 4})
+    finetune(shared | {"output_dir": "tuned", "task": "causal_lm"})
+    first = load_documents(str(pretrained / "corpus"), validation_fraction=0.2)["train"]["text"]
+    for folder, rows in (
+        ("continued", load_documents("rows.jsonl", validation_fraction=0.2)["train"]["text"]),
+        ("tuned", load_rows("rows.jsonl", validation_fraction=0.2)["train"]["text"]),
+    ):
+        known = read_trained_on(Path(folder))
+        assert known.tolist() == sorted({*document_digests([*first, *rows]).tolist()})
 
 
 def test_results_on_disk_are_the_results_returned(tmp_path, text, llama, bipe):

@@ -57,8 +57,9 @@ def build_results(perplexities=PERPLEXITIES, **fields):
     return [build_result(model, *point, **fields) for model, line in perplexities.items() for point in line.items()]
 
 
-def write(path, results, source="python", split="validation"):
-    Evaluation("2025-01-01T00:00:00+00:00", "", {}, {"source": source, "split": split}, results).save(path)
+def write(path, results, source="python", split="validation", **data):
+    data |= {"source": source, "split": split}
+    Evaluation("2025-01-01T00:00:00+00:00", "", {}, data, results).save(path)
     return path
 
 
@@ -353,6 +354,17 @@ def test_file_that_holds_no_results_is_refused(tmp_path, content, message):
         plot([file], tmp_path / "picture.png")
     assert str(file) in str(error.value)
     assert not (tmp_path / "picture.png").exists()
+
+
+def test_the_digest_of_a_text_decides_whether_results_belong_in_one_picture(tmp_path):
+    first = write(tmp_path / "first.json", build_results(), sha256="1" * 64)
+    other_name = write(
+        tmp_path / "name.json", build_results({"x": {256: 3.0}}), source="/elsewhere/renamed", sha256="1" * 64
+    )
+    other_text = write(tmp_path / "text.json", build_results({"x": {256: 3.0}}), sha256="2" * 64)
+    plot([first, other_name], tmp_path / "picture.png")
+    with pytest.raises(ValueError, match="different texts"):
+        plot([first, other_text], tmp_path / "other.png")
 
 
 def test_results_that_do_not_belong_in_one_picture_are_refused(tmp_path):

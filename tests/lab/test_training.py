@@ -416,6 +416,12 @@ def test_changed_settings_are_not_resumed(settings, interrupted):
     assert contents(interrupted) == before
 
 
+def test_the_same_data_by_another_name_is_resumed(settings, interrupted, finished_run, corpus, tmp_path):
+    copy = shutil.copytree(corpus, tmp_path / "renamed")
+    assert pretrain(settings | {"data": str(copy)})["resumed_from"] is not None
+    assert_same_run(interrupted, finished_run)
+
+
 def test_changed_data_is_not_resumed(settings, interrupted, corpus, tmp_path):
     """The path is the same, the text is not: the loss curve would be another one, and held-out text might be seen."""
     copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))

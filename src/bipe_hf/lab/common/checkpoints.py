@@ -41,6 +41,7 @@ from ...model.errors_bipe import InputError, InputNotFoundError
 from .digests import file_digest
 from .files import read_json
 from .messages import as_input_error, first_line
+from .run_folder import DATA_FILE
 
 
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
@@ -64,6 +65,8 @@ class Training:
     train_length: int
     data: str
     validation_fraction: float
+    data_sha256: str | None
+    """Of all documents, see `rows_digest`; None of a stream, and where an early version trained."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,7 @@ def _open(folder: Path, given: str, name: str, commit: str | None, config_fields
             f"the model's up to {config.vocab_size - 1}"
         )
     weight_files(folder, f"model {given}: ")
-    return Checkpoint(folder, given, name, commit, config, tokenizer, _training(folder), fields)
+    return Checkpoint(folder, given, name, commit, config, tokenizer, read_training(folder), fields)
 
 
 def weight_files(folder: Path, where: str = "") -> list[Path]:
@@ -338,11 +341,15 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
     return changed
 
 
-def _training(folder: Path) -> Training | None:
+def read_training(folder: Path) -> Training | None:
+    """How the model in `folder` was pretrained; None where no record says so."""
     record = training_record(folder / "training.json")
     if record is None:
         return None
-    return Training(record["train_length"], record["data"], record["config"]["validation_fraction"])
+    digest = record.get("data_sha256")
+    if digest is None and (folder / DATA_FILE).is_file():
+        digest = (folder / DATA_FILE).read_text(encoding="utf-8").strip()
+    return Training(record["train_length"], record["data"], record["config"]["validation_fraction"], digest)
 
 
 def training_record(file: Path) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from transformers import TrainerState
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import check_code, write_whole
+from .trained_on import TRAINED_ON_FILE
 
 
 class RunFiles(NamedTuple):
@@ -45,6 +46,7 @@ _RUN_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "trainer_state.json",
+    TRAINED_ON_FILE,
     "training_args.bin",
 )
 
@@ -187,6 +189,8 @@ def _compare(file: Path, settings: dict[str, Any]) -> None:
     stored = read_stored_settings(file)
     if stored is None:
         raise InputError(f"{file} cannot be read: give --overwrite to train again from the start")
+    if (file.parent / DATA_FILE).is_file():  # `check_data` tells the text by its digest, not by its name
+        stored = stored | {"data": settings.get("data")}
     differences = differing_settings(stored, settings)
     if differences:
         raise InputError(

@@ -13,7 +13,8 @@ from ..evaluation.scoring import STRIDE
 
 @dataclass(frozen=True)
 class TextMeasurement:
-    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on.
+    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on, and
+    `validation_fraction` None that of the training.
 
     With `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
     """
@@ -24,7 +25,7 @@ class TextMeasurement:
     data: str | None = None
     split: str = "validation"
     text_column: str = "text"
-    validation_fraction: float = 0.05
+    validation_fraction: float | None = None
     max_tokens: int | None = None
     batch_tokens: int = 8192
     unit_tokens: int | None = None

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,8 +20,10 @@ from ..common.mappings import read_mapping
 from ..common.messages import check_counts
 from ..common.run_folder import DATA_FILE, PRETRAIN, RunFiles
 from ..common.settings import RunSettings
+from ..common.trained_on import document_digests
 from ..data import load_documents
 from ..data.segments import segment_batch
+from ..evaluation.held_out import known_documents
 from ..evaluation.run import check_arguments as check_measurement
 from ..evaluation.run import measure_model
 from ..evaluation.scoring import LossSums
@@ -179,8 +182,11 @@ class TextExperiment(Experiment):
         self.data_sha256 = None if data_args.streaming else rows_digest(texts["train"], texts["validation"])
         self.tokenizer = load_tokenizer(model_args, data_args, documents)
         if measure.data is not None:
+            fraction = measure.validation_fraction
             documents = load_documents(
-                measure.data, text_column=measure.text_column, validation_fraction=measure.validation_fraction
+                measure.data,
+                text_column=measure.text_column,
+                validation_fraction=data_args.validation_fraction if fraction is None else fraction,
             )
         source = f"{measure.split} split of {measure.data or data_args.data}"
         try:
@@ -189,6 +195,15 @@ class TextExperiment(Experiment):
             )
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
+        if measure.data is not None and measure.split == "validation" and not data_args.streaming:
+            known = document_digests(row["text"] for row in texts["train"])
+            seen = known_documents(documents["validation"], self.text.documents, known)
+            if seen:
+                warnings.warn(
+                    f"measure, data: the models are trained on {seen} of the {self.text.documents} documents of"
+                    f" {measure.data} that are measured",
+                    stacklevel=2,
+                )
         for entry in self.comparison.entries.values():
             self._check_segments(entry)
         return {

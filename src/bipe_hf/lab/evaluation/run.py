@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints, say_if_outdated
 from ..common.devices import check_device, check_dtype
+from ..common.digests import rows_digest
 from ..common.results import check_output, describe_environment, moment
 from ..data import DEFAULT_CORPUS, load_documents
+from .held_out import held_out_fraction, warn_of_known_documents
 from .results import PROTOCOLS, Evaluation, Result
 from .scoring import (
     STRIDE,
@@ -25,7 +27,7 @@ from .scoring import (
     score_positions,
     segments_per_block,
 )
-from .text import Text, held_out_fraction, read_texts
+from .text import Text, read_texts
 
 
 SPLITS = ("train", "validation")
@@ -68,7 +70,12 @@ def check_arguments(
 
 def _earlier_results(output: Path, evaluation: Evaluation) -> list[Result]:
     earlier = Evaluation.load(output)
-    if earlier.data != evaluation.data or earlier.environment["dtype"] != evaluation.environment["dtype"]:
+    there, now = ({"sha256": None} | each.data for each in (earlier, evaluation))
+    # A text is the same by any name. One that has changed since is measured again.
+    is_same = there["sha256"] is not None and there["sha256"] == now["sha256"]
+    named = {"sha256", "source"} if is_same else {"sha256"}
+    differs = any(there.get(key) != value for key, value in now.items() if key not in named)
+    if differs or earlier.environment["dtype"] != evaluation.environment["dtype"]:
         raise InputError(f"resume: {output} holds results on other data or in another dtype (--overwrite replaces it)")
     return earlier.results
 
@@ -193,25 +200,30 @@ def evaluate(
     checkpoints = open_checkpoints(models, revision, config_fields)
     reading = {
         "text_column": text_column,
-        "validation_fraction": held_out_fraction(checkpoints, data, validation_fraction),
+        "validation_fraction": held_out_fraction(
+            checkpoints, data, validation_fraction, text_column=text_column, streaming=streaming
+        ),
     }
+    if output is not None:
+        output = Path(output)
+        check_output(output, overwrite, resume)
+    documents = load_documents(data, streaming=streaming, **reading)[split]
+    digest = None if streaming else rows_digest(documents.select_columns("text"))
     evaluation = Evaluation(
         created=moment(),
         command=command,
         environment=describe_environment(target, dtype),
-        data={"source": data, "split": split, **reading, "max_tokens": max_tokens},
+        data={"source": data, "split": split, **reading, "max_tokens": max_tokens, "sha256": digest},
         results=[],
     )
-    if output is not None:
-        output = Path(output)
-        check_output(output, overwrite, resume)
-        if resume and output.exists():
-            evaluation.results = _earlier_results(output, evaluation)
-            for checkpoint in checkpoints:
-                own = [row.model_fingerprint for row in evaluation.results if row.subject == checkpoint.subject]
-                say_if_outdated(output, checkpoint, own)
-    documents = load_documents(data, streaming=streaming, **reading)[split]
+    if output is not None and resume and output.exists():
+        evaluation.results = _earlier_results(output, evaluation)
+        for checkpoint in checkpoints:
+            own = [row.model_fingerprint for row in evaluation.results if row.subject == checkpoint.subject]
+            say_if_outdated(output, checkpoint, own)
     texts = read_texts(documents, checkpoints, math.lcm(*lengths), max_tokens, f"{split} split of {data}")
+    if split == "validation":
+        warn_of_known_documents(checkpoints, documents, [text.documents for text in texts], data)
 
     for checkpoint, text in zip(checkpoints, texts, strict=True):
         finished = {(row.measurement, row.model_fingerprint, row.text_sha256) for row in evaluation.results}

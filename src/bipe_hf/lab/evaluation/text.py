@@ -2,10 +2,8 @@
 
 import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -40,29 +38,6 @@ class Text:
         parts = (lengths + unit_tokens - 1) // unit_tokens
         in_document = torch.arange(len(self.ids)) - (self.document_ends - lengths).repeat_interleave(lengths)
         return (parts.cumsum(0) - parts).repeat_interleave(lengths) + in_document // unit_tokens
-
-
-def held_out_fraction(checkpoints: Sequence[Checkpoint], data: str, given: float | None) -> float:
-    """The `validation_fraction` that holds out what training held out, unless another one is given.
-
-    Raises `ValueError` where the models were trained on this data with different fractions and none is given: some
-    have seen what others have not.
-    """
-    used = {
-        checkpoint.given: checkpoint.training.validation_fraction
-        for checkpoint in checkpoints
-        if checkpoint.training is not None and Path(checkpoint.training.data).resolve() == Path(data).resolve()
-    }
-    if given is None:
-        if len(set(used.values())) > 1:
-            raise InputError(f"validation_fraction: the models were trained with different ones ({used}): give one")
-        return next(iter(used.values()), 0.05)
-    for model, fraction in used.items():
-        if fraction != given:
-            warnings.warn(
-                f"{model} was trained with validation_fraction {fraction}: it may know this text", stacklevel=3
-            )
-    return given
 
 
 def read_text(

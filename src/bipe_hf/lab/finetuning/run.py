@@ -8,16 +8,17 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError, did_you_mean
-from ..common.checkpoints import initial_source
+from ..common.checkpoints import initial_source, local_folder
 from ..common.digests import rows_digest
 from ..common.extras import require
 from ..common.messages import check_counts
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure, train
+from ..common.trained_on import write_trained_on
 from ..training.arguments import check_training
 from .arguments import FinetuneSettings, RowArguments, TaskArguments
 from .model import load_config, load_tokenizer, load_with_head
-from .task import Task
+from .task import Task, is_text
 from .tasks import TASKS
 
 
@@ -112,6 +113,8 @@ def finetune(settings: FinetuneSettings | dict[str, Any], *, overwrite: bool = F
     )
     if checkpoint is None and is_main:
         begin_run(folder, stored, digest, overwrite=overwrite, files=FILES)
+        texts = rows["train"]["text"] if "text" in task.columns else []
+        write_trained_on(folder, filter(is_text, texts), local_folder(source))
     seconds = train(trainer, checkpoint)
     measured = save_and_measure(trainer)
     metrics = {name: measured[f"eval_{name}"] for name in task.metrics}

@@ -16,10 +16,11 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import load_model
+from ..common.checkpoints import load_model, local_folder
 from ..common.digests import rows_digest
 from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
+from ..common.trained_on import write_trained_on
 from ..data import make_blocks, tokenize_documents
 from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
@@ -100,12 +101,16 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
     )
     if checkpoint is None and is_main:
         begin_run(folder, stored, digest, overwrite=overwrite)
+        if not data_args.streaming:
+            initial = model_args.initial_model and local_folder(model_args.initial_model, model_args.revision)
+            write_trained_on(folder, (row["text"] for row in texts["train"]), initial)
     seconds = train(trainer, checkpoint)
     validation = save_and_measure(trainer)
 
     result = {
         "train_length": data_args.train_length,
         "data": data_args.data,
+        "data_sha256": digest,
         "tokens_seen": trainer.state.num_input_tokens_seen,
         "eval_loss": validation["eval_loss"],
     } | record(trainer, checkpoint, seconds, stored)

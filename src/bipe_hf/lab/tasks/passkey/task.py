@@ -20,7 +20,7 @@ from ....model.errors_bipe import InputError
 from ...common.checkpoints import Checkpoint
 from ...common.generation import encode_prompt
 from ...data import load_documents
-from ...evaluation.text import held_out_fraction
+from ...evaluation.held_out import held_out_fraction, warn_of_known_documents
 from ..results import TaskResult
 from ..shipped import ShippedTask
 from .picture import draw_heat_map
@@ -84,8 +84,11 @@ class Passkey(ShippedTask):
                 if getattr(settings, name) is not None:
                     raise InputError(f"{name}: without data there is no text to read")
         else:
-            fraction = held_out_fraction(candidates, settings.data, settings.validation_fraction)
-            resolved |= {"text_column": settings.text_column or "text", "validation_fraction": fraction}
+            column = settings.text_column or "text"
+            fraction = held_out_fraction(candidates, settings.data, settings.validation_fraction, text_column=column)
+            resolved |= {"text_column": column, "validation_fraction": fraction}
+            held_out = load_documents(settings.data, text_column=column, validation_fraction=fraction)["validation"]
+            warn_of_known_documents(candidates, held_out, [len(held_out)] * len(candidates), settings.data)
         _read_filler.cache_clear()  # the data may have changed
         text = "".join(_filler(**resolved).pieces)
         return resolved | {"text_sha256": hashlib.sha256(text.encode()).hexdigest()}
