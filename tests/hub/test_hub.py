@@ -33,6 +33,7 @@ from hub_client import (
 )
 from hub_server import Hub
 from huggingface_hub import ModelCard
+from other_libraries import error_of_megatron, modules_of_lora, report_on, scaled_activations, smoothed_loss
 from paths import GOLDEN, ROOT
 from safetensors.torch import load_file, save_file
 
@@ -730,3 +731,20 @@ def test_push_offline_is_one_line(folders, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", OWNER)
     assert main(["push", str(folders["llama"]), "mine"]) == 2
     assert capsys.readouterr().err.endswith("HF_HUB_OFFLINE is set: nothing can be pushed without the network\n")
+
+
+# Other libraries
+
+
+def test_remote_code_stands_in_the_tables_of_other_libraries(stranger, folders, tmp_path, family):
+    model = FAMILIES[family].causal_lm.from_pretrained(folders[family])
+    found = stranger(report_on, str(folders[family]), str(tmp_path))
+    assert found.pop("module").startswith("transformers_modules.")
+    ids = torch.arange(20)[None]
+    assert found == {
+        "smoothed loss": smoothed_loss(model, tmp_path, input_ids=ids, labels=ids),
+        "Liger": f"Liger has no kernels for bipe_{family} and would change nothing: use_liger_kernel=False",
+        "AWQ": scaled_activations(model),
+        "Megatron": error_of_megatron(model),
+        "LoRA": modules_of_lora(model),
+    }

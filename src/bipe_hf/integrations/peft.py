@@ -1,9 +1,7 @@
-"""BiPE models in PEFT: importing this module makes PEFT know them.
+"""A LoRA configuration for BiPE models, which says what happens to their learned tables.
 
-PEFT looks up the modules that a method adapts by `model_type`, in one table for each method. Importing this module
-enters `bipe_llama` as PEFT has `llama` and `bipe_gpt_neox` as it has `gpt_neox`, so that a configuration needs no
-`target_modules`. `import bipe_hf` alone does not: it would have to import PEFT. Without the entry PEFT says
-`Please specify target_modules`.
+PEFT looks up the modules that a method adapts by `model_type`, in one table for each method. It finds `bipe_llama`
+there as it has `llama`, and `bipe_gpt_neox` as `gpt_neox`, so that no configuration needs `target_modules`.
 
 Methods that learn a prompt do not know segments: prefix tuning gives the model a cache without segment history, prompt
 and p-tuning give it embeddings instead of tokens. It refuses both with a `ValueError`, but takes embeddings where
@@ -13,7 +11,6 @@ and p-tuning give it embeddings instead of tokens. It refuses both with a `Value
 from typing import Any, Literal, get_args
 
 from peft import LoraConfig
-from peft.utils import constants
 
 from ..model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
 from ..model.errors_bipe import InputError
@@ -23,23 +20,6 @@ Intra = Literal["frozen", "trained"]
 
 INTRA_MODULE = "intra_encoding"
 """What every family calls the module of the intra table."""
-
-
-def _register() -> None:
-    """Enters both model types in every table of modules that PEFT has, as their parents stand there."""
-    tables = [
-        table
-        for name, table in vars(constants).items()
-        if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("_MODULES_MAPPING")
-    ]
-    for config_class in (BipeLlamaConfig, BipeGPTNeoXConfig):
-        for table in tables:
-            parent = config_class.model_type.removeprefix("bipe_")
-            if parent in table:
-                table[config_class.model_type] = table[parent]
-
-
-_register()
 
 
 def lora_config(config: BipeLlamaConfig | BipeGPTNeoXConfig, intra: Intra, **kwargs: Any) -> LoraConfig:

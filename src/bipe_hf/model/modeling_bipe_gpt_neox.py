@@ -31,6 +31,7 @@ from .configuration_bipe import BipeGPTNeoXConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_bipe import InterTerms
 from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .registries_bipe import register_family
 
 
 class BipeGPTNeoXAttention(GPTNeoXAttention):
@@ -167,3 +168,5 @@ AUTO_CLASSES = {
     "AutoModelForQuestionAnswering": BipeGPTNeoXForQuestionAnswering,
 }
 """The models of the family, by the Auto class that builds each."""
+
+register_family(BipeGPTNeoXConfig, AUTO_CLASSES)

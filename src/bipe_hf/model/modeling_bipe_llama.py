@@ -31,6 +31,7 @@ from .configuration_bipe import BipeLlamaConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_bipe import InterTerms
 from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .registries_bipe import register_family
 
 
 class BipeLlamaAttention(LlamaAttention):
@@ -158,3 +159,5 @@ AUTO_CLASSES = {
     "AutoModelForQuestionAnswering": BipeLlamaForQuestionAnswering,
 }
 """The models of the family, by the Auto class that builds each."""
+
+register_family(BipeLlamaConfig, AUTO_CLASSES)

@@ -27,6 +27,7 @@ FILES = (
     "modeling_bipe_gpt_neox.py",
     "modeling_bipe_llama.py",
     "push_bipe.py",
+    "registries_bipe.py",
     "segmentation_bipe.py",
     "separators_bipe.py",
     "tokenization_bipe.py",

@@ -18,7 +18,7 @@ RESERVED_KEYS = {
     "eval_do_concat_batches": "metrics are those of the whole validation split, not of its batches",
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "label_names": "the task decides them",
-    "label_smoothing_factor": "Trainer shifts the labels of its own models only; the losses of the tasks do without",
+    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "prediction_loss_only": "finetune always measures the metrics of the task",
     "remove_unused_columns": "examples hold what the model takes and nothing else",
     "resume_from_checkpoint": "finetune resumes from the last checkpoint in output_dir by itself",

@@ -54,7 +54,7 @@ RESERVED_KEYS = {
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "records always counts the tokens",
     "initial_model": "the vocabulary is that of the records: training starts from random weights",
-    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
+    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "records resumes from the last checkpoint in the run folder by itself",
     "save_only_model": "a run could not be resumed",
 }

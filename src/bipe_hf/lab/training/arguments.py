@@ -31,7 +31,7 @@ RESERVED_KEYS = {
     "do_train": "pretrain always trains",
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "pretrain always counts the tokens",
-    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
+    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
 }

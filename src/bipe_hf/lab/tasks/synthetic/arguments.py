@@ -22,7 +22,7 @@ RESERVED_KEYS = {
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "synthetic always counts the tokens",
     "initial_model": "the vocabulary is the task's own: training starts from random weights",
-    "label_smoothing_factor": "Trainer shifts the labels of its own models only: tokens would predict themselves",
+    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "synthetic resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
 }
