@@ -1,17 +1,19 @@
 r"""The tokens that end a segment, or a unit of a level inside it: presets that decide by text, and lists.
 
 What a separator is must be decided token by token, since the model sees nothing else. The presets decide by the text
-that a token stands for, from coarse to fine:
+that a token stands for (`marks_bipe` has the marks), from coarse to fine:
 
-- `"turns"`: tokens of chat templates that end a turn, and the end-of-sequence token.
+- `"turns"`: special tokens that end a turn of a chat template or a document, and the end-of-sequence token.
 - `"paragraphs"`: the token holds two newlines with nothing but white space between them, a form feed or a paragraph
   separator.
 - `"objects"`: the token holds a newline or a closing brace, as after an object of JSON.
 - `"sentences"`: the token holds a newline, or a mark that ends a sentence. Dots, exclamation marks, question marks and
-  ellipses also stand inside words, numbers and code, so they count only where closing quotes or brackets and then
-  white space or the end of the token follow: `.`, `?!`, `...` and `."` do, `.com` and `3.14` do not. The marks of
-  other scripts, such as the ideographic full stop or the danda, stand nowhere else and count anywhere in the token.
-- `"lines"`: the token holds a newline (line feed, carriage return, next line, line or paragraph separator).
+  ellipses also stand inside words, numbers and code, so they count only where closing quotes, brackets or markup and
+  then white space or the end of the token follow: `.`, `?!`, `...`, `."` and `.**` do, `.com` does not. Behind a dot a
+  link or a tag may begin, as in `.[` and `.<`. The marks of other scripts, such as the ideographic full stop or the
+  danda, stand nowhere else and count anywhere in the token.
+- `"lines"`: the token holds a newline: line feed, carriage return, vertical tab, form feed, next line, line or
+  paragraph separator.
 - `"clauses"`: as `"sentences"`, with commas, semicolons, colons, quotes and the tab besides.
 - `"fields"`: the token holds a comma, a tab, a semicolon or a bar, or a newline.
 - `"values"`: the token holds a comma or a colon, or a newline, as behind the keys and the values of JSON.
@@ -20,154 +22,192 @@ that a token stands for, from coarse to fine:
 - `"authors"`: ids 869 and 13 of the Llama tokenizer, a detached dot and the newline, as in the code that was released
   with the paper (He et al., ICML 2024, arXiv 2401.16421).
 
-What a token cannot tell, no preset knows: the dot of `etc.`, of `1.` or of a method call counts as a full stop, an
-apostrophe that is a token of its own as a quote, the semicolon that ends a Greek question as a semicolon. Scripts
-without a sentence mark, such as Thai, break at newlines only. A mark that the vocabulary splits over several byte
-tokens is ended by none of them, so it is no separator at all: small byte-level vocabularies lose most marks beyond
-ASCII in this way. A blank line in two tokens ends no paragraph. Special tokens are separators of `"turns"` alone.
+The separators of `"turns"` are among those of every preset but `"authors"`: what one speaker or document leaves open
+does not run on into the next. No other special token is one.
+
+A list holds names of presets, token ids and texts of tokens together: `["sentences", "<|im_end|>", 13]`. A name with a
+minus takes the separators of that preset away: `["sentences", "-turns"]` ends no segment at the end of a turn.
+
+What a token cannot tell, no preset knows. Where the digits behind a dot are tokens of their own, as in most
+vocabularies, the dot of `3.14` counts as a full stop, and so does that of `etc.`, of `1.` or of a method call; an
+apostrophe that is a token of its own counts as a quote, the semicolon that ends a Greek question as a semicolon.
+Underscores that close emphasis are taken for the beginning of a name. Scripts without a sentence mark, such as Thai,
+break at newlines only. A blank line in two tokens ends no paragraph. A mark that the vocabulary splits over several
+byte tokens is ended by the last of them where no other character has it, else by none: most vocabularies lose marks of
+some scripts in this way, and a warning names languages that lose their full stop.
 
 `"json"` stands for two levels, objects and the keys and values in them.
 """
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
-from tokenizers import Tokenizer
 from transformers import TokenizersBackend
 
-from .errors_bipe import InputError
+from .errors_bipe import InputError, did_you_mean
+from .marks_bipe import PRESET_PATTERNS
+from .split_marks_bipe import languages, split_marks
 from .vocabulary_bipe import token_texts
 
 
-# The sets below are written for a character class of `re`.
-_NEWLINES = r"\n\r\x85\u2028\u2029"
-_QUOTES = r"\"'\u2018-\u201f\xab\xbb\u2039\u203a\u300c-\u300f\u301d-\u301f\ufe41-\ufe44\uff02\uff07\uff62\uff63"
-_CLOSING_BRACKETS = r")\]}\u3009\u300b\u3011\u3015\u3017\u3019\u301b\uff09\uff3d\uff5d"
-
-# Marks that words, numbers and code contain as well: ASCII, the ellipsis and the other forms of the dot.
-_SENTENCE_MARKS_ALSO_INSIDE_WORDS = r".!?\u2026\u2024\ufe52\uff0e"
-# The rest of Unicode's Sentence_Terminal property in the Basic Multilingual Plane, with the Greek question mark, the
-# Hebrew sof pasuq, the Tibetan shads and the vertical ellipsis.
-_SENTENCE_MARKS = (
-    r"\u037e\u0589\u05c3\u061d-\u061f\u06d4"  # Greek, Armenian, Hebrew, Arabic, Urdu
-    r"\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e"  # Syriac, N'Ko, Samaritan
-    r"\u0964\u0965\u0f0d\u0f0e\u104a\u104b\u17d4\u17d5"  # Devanagari and its neighbours, Tibetan, Burmese, Khmer
-    r"\u1362\u1367\u1368\u166e\u1735\u1736"  # Ethiopic, Canadian syllabics, Philippine scripts
-    r"\u1803\u1809\u1944\u1945\u1aa8-\u1aab"  # Mongolian, Limbu, Tai Tham
-    r"\u1b4e\u1b4f\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d-\u1b7f\u1c3b\u1c3c\u1c7e\u1c7f"  # Balinese, Lepcha, Ol Chiki
-    r"\u203c\u203d\u2047-\u2049\u2cf9-\u2cfb\u2e2e\u2e3c\u2e53\u2e54\u2e60\u2e61"  # double and historical marks
-    r"\u3002\ufe12\ufe15\ufe16\ufe19\ufe56\ufe57\uff01\uff1f\uff61"  # Chinese and Japanese, all widths
-    r"\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f"  # Lisu, Vai, Bamum, Phags-pa, Saurashtra, Kayah Li
-    r"\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb"  # Javanese, Cham, Meetei Mayek
-)
-_CLAUSE_MARKS_ALSO_INSIDE_WORDS = ",;:" + _QUOTES
-_CLAUSE_MARKS = (
-    r"\t\u0387\u055d\u060c\u061b\u0703-\u0709\u07f8"  # tab, Greek, Armenian, Arabic, Syriac, N'Ko
-    r"\u1363-\u1366\u17d6\u1802\u1804\u1808"  # Ethiopic, Khmer, Mongolian
-    r"\u3001\ufe10\ufe11\ufe13\ufe14\ufe50\ufe51\ufe54\ufe55\uff0c\uff1a\uff1b\uff64"  # Chinese and Japanese
-    r"\ua4fe\ua60d\ua6f4-\ua6f6"  # Lisu, Vai, Bamum
-)
-
-
-def _pattern(anywhere: str, before_space: str) -> re.Pattern[str]:
-    """Matches a text with a character of `anywhere`, or with one of `before_space` that a word cannot go on after."""
-    return re.compile(rf"[{anywhere}]|[{before_space}][{_QUOTES}{_CLOSING_BRACKETS}]*(?:\s|\Z)")
-
-
-# A line break in one or two characters, whole: the second of "\r\n" is no line of its own.
-_LINE_BREAK = rf"(?>\r\n|[{_NEWLINES}])"
-
-_PRESET_PATTERNS = {
-    "paragraphs": re.compile(rf"{_LINE_BREAK}[ \t]*{_LINE_BREAK}|[\f\u2029]"),
-    "objects": re.compile(rf"[}}{_NEWLINES}]"),
-    "sentences": _pattern(_NEWLINES + _SENTENCE_MARKS, _SENTENCE_MARKS_ALSO_INSIDE_WORDS),
-    "lines": re.compile(rf"[{_NEWLINES}]"),
-    "clauses": _pattern(
-        _NEWLINES + _SENTENCE_MARKS + _CLAUSE_MARKS,
-        _SENTENCE_MARKS_ALSO_INSIDE_WORDS + _CLAUSE_MARKS_ALSO_INSIDE_WORDS,
-    ),
-    "fields": re.compile(rf"[,\t;|{_NEWLINES}]"),
-    "values": re.compile(rf"[,:{_NEWLINES}]"),
-    "words": re.compile(r"\s"),
-}
-_AUTHORS_TOKENS = {869: "\u2581.", 13: "<0x0A>"}
-# Of chat templates: a token of "end", of "eot" and the like, or one that ends a text; not the end of a header.
+AUTHORS_TOKENS = {869: "\u2581.", 13: "<0x0A>"}
+# Of chat templates: a token of "end", of "eot" and the like, or one that ends a text,
 _ENDS_TURN = re.compile(
-    r"(?!.*(?:header|role|think))(?:.*(?<![a-z])(?:end|eot|eom|eos|return|call)(?![a-z])|.*endoftext|</s>|\[/INST\])",
+    r"[<\[].*(?:(?<![a-z])(?:end|eo[a-z]|return|call)(?![a-z])|endoftext).*[>\]]|</s>|\[/INST\]", re.IGNORECASE
+)
+# not the end of a header, of what the model thinks, or of a picture, a tool call or a gap to fill.
+_ENDS_SOMETHING_ELSE = re.compile(
+    r"header|role|think|channel|prompt|tool|function|code|fim|box|quad|ref|image|vision|video|audio|speech",
     re.IGNORECASE,
 )
-PRESETS = ("turns", *_PRESET_PATTERNS, "authors")
+PRESETS = ("turns", *PRESET_PATTERNS, "authors")
 LEVELS = {"json": ("objects", "values")}
 """Presets that stand for several levels."""
 
+Separators = str | Sequence[int | str]
 
-def find_levels(
-    tokenizer: TokenizersBackend, levels: Sequence[str | Sequence[int | str]]
-) -> tuple[list[str | Sequence[int | str]], list[list[int]]]:
-    """The levels with every preset of several in place of its name, and the ids of the separators of each.
+
+class Level(NamedTuple):
+    """The separators of segments, or of the units of a level inside them."""
+
+    separators: str | list[int | str]
+    """The preset or the list that they were chosen by."""
+    token_ids: list[int]
+    """The separators, sorted."""
+    without_any: list[str]
+    """Presets that found nothing in the vocabulary, but for the separators of `"turns"`."""
+    lost: list[str]
+    """Languages with a full stop that ends nothing, because the vocabulary splits it."""
+
+
+def find_levels(tokenizer: TokenizersBackend, levels: str | Sequence[Separators]) -> list[Level]:
+    """The separators of each level, coarse to fine; a preset of several levels becomes as many.
+
+    Args:
+        tokenizer: not changed.
+        levels: as [`BipeTokenizer.from_tokenizer`] takes them.
 
     Raises:
         ValueError: for what [`BipeTokenizer.from_tokenizer`] does not accept.
     """
+    if isinstance(levels, str) and levels in (*PRESETS, *LEVELS):
+        levels = [levels]
     if not isinstance(levels, (list, tuple)) or not levels:
         raise InputError(
             f"levels: {levels!r} is not accepted; give a list of separators, coarse to fine, each one of"
-            f" {', '.join(map(repr, (*PRESETS, *LEVELS)))}, or a list of token ids and strings."
+            f" {', '.join(map(repr, (*PRESETS, *LEVELS)))}, or a list of presets, token ids and strings."
         )
+    vocabulary = _Vocabulary(tokenizer)
     spelt_out = [
         part for level in levels for part in (LEVELS.get(level, (level,)) if isinstance(level, str) else (level,))
     ]
-    return spelt_out, [find_separators(tokenizer, level) for level in spelt_out]
+    return [vocabulary.level(separators) for separators in spelt_out]
 
 
-def find_separators(tokenizer: TokenizersBackend, separators: str | Sequence[int | str]) -> list[int]:
-    """Ids of the separators; raises `ValueError` for what [`BipeTokenizer.from_tokenizer`] does not accept."""
-    backend = tokenizer.backend_tokenizer
-    if isinstance(separators, (list, tuple)):
-        return [_find_token(backend, item) for item in separators]
-    if separators == "authors":
-        found = {token_id: backend.id_to_token(token_id) for token_id in _AUTHORS_TOKENS}
-        if found != _AUTHORS_TOKENS:
+def find_separators(tokenizer: TokenizersBackend, separators: Separators) -> Level:
+    """The same for the separators of segments alone."""
+    return _Vocabulary(tokenizer).level(separators)
+
+
+class _Vocabulary:
+    """Finds separators in the vocabulary of a tokenizer."""
+
+    def __init__(self, tokenizer: TokenizersBackend) -> None:
+        self.tokenizer = tokenizer
+        self.backend = tokenizer.backend_tokenizer
+
+    @cached_property
+    def texts(self) -> dict[int, str]:
+        return token_texts(self.backend)
+
+    @cached_property
+    def special(self) -> set[int]:
+        added = {token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return added | set(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def turns(self) -> set[int]:
+        """Ends of turns and of documents."""
+        added = {token_id: token.content for token_id, token in self.tokenizer.added_tokens_decoder.items()}
+        ends = {
+            token_id
+            for token_id, text in added.items()
+            if _ENDS_TURN.fullmatch(text) and not _ENDS_SOMETHING_ELSE.search(text)
+        }
+        return ends | ({self.tokenizer.eos_token_id} - {None})
+
+    def level(self, separators: Separators) -> Level:
+        if isinstance(separators, str):
+            if separators not in PRESETS:
+                several = " `levels` takes it." if separators in LEVELS else ""
+                raise InputError(
+                    f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a"
+                    f" list of presets, token ids and strings{did_you_mean(separators, PRESETS)}.{several}"
+                )
+            items = [separators]
+        elif isinstance(separators, (list, tuple)):
+            items = separators = list(separators)
+        else:
             raise InputError(
-                f"separators: 'authors' needs the Llama tokenizer, with tokens {_AUTHORS_TOKENS}; this vocabulary has"
-                f" {found}."
+                f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
+                " of presets, token ids and strings."
             )
-        return list(_AUTHORS_TOKENS)
-    if not isinstance(separators, str) or separators not in PRESETS:
-        several = " `levels` takes it." if separators in LEVELS else ""
-        raise InputError(
-            f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
-            f" of token ids and strings.{several}"
-        )
-    if separators == "turns":
-        added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
-        ends = {token_id for token_id, text in added.items() if _ENDS_TURN.match(text)}
-        return sorted(ends | ({tokenizer.eos_token_id} - {None}))
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.update(tokenizer.all_special_ids)
-    return [
-        token_id
-        for token_id, text in token_texts(backend).items()
-        if _PRESET_PATTERNS[separators].search(text) and token_id not in special
-    ]
+        found, taken_away, without_any, lost = set(), set(), [], []
+        for item in items:
+            if isinstance(item, str) and item in PRESETS:
+                token_ids, split = self._preset(item)
+                found |= token_ids
+                lost += [name for name in split if name not in lost]
+                if not token_ids - (set() if item == "turns" else self.turns):
+                    without_any.append(item)
+            elif isinstance(item, str) and item.removeprefix("-") in PRESETS:
+                taken_away |= self._preset(item.removeprefix("-"))[0]
+            else:
+                found.add(self._token(item))
+        return Level(separators, sorted(found - taken_away), without_any, lost)
 
+    def _preset(self, name: str) -> tuple[set[int], list[str]]:
+        """Its separators, and the languages whose full stop is none of them."""
+        if name == "turns":
+            return self.turns, []
+        if name == "authors":
+            found = {token_id: self.backend.id_to_token(token_id) for token_id in AUTHORS_TOKENS}
+            if found != AUTHORS_TOKENS:
+                raise InputError(
+                    f"separators: 'authors' needs the Llama tokenizer, with tokens {AUTHORS_TOKENS}; this vocabulary"
+                    f" has {found}."
+                )
+            return set(AUTHORS_TOKENS), []
+        pattern = PRESET_PATTERNS[name]
+        last_bytes, marks = split_marks(self.backend, self.texts, pattern)
+        found = {token_id for token_id, text in self.texts.items() if pattern.search(text)} | set(last_bytes)
+        return found - self.special | self.turns, languages(marks)
 
-def _find_token(backend: Tokenizer, item: int | str) -> int:
-    """Id of one entry of an explicit list."""
-    if isinstance(item, str):
-        token_id = backend.token_to_id(item)
-        if token_id is not None:
-            return token_id
-        token_ids = sorted(token_id for token_id, text in token_texts(backend).items() if text == item)
-        if len(token_ids) != 1:
+    def _token(self, item: int | str) -> int:
+        """Id of a token in a list."""
+        if isinstance(item, str):
+            if item in LEVELS:
+                raise InputError(
+                    f"separators: {item!r} stands for several levels, not for one: `levels` takes it. If the token is"
+                    " meant, give its id."
+                )
+            token_id = self.backend.token_to_id(item)
+            if token_id is not None:
+                return token_id
+            token_ids = sorted(token_id for token_id, text in self.texts.items() if text == item)
+            if len(token_ids) != 1:
+                raise InputError(
+                    f"separators: {item!r} is not one token of the vocabulary, and no preset; ids with this text:"
+                    f" {token_ids or None}{did_you_mean(item, PRESETS)}."
+                )
+            return token_ids[0]
+        if isinstance(item, bool) or not isinstance(item, int):
+            raise InputError(f"separators: {item!r} is neither an int (a token id) nor a str.")
+        if item < 0 or self.backend.id_to_token(item) is None:
             raise InputError(
-                f"separators: {item!r} is not one token of the vocabulary; ids with this text: {token_ids or None}."
+                f"separators: token id {item} is out of range; the vocabulary has {self.backend.get_vocab_size()}"
+                " tokens."
             )
-        return token_ids[0]
-    if isinstance(item, bool) or not isinstance(item, int):
-        raise InputError(f"separators: {item!r} is neither an int (a token id) nor a str.")
-    if item < 0 or backend.id_to_token(item) is None:
-        raise InputError(
-            f"separators: token id {item} is out of range; the vocabulary has {backend.get_vocab_size()} tokens."
-        )
-    return item
+        return item

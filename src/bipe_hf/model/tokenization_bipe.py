@@ -20,7 +20,7 @@ from transformers.utils import logging
 from .errors_bipe import InputError
 from .push_bipe import PushMixin
 from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
-from .separators_bipe import find_levels, find_separators
+from .separators_bipe import Level, find_levels, find_separators
 from .travel_bipe import check_code, write_code
 
 
@@ -133,9 +133,12 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
                 input names. Wrapping a [`BipeTokenizer`] again changes its separators.
             separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
                 A preset, such as `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
-                or the separators themselves. A string in the list is an entry of the vocabulary, or else the text
-                that exactly one token stands for. An empty list makes one segment of every sequence.
-            levels (list, *optional*):
+                or a list of presets, ids and strings, such as `["sentences", "<|im_end|>"]`. A string in the list is
+                a preset, or else an entry of the vocabulary, or else the text that exactly one token stands for; the
+                id names a token that is called as a preset is. `"-turns"` in the list takes away what `"turns"`
+                finds, which is among the separators of the other presets. An empty list makes one segment of every
+                sequence.
+            levels (list or `str`, *optional*):
                 The separators of segments and of each level inside them, coarse to fine, each as `separators` takes
                 them; or `"json"`, which stands for two. A separator of a level ends the units of all finer ones, too.
             segmentation: the name that version 0.1 had for `separators`.
@@ -146,29 +149,25 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         Raises:
             ValueError: if the tokenizer is not a fast one or encodes with code of its own, or if the separators are no
                 preset, do not fit the vocabulary or name what is not one token.
+
+        Warns where a preset finds nothing in the vocabulary, and where the vocabulary splits the full stop of a
+        language into bytes that other characters have as well.
         """
         _check_wrappable(cls, tokenizer)
         if levels is not _NOT_GIVEN and (separators, segmentation) != (_NOT_GIVEN, _NOT_GIVEN):
             raise InputError("levels and separators: the first of the levels are the separators; give levels alone")
         if levels is _NOT_GIVEN:
-            separators = _one_of(separators, segmentation, "sentences")
-            inner, token_ids = [], [find_separators(tokenizer, separators)]
+            segments, inner = find_separators(tokenizer, _one_of(separators, segmentation, "sentences")), []
         else:
-            (separators, *inner), token_ids = find_levels(tokenizer, levels)
-        if not token_ids[0] and isinstance(separators, str):
-            logger.warning(
-                f"separators={separators!r} finds no separator in this vocabulary: every sequence is one segment."
-            )
-        for level, found in zip(inner, token_ids[1:], strict=True):
-            if not found:
-                raise InputError(f"levels: {level!r} finds no separator in this vocabulary, so it is no level")
+            segments, *inner = find_levels(tokenizer, levels)
+        _warn(segments, inner)
         return _rebuild(
             tokenizer,
             cls,
-            separators=_plain(separators),
-            separator_token_ids=token_ids[0],
-            inner_separators=[_plain(level) for level in inner],
-            inner_separator_token_ids=token_ids[1:],
+            separators=segments.separators,
+            separator_token_ids=segments.token_ids,
+            inner_separators=[level.separators for level in inner],
+            inner_separator_token_ids=[level.token_ids for level in inner],
             model_input_names=list(dict.fromkeys([*tokenizer.model_input_names, "segment_ids"])),
         )
 
@@ -356,8 +355,22 @@ def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(token_ids)))
 
 
-def _plain(separators: str | Sequence[int | str]) -> str | list[int | str]:
-    return separators if isinstance(separators, str) else list(separators)
+def _warn(segments: Level, inner: Sequence[Level]) -> None:
+    """Says what a vocabulary lacks; an inner level without a unit that ends is refused."""
+    for level in inner:
+        if not level.token_ids or level.without_any == [level.separators]:
+            raise InputError(f"levels: {level.separators!r} finds no separator in this vocabulary, so it is no level")
+    for preset in segments.without_any:
+        logger.warning(
+            f"separators={preset!r} finds no separator in this vocabulary: segments end at the end of a turn or"
+            " document alone, if at all."
+        )
+    lost = dict.fromkeys(language for level in (segments, *inner) for language in level.lost)
+    if lost:
+        logger.warning(
+            f"separators: this vocabulary splits the full stop of {', '.join(lost)} into bytes that other characters"
+            " have as well, so that it ends nothing: text in these languages breaks at newlines and other marks alone."
+        )
 
 
 def _row(sequences: Sequence[Sequence[int]]) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ...model.separators_bipe import _PRESET_PATTERNS
+from ...model.marks_bipe import PRESET_PATTERNS
 from ...model.vocabulary_bipe import token_texts
 from .inputs import Level, TextSegmentation
 
@@ -90,15 +90,15 @@ class Marks:
             texts: of the tokens of the vocabulary, by id, as `token_texts` returns them. A model may have more ids.
         """
         preset = level.separators if isinstance(level.separators, str) else None
-        if preset not in _PRESET_PATTERNS:  # a list, or a preset that is one
+        if preset not in PRESET_PATTERNS:  # a list, or a preset that is one
             held = {one_line_break(texts.get(token_id, "")) for token_id in level.token_ids}
             whole = sorted((text for text in held if text and "\ufffd" not in text), key=len, reverse=True)
             self.pattern = re.compile("|".join(map(re.escape, whole)) or r"(?!)")
         elif preset in _RUNS:
-            self.pattern = re.compile(f"(?:{_PRESET_PATTERNS[preset].pattern})+")
+            self.pattern = re.compile(f"(?:{PRESET_PATTERNS[preset].pattern})+")
         else:
             # A mark may match with the next one, as the full stop does that a newline follows: each has its own place.
-            self.pattern = re.compile(f"(?={_PRESET_PATTERNS[preset].pattern})")
+            self.pattern = re.compile(f"(?={PRESET_PATTERNS[preset].pattern})")
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """First character of each mark, and the one after its last."""
