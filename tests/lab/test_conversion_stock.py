@@ -13,6 +13,7 @@ from families import FAMILIES
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
@@ -27,6 +28,7 @@ import bipe_hf
 from bipe_hf import BipeTokenizer
 from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import with_fields
+from bipe_hf.lab.common.messages import parsed_json
 from bipe_hf.lab.conversion import convert_stock_checkpoint
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.training import DataArguments, ModelArguments, build_config, fit_tokenizer, pretrain
@@ -540,6 +542,7 @@ def test_pretraining_continues_from_the_converted_model(checkpoint, tmp_path, ou
     assert saved_config(tmp_path / "run") == expected
     loaded = AutoTokenizer.from_pretrained(tmp_path / "run")
     assert loaded.separator_token_ids == expected["separator_token_ids"]
+    assert loaded.separators == "sentences"  # not the ids
 
 
 @pytest.mark.parametrize("changes", [{}, {"index_stretch": 4.0}])
@@ -584,6 +587,47 @@ def test_command_converts_and_prints_the_report(checkpoint, output, capsys, fami
     assert f"{TABLE[family]}  " in printed
     assert "zeros (new), 7 rows" in printed
     assert AutoTokenizer.from_pretrained(output).separators == "lines"
+
+
+@pytest.mark.parametrize(
+    ("words", "levels"),
+    [
+        (["--separators", '["lines", 5, "-turns"]'], [["lines", 5, "-turns"]]),
+        (["--levels", "lines", '["sentences", 5]'], ["lines", ["sentences", 5]]),
+        (["--levels", '["lines", ["sentences", 5]]'], ["lines", ["sentences", 5]]),
+        (["--levels", "lines,sentences"], ["lines", "sentences"]),
+    ],
+)
+def test_every_door_takes_the_same_forms_of_separators(checkpoint, tmp_path, tokenizer, words, levels):
+    stock = checkpoint("llama")
+    expected = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
+    ids = [expected.separator_token_ids, *expected.inner_separator_token_ids]
+    assert main(["convert", str(stock), str(tmp_path / "model"), "--from", "stock", *words]) == 0
+    converted = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert converted.levels == levels
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert [config.separator_token_ids, *config.inner_separator_token_ids] == ids
+
+    flag, *given = words
+    value = given[0] if len(given) == 1 else [parsed_json("levels", each) for each in given]
+    for form in (value, levels if flag == "--levels" else levels[0]):  # as a flag of `pretrain`, and as in YAML
+        data_args = DataArguments(**{flag.removeprefix("--"): form})
+        assert (data_args.levels or [data_args.separators]) == levels
+    text = tmp_path / "text.txt"
+    text.write_text("It is. It was.\n")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    command = [
+        "segments",
+        str(text),
+        "--tokenizer",
+        str(tmp_path / "plain"),
+        "--output",
+        str(tmp_path / "out"),
+        *words,
+    ]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "out" / "segments.json").read_text())
+    assert [report["separator_token_ids"], *report.get("inner_separator_token_ids", [])] == ids
 
 
 # What is refused

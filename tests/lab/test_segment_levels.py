@@ -300,7 +300,8 @@ def test_a_list_of_separators_is_hidden_by_longer_tokens(tmp_path, hiding):
 )
 def test_marks_and_separators_that_differ(tmp_path, tokens, merges, levels, text, expected):
     tokenizer_of(tokens, merges).save_pretrained(tmp_path / "tokenizer")
-    text = write(tmp_path / "text.txt", text)
+    rows = [json.dumps({"text": document}) for document in (text, text[0])]  # a table keeps line breaks as they are
+    text = write(tmp_path / "text.jsonl", "\n".join(rows))
     (level,) = report_segments(text, tokenizer=str(tmp_path / "tokenizer"), levels=levels).hidden.levels
     assert numbers(level) == expected
 
@@ -315,8 +316,8 @@ PRESET_MARKS = {
     "turns": {"<|end|>": 1, "end": 0},
     "paragraphs": {"\n": 0, "\n\n": 1, "\n \n\n\n": 1, "\f": 1},
     "objects": {"}": 1, "}}": 2, "}\n": 2, "{": 0},
-    "sentences": {'."': 1, "?!": 1, "...": 1, ".\n": 2, ".com": 0, "\u3002\u3002": 2, "a. b.": 2},
-    "lines": {"\n\n": 2, "\r\n": 1, "\n\r\n": 2, " ": 0},
+    "sentences": {'."': 1, "?!": 1, "...": 1, ".\n": 2, ".com": 0, "\u3002\u3002": 2, "a. b.": 2, "a.** b.[c": 2},
+    "lines": {"\n\n": 2, "\r\n": 1, "\n\r\n": 2, "\v\f": 2, " ": 0},
     "clauses": {',"': 2, '",': 1, "a, b": 1, "1,5": 0},
     "fields": {",,": 2, ",\n": 2, '","': 1, "\t;|": 3},
     "values": {'":': 1, '","': 1, ":\n": 2},

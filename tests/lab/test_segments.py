@@ -1,5 +1,6 @@
 """`bipe-hf segments`: numbers against counts by hand, the page against a parser, what is refused."""
 
+import dataclasses
 import json
 import random
 import re
@@ -16,13 +17,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from page_parser import Page
 from paths import HELPERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerFast
 from word_tokenizer import EOS, make_word_tokenizer, random_words
 
 import bipe_hf.lab.reports.page as page_module
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.commands import main
-from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.data import load_documents, tokenize_documents, train_tokenizer
 from bipe_hf.lab.evaluation import block_windows, segments_per_block
 from bipe_hf.lab.reports import open_segmentation, report_segments, segment_statistics
 from bipe_hf.lab.reports.histogram import draw_histogram
@@ -110,6 +111,25 @@ def test_documents_are_read_as_in_training(tmp_path, words):
     ]  # fmt: skip
     assert [int(token_id) for *_, token_id in positions] == [1, EOS, 0, 3, EOS, 7, 2, 2, EOS]
     assert [token["class"] for token in shown.tokens] == list("aaaabbaaa")
+
+
+@pytest.mark.parametrize("name", ["text.txt", "texts"])
+@pytest.mark.parametrize("ends", ["\r\n", "\r"])
+def test_line_ends_are_read_as_training_reads_them(tmp_path, byte_level, name, ends):
+    reports = {}
+    for kind, end in (("unix", "\n"), ("other", ends)):
+        folder = tmp_path / kind / name
+        (folder if name == "texts" else folder.parent).mkdir(parents=True)
+        for file in (folder / "a.txt", folder / "b.txt") if name == "texts" else (folder,):
+            file.write_bytes("\ufeffOne. Two\n\nthree.\nFour\n".replace("\n", end).encode())
+        report = report_segments(str(folder), tokenizer=byte_level, levels=["lines", "words"])
+        documents = load_documents(str(folder), validation_fraction=0.5)
+        tokenizer = AutoTokenizer.from_pretrained(byte_level)
+        trained = [row for split in documents.values() for row in tokenize_documents(split, tokenizer)]
+        ends_of_parts = len(trained) - report.statistics.documents  # training divides a file
+        assert report.statistics.tokens == sum(len(row["input_ids"]) for row in trained) - ends_of_parts
+        reports[kind] = dataclasses.replace(report, created="", text="")
+    assert reports["other"] == reports["unix"]
 
 
 def test_a_file_without_a_blank_line_is_one_document(tmp_path, words):

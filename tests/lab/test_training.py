@@ -22,6 +22,7 @@ from bipe_hf.lab.common.digests import rows_digest
 from bipe_hf.lab.common.run_folder import find_checkpoint, finish_run
 from bipe_hf.lab.common.session import perplexity
 from bipe_hf.lab.data import load_documents, make_blocks, tokenize_documents
+from bipe_hf.lab.reports import open_segmentation
 from bipe_hf.lab.training import collate_blocks, pretrain, run
 
 
@@ -293,7 +294,7 @@ def test_documents_that_run_into_each_other_score_every_token():
 
 
 def test_initial_model_gives_weights_tokenizer_and_separators(settings):
-    pretrain(settings | {"separators": "lines", "max_steps": 1})
+    pretrain(settings | {"separators": ["lines", "a"], "max_steps": 1})
     first, second = settings["output_dir"], settings["output_dir"] + "-second"
     decided = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
     rest = {key: value for key, value in settings.items() if key not in decided | {"max_segment_length"}}
@@ -307,7 +308,11 @@ def test_initial_model_gives_weights_tokenizer_and_separators(settings):
     tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in (first, second)]
     assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
     assert tokenizers[0].separator_token_ids == tokenizers[1].separator_token_ids == config.separator_token_ids
-    assert {tokenizers[0].decode(token_id).strip() for token_id in config.separator_token_ids} == {""}
+    texts = {tokenizers[0].decode(token_id).strip() for token_id in config.separator_token_ids}
+    assert texts == {"", "a", "<|endoftext|>"}
+    assert tokenizers[0].separators == tokenizers[1].separators == ["lines", "a"]  # by name, whoever shows them
+    assert "(`['lines', 'a']`)" in Path(second, "README.md").read_text(encoding="utf-8")
+    assert open_segmentation(second).description == "separators ['lines', 'a']"
 
 
 def test_measuring_in_16_bits_leaves_the_saved_weights_alone(settings):

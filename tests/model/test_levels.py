@@ -280,13 +280,13 @@ def presets_of(*tokens, special=(), **named):
 def test_presets_by_hand():
     tokens = ["a", " b", ",", "x,y", "\t", ";", "|", ":", "}", "}\n", "\n", "\r\n", "\n\n", "\n  \n", "\f", '",', '":']
     ends = presets_of(*tokens)
-    lines = {"}\n", "\n", "\r\n", "\n\n", "\n  \n"}
+    lines = {"}\n", "\n", "\r\n", "\n\n", "\n  \n", "\f"}
     assert ends("lines") == lines
     assert ends("paragraphs") == {"\n\n", "\n  \n", "\f"}
     assert ends("objects") == lines | {"}"}
     assert ends("fields") == lines | {",", "x,y", "\t", ";", "|", '",'}
     assert ends("values") == lines | {",", "x,y", ":", '",', '":'}
-    assert ends("words") == lines | {" b", "\t", "\f"}
+    assert ends("words") == lines | {" b", "\t"}
 
 
 def test_turns_end_at_the_tokens_of_chat_templates():
@@ -310,7 +310,7 @@ def test_turns_end_at_the_tokens_of_chat_templates():
         "</think>",
     ]
     ends = presets_of("a", "end", special=(*ends_turn, *goes_on))
-    assert ends("turns") == set(ends_turn)
+    assert ends("turns") == ends("words") == set(ends_turn)
     assert presets_of("a", "<stop>", eos_token="<stop>")("turns") == {"<stop>"}
 
 

@@ -5,6 +5,7 @@
 import json
 import logging
 import pickle
+import unicodedata
 from functools import cache
 
 import numpy as np
@@ -23,7 +24,9 @@ from transformers import (
 )
 
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
+from bipe_hf.model.marks_bipe import PRESET_PATTERNS
 from bipe_hf.model.segmentation_bipe import document_starts, segment_tokens
+from bipe_hf.model.separators_bipe import PRESETS as ALL_PRESETS
 
 
 PRESETS = ("sentences", "lines", "clauses")
@@ -165,9 +168,12 @@ def assert_segments_are_counted(tokenizer: BipeTokenizer, encoded) -> None:
 ENDINGS = [
     ".", " .", "!", "?", "...", "?!", "…", '."', ".'", ".”", ".»", "?)", ".]", '!")', "etc.", "1.", ". ", ". The",
     "。", "。」", "！", "。但", "।", "\u061f \u0646", '."\n', "\n", "});\n",
+    ".**", "!**", "?*", ".***", ".)**", '**."', ".~~", ".`", ").`", ".[", ".[^", ".</", "!</", "?</", ".</p", ".<",
+    ".](", "…**", "\v", "\f",
 ]
 NO_ENDINGS = [
     ".com", "3.14", "../", ".,", "!=", "?>", ".(", ".\ufffd", "…and", ",", ";", ":", '"', "\t", "a", " ", "、",
+    "![", "?[", "<!--", "._", ".__", "**", "`", ".**x", "?:", "!~", "](", ":**",
 ]
 SENTENCE_MARKS = {
     "Latin": ".", "Greek": "\u037e", "Armenian": "։", "Hebrew verse": "\u05c3", "Arabic": "\u061f", "Urdu": "\u06d4",
@@ -196,14 +202,16 @@ def test_full_stops_of_the_worlds_scripts_separate_sentences(script):
     assert separators(vocabulary_of(mark, "x"), "sentences") == {mark}
 
 
-@pytest.mark.parametrize("newline", ["\n", "\r", "\r\n", "\x85", "\u2028", "\u2029", "\n\n    ", "}\n", "\nThe"])
+@pytest.mark.parametrize(
+    "newline", ["\n", "\v", "\f", "\r", "\r\n", "\x85", "\u2028", "\u2029", "\n\n    ", "}\n", "\nThe"]
+)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_token_that_holds_a_newline_separates_in_every_preset(preset, newline):
     assert separators(vocabulary_of(newline, "x"), preset) == {newline}
 
 
 def test_lines_are_separated_by_newlines_alone():
-    assert separators(vocabulary_of("\n", ".", "。", ",", "\t", "\v", "a"), "lines") == {"\n"}
+    assert separators(vocabulary_of("\n", ".", "。", ",", "\t", "\x1c", "a"), "lines") == {"\n"}
 
 
 def test_clauses_are_separated_by_commas_colons_quotes_and_tabs_of_many_scripts():
@@ -221,8 +229,8 @@ def test_clauses_are_separated_by_commas_colons_quotes_and_tabs_of_many_scripts(
         "՝",
         "៖",
     }
-    marks |= {",”", "':", " (),", 'x="', "，但", ".", "!?", "。", "।", "\n"}
-    others = {"'s", '"name', "1,000", "12:30", "a", "-", "(", "*", "http://", "፡"}
+    marks |= {",”", "':", " (),", 'x="', "，但", ".", "!?", "。", "।", "\n", ":**", ",*", ";</", ",~~", ".`"}
+    others = {"'s", '"name', "1,000", "12:30", "a", "-", "(", "*", "http://", "፡", ":`", ",[", "**"}
     assert separators(vocabulary_of(*sorted(marks | others)), "clauses") == marks
 
 
@@ -255,15 +263,105 @@ def byte_level_vocabulary(*merged: str, decoder: bool = True) -> PreTrainedToken
 def test_byte_level_tokens_are_read_as_the_bytes_they_stand_for(decoder):
     tokenizer = byte_level_vocabulary("。", " .", ".com", ".\n", decoder=decoder)
     found = BipeTokenizer.from_tokenizer(tokenizer, "sentences").separator_token_ids
-    expected = {id_ for text in ("。", " .", ".\n", ".", "!", "?", "\n", "\r") for id_ in tokenizer.encode(text)}
+    texts = ("。", " .", ".\n", ".", "!", "?", "\n", "\v", "\f", "\r")
+    expected = {id_ for text in texts for id_ in tokenizer.encode(text)}
     assert set(found) == expected
-    assert len(expected) == 8
+    assert len(expected) == 10
 
 
 def test_a_mark_split_over_byte_tokens_is_no_separator():
     tokenizer = byte_level_vocabulary()
     assert len(tokenizer.encode("。")) == 3
     assert not set(tokenizer.encode("。")) & set(BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids)
+
+
+def ends_in_one_token(*texts: str) -> PreTrainedTokenizerFast:
+    """All bytes; the last two bytes of each text are one token, and all of its bytes but for those of the first."""
+    tokenizer = byte_level_vocabulary()
+    vocabulary, merges = tokenizer.get_vocab(), []
+    for text in texts:
+        *begin, one, two = tokenizer.tokenize(text)
+        merges.append((one, two))
+        ending = one + two
+        for letter in reversed(begin if text is not texts[0] else []):
+            merges.append((letter, ending))
+            ending = letter + ending
+    for one, two in merges:
+        vocabulary.setdefault(one + two, len(vocabulary))
+    tokenizer.backend_tokenizer.model = models.BPE(vocabulary, list(dict.fromkeys(merges)))
+    return tokenizer
+
+
+# Every character of two planes whose UTF-8 ends with the last two bytes of the Amharic full stop.
+SAME_ENDING = [chr(code) for code in range(0x800, 0x20000) if code & 0xFFF == ord("።") & 0xFFF and code != ord("።")]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("preset", ["sentences", "clauses", ["sentences", 1]])
+def test_the_last_bytes_of_a_split_mark_count_where_no_other_character_has_them(preset, padded, caplog):
+    plain = ends_in_one_token("።", *SAME_ENDING)
+    if padded:
+        plain.pad_token = "a"
+        plain("a", padding="max_length", truncation=True, max_length=1)  # stays with the backend
+    before = plain.backend_tokenizer.to_str()
+    with caplog.at_level(logging.WARNING):
+        ours = BipeTokenizer.from_tokenizer(plain, preset)
+    assert plain.backend_tokenizer.to_str() == before
+    assert "Amharic" not in caplog.text
+    assert "Burmese" in caplog.text
+    assert ours("a።b", padding=False, truncation=False)["segment_ids"] == [0, 0, 0, 1]
+    assert max(ours("".join(SAME_ENDING), padding=False, truncation=False)["segment_ids"]) == 0
+
+
+@pytest.mark.parametrize("other", SAME_ENDING)
+def test_the_last_bytes_of_a_split_mark_end_nothing_where_another_character_has_them(other, caplog):
+    assigned = unicodedata.category(other) not in ("Cn", "Co", "Cs")
+    plain = ends_in_one_token("።", *(each for each in SAME_ENDING if each != other))
+    with caplog.at_level(logging.WARNING):
+        ours = BipeTokenizer.from_tokenizer(plain)
+    assert ("Amharic" in caplog.text) == assigned
+    assert max(ours("a።b", padding=False, truncation=False)["segment_ids"]) == int(not assigned)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.sampled_from("۔።։。ዐԱ䀂ー\u0fbeᄂ"), max_size=6, unique=True),
+    st.characters(min_codepoint=0x80, max_codepoint=0x1FFFF, exclude_categories=("C", "Z")),
+)
+def test_a_last_byte_that_counts_stands_in_marks_alone(merged, character):
+    tokenizer = byte_level_vocabulary(*merged)
+    found = set(BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids)
+    if not PRESET_PATTERNS["sentences"].search(character):
+        assert not found & set(tokenizer.encode(character))
+
+
+STOPS = {
+    "Amharic": "።",
+    "Armenian": "։",
+    "Burmese": "။",
+    "Chinese and Japanese": "。",
+    "Hindi": "।",
+    "Khmer": "។",
+    "Tibetan": "།",
+    "Urdu": "۔",
+}
+
+
+@pytest.mark.parametrize("kept", STOPS)
+def test_languages_whose_full_stop_is_lost_are_named(kept, caplog):
+    with caplog.at_level(logging.WARNING):
+        BipeTokenizer.from_tokenizer(byte_level_vocabulary(STOPS[kept]), levels=["sentences", "clauses"])
+    (record,) = caplog.records
+    assert "ends nothing" in record.message
+    lost = {name for name, stop in STOPS.items() if f"{name} (U+{ord(stop):04X})" in record.message}
+    assert lost == STOPS.keys() - {kept}
+
+
+@pytest.mark.parametrize("preset", ["lines", "fields", "words", [13]])
+def test_no_full_stop_is_missed_by_separators_that_are_none(preset, caplog):
+    with caplog.at_level(logging.WARNING):
+        BipeTokenizer.from_tokenizer(byte_level_vocabulary(), preset)
+    assert not caplog.records
 
 
 def test_an_incomplete_character_beside_a_mark_does_not_hide_it():
@@ -276,8 +374,9 @@ def test_an_incomplete_character_beside_a_mark_does_not_hide_it():
 
 def test_sentencepiece_tokens_are_read_with_their_spaces_and_bytes():
     found = separators(llama_like(), "sentences")
-    assert found == {".", "▁.", '."', "!", "<0x0A>", "<0x0D>", "<0x21>", "<0x2E>", "<0x3F>"}
-    assert separators(llama_like(), "lines") == {"<0x0A>", "<0x0D>"}
+    lines = {"<0x0A>", "<0x0B>", "<0x0C>", "<0x0D>", "</s>"}
+    assert found == {".", "▁.", '."', "!", "<0x21>", "<0x2E>", "<0x3F>"} | lines
+    assert separators(llama_like(), "lines") == lines
     assert separators(unigram(), "sentences") == {
         ".",
         "▁.",
@@ -290,6 +389,7 @@ def test_sentencepiece_tokens_are_read_with_their_spaces_and_bytes():
         "？",
         "！",
         "\u061f",
+        "</s>",
     }
 
 
@@ -301,13 +401,49 @@ def test_word_piece_continuations_are_read_without_their_prefix():
     assert separators(PreTrainedTokenizerFast(tokenizer_object=backend), "sentences") == {"##.", "."}
 
 
-def test_special_tokens_are_never_separators_of_a_preset():
+def test_special_tokens_that_end_nothing_are_no_separators_of_a_preset():
     tokenizer = vocabulary_of("a", ".", "!", "?")
     tokenizer.pad_token = "!"
     tokenizer.add_special_tokens({"eos_token": "end."})
     tokenizer.backend_tokenizer.add_special_tokens(["reserved?"])
     tokenizer.add_tokens(["ordinary."])
-    assert separators(tokenizer, "sentences") == {".", "?", "ordinary."}
+    assert separators(tokenizer, "sentences") == {".", "?", "ordinary.", "end."}
+    assert separators(tokenizer, ["sentences", "-turns"]) == {".", "?", "ordinary."}
+
+
+# fmt: off
+TURN_ENDS = [
+    "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<end_of_turn>",
+    "<|END_OF_TURN_TOKEN|>", "<|end|>", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>", "<|EOT|>", "[/INST]",
+    "</s>", "<eos>", "<eoa>", "[EOS]",
+]
+NO_TURN_ENDS = [
+    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|end_of_role|>", "<|im_start|>",
+    "<start_of_turn>", "<|vision_end|>", "<|box_end|>", "<|quad_end|>", "<|object_ref_end|>", "<tool_call>",
+    "</tool_call>", "</think>", "<end_of_image>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁end｜>", "<｜fim▁end｜>",
+    "<|endofprompt|>", "<|channel|>", "<|message|>", "[INST]", "[/AVAILABLE_TOOLS]", "<unk>", "<pad>", "the end",
+    "<|friend|>",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("preset", [name for name in ALL_PRESETS if name != "authors"])
+def test_what_ends_a_turn_or_a_document_ends_a_segment_of_every_preset(preset):
+    tokenizer = vocabulary_of("a", "{x},|\n\n", "<eod>")
+    tokenizer.eos_token = "<eod>"  # an ordinary entry
+    tokenizer.add_special_tokens({"extra_special_tokens": [*TURN_ENDS, *NO_TURN_ENDS]})
+    assert separators(tokenizer, preset) - {"{x},|\n\n"} == {*TURN_ENDS, "<eod>"}
+    assert separators(tokenizer, [preset, "-turns"]) == (set() if preset == "turns" else {"{x},|\n\n"})
+
+
+def test_an_answer_without_a_full_stop_does_not_run_on_into_the_next_turn():
+    tokenizer = vocabulary_of("yes", "no")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|eot_id|>"]})
+    ours = BipeTokenizer.from_tokenizer(tokenizer, "sentences")
+    assert ours("yes <|eot_id|> no")["segment_ids"] == [0, 0, 1]
+    ours = BipeTokenizer.from_tokenizer(tokenizer, ["sentences", "-turns"])
+    assert ours("yes <|eot_id|> no")["segment_ids"] == [0, 0, 0]
 
 
 def test_authors_preset_is_their_two_ids():
@@ -338,6 +474,57 @@ def test_an_explicit_list_mixes_ids_tokens_and_texts():
     assert tokenizer.separators == [2, "▁.", "\n", "a", 869]
 
 
+@pytest.mark.parametrize("form", [list, tuple])
+def test_a_list_holds_presets_ids_and_strings_together(form):
+    plain = llama_like()
+    lines, sentences, clauses = (separators(plain, each) for each in ("lines", "sentences", "clauses"))
+    assert separators(plain, form(["sentences", "a", 0])) == sentences | {"a", "<unk>"}
+    assert separators(plain, form([0, "lines", "a"])) == lines | {"a", "<unk>"}
+    assert separators(plain, form(["authors", "turns"])) == {"▁.", "<0x0A>", "</s>"}
+    assert separators(plain, form(["clauses", "-sentences", "a"])) == (clauses - sentences) | {"a"}
+    ours = BipeTokenizer.from_tokenizer(plain, levels=["turns", form(["lines", "a"]), "sentences"])
+    ids = [ours.separator_token_ids, *ours.inner_separator_token_ids]
+    assert [set(plain.convert_ids_to_tokens(each)) for each in ids] == [{"</s>"}, lines | {"a"}, sentences]
+    assert ours.levels == ["turns", ["lines", "a"], "sentences"]
+
+
+def test_the_name_of_a_preset_is_no_entry_of_the_vocabulary():
+    tokenizer = vocabulary_of("sentences", ".", "json", "end")
+    assert separators(tokenizer, ["sentences", "end"]) == {".", "end"}
+    assert separators(tokenizer, [0]) == {"sentences"}
+    with pytest.raises(ValueError, match="'json' stands for several levels.*give its id"):
+        separators(tokenizer, ["json"])
+
+
+def test_levels_may_be_one_name():
+    tokenizer = vocabulary_of("}", ",", "\n")
+    assert BipeTokenizer.from_tokenizer(tokenizer, levels="json").levels == ["objects", "values"]
+    assert BipeTokenizer.from_tokenizer(tokenizer, levels="lines").levels == ["lines"]
+    with pytest.raises(ValueError, match="levels: 'line' is not accepted"):
+        BipeTokenizer.from_tokenizer(tokenizer, levels="line")
+
+
+def test_a_preset_of_a_list_that_finds_nothing_is_said(caplog):
+    tokenizer = vocabulary_of("a", "</s>")
+    tokenizer.eos_token = "</s>"
+    with caplog.at_level(logging.WARNING):
+        ours = BipeTokenizer.from_tokenizer(tokenizer, ["lines", "a"])
+    assert ours.separator_token_ids == [0, 1]
+    assert [record.message.split(" in this")[0] for record in caplog.records] == [
+        "separators='lines' finds no separator"
+    ]
+
+
+@pytest.mark.parametrize("level", ["lines", ["lines"], ["lines", "-turns"], []])
+def test_an_inner_level_that_nothing_but_turns_ends_is_refused(level):
+    tokenizer = vocabulary_of("a", "</s>")
+    tokenizer.eos_token = "</s>"
+    with pytest.raises(ValueError, match="finds no separator in this vocabulary, so it is no level"):
+        BipeTokenizer.from_tokenizer(tokenizer, levels=["turns", level])
+    ours = BipeTokenizer.from_tokenizer(tokenizer, levels=["turns", [*([level] if level == "lines" else level), "a"]])
+    assert 0 in ours.inner_separator_token_ids[0]
+
+
 def test_a_string_of_the_list_is_a_token_before_it_is_a_text():
     # "." is an entry, and the byte token <0x2E> stands for the same text.
     assert separators(llama_like(), ["."]) == {"."}
@@ -354,6 +541,7 @@ def test_a_string_of_the_list_is_a_token_before_it_is_a_text():
         (None, "None is not accepted"),
         (13, "13 is not accepted"),
         (["no such token"], "'no such token' is not one token"),
+        (["sentence"], "'sentence' is not one token.*did you mean sentences"),
         ([13, "ab"], "'ab' is not one token"),
         ([870], "token id 870 is out of range; the vocabulary has 870 tokens"),
         ([-1], "token id -1 is out of range"),
@@ -658,8 +846,8 @@ def test_words_given_one_by_one_are_counted_too():
     tokenizer = wrapped("byte_level")
     encoded = tokenizer([["One", ".", "Two", "!"], ["Three"]], is_split_into_words=True, padding=True)
     assert_segments_are_counted(tokenizer, encoded)
-    assert max(encoded["segment_ids"][0]) == 1
-    assert encoded["segment_ids"][0][-1] == 1
+    assert max(encoded["segment_ids"][0]) == 2
+    assert encoded["segment_ids"][0][-1] == 2
 
 
 @pytest.mark.parametrize(("return_tensors", "dtype"), [("pt", torch.int64), ("np", np.int64)])

@@ -3,6 +3,7 @@
 import argparse
 
 from ..model.errors_bipe import InputError
+from .separating import add_separators, given_separators
 
 
 NAME = "convert"
@@ -39,19 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " --separators",
     )
     stock = parser.add_argument_group("with --from stock")
-    stock.add_argument(
-        "--separators",
-        metavar="PRESET",
-        help="tokens that end a segment: sentences, lines, clauses or authors (default: that of --encoding, or"
-        " sentences)",
-    )
-    stock.add_argument(
-        "--levels",
-        metavar="PRESET",
-        nargs="+",
-        help="instead of --separators: those of segments and of each level inside them, coarse to fine, such as lines"
-        " fields",
-    )
+    add_separators(stock, default="that of --encoding, or sentences")
     stock.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
     for name, field in stock_options().items():
         choices = ACCEPTED.get(name, field.metadata["choices"])
@@ -75,8 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
     from ..lab.conversion.stock import stock_options
 
-    flags = ("encoding", "separators", "levels", *stock_options(), "intra_init", "revision")
+    flags = ("encoding", *stock_options(), "intra_init", "revision")
     given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
+    given |= given_separators(arguments)
     if arguments.source == "authors":
         for name in given:
             raise InputError(f"--{name.replace('_', '-')} needs --from stock: the authors' checkpoint decides it")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import measuring
+from . import measuring, separating
 
 
 NAME = "segments"
@@ -39,19 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a tokenizer, or a model, which brings its own separators, levels and max_segment_length",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a tokenizer or model on the Hub (default: main)")
-    separators = parser.add_mutually_exclusive_group()
-    separators.add_argument(
-        "--separators",
-        help="tokens that end a segment: sentences, lines, clauses, authors, or a JSON list of token ids and strings"
-        " such as '[\".\", 13]' (default: those of the model, else sentences)",
-    )
-    separators.add_argument(
-        "--levels",
-        metavar="LEVEL",
-        nargs="+",
-        help="instead of --separators: those of segments and of each level inside them, coarse to fine, such as lines"
-        " fields; each one a preset or a JSON list, or all in one JSON list",
-    )
+    separating.add_separators(parser, default="those of the model, else sentences")
     parser.add_argument(
         "--max-segment-length",
         type=int,
@@ -73,26 +61,19 @@ def run(arguments: argparse.Namespace) -> None:
 
     lengths = measuring.integers("--lengths", arguments.lengths)
 
-    from ..lab.common.messages import parsed_json
     from ..lab.reports import report_segments, segment_table
 
-    levels = arguments.levels
-    if levels is not None:
-        levels = [parsed_json("--levels", level) for level in levels]
-        if len(levels) == 1 and isinstance(levels[0], list):
-            levels = levels[0]
     report = report_segments(
         arguments.text,
         tokenizer=arguments.tokenizer,
-        separators=parsed_json("--separators", arguments.separators),
         max_segment_length=arguments.max_segment_length,
         revision=arguments.revision,
         lengths=lengths,
         text_column=arguments.text_column,
         output=arguments.output,
         overwrite=arguments.overwrite,
-        levels=levels,
         command=measuring.command_line(),
+        **separating.given_separators(arguments),
     )
     print(segment_table(report))
     if arguments.output is not None:

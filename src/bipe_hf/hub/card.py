@@ -15,6 +15,7 @@ from ..model.configuration_bipe import (
     own_fields,
     why_unread,
 )
+from ..model.separators_bipe import PRESETS
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
 from .records import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
@@ -180,7 +181,8 @@ def _ends(folder: Path, ids: list[int], preset: str | list | None, ids_of_preset
     texts = [known[each] for each in ids if each in known]
     texts = sorted(texts, key=lambda text: (len(text), text))
     # The tokenizer may be saved anew only after the model.
-    named = f" (`{preset}`)" if isinstance(preset, str) and ids_of_preset == ids else ""
+    is_named = isinstance(preset, str) or any(each in PRESETS for each in preset or ())
+    named = f" (`{preset}`)" if is_named and ids_of_preset == sorted(set(ids)) else ""
     shown = " ".join(_as_code(text) for text in texts[:_SHOWN_SEPARATORS])
     return f"end at {len(ids)} separator tokens{named}: {shown}{_more(ids)}"
 

@@ -57,9 +57,7 @@ PRESET_PATTERNS: Mapping[str, re.Pattern[str]] = {
     "sentences": re.compile(_SENTENCE_END),
     "lines": re.compile(rf"[{_NEWLINES}]"),
     # No code behind a mark here: the backtick behind a colon opens it.
-    "clauses": re.compile(
-        rf"{_SENTENCE_END}|[{_CLAUSE_MARKS}]|[{_CLAUSE_MARKS_ALSO_INSIDE_WORDS}]{_CLOSING}{_GAP}"
-    ),
+    "clauses": re.compile(rf"{_SENTENCE_END}|[{_CLAUSE_MARKS}]|[{_CLAUSE_MARKS_ALSO_INSIDE_WORDS}]{_CLOSING}{_GAP}"),
     "fields": re.compile(rf"[,\t;|{_NEWLINES}]"),
     "values": re.compile(rf"[,:{_NEWLINES}]"),
     "words": re.compile(r"\s"),

@@ -76,6 +76,8 @@ class Level(NamedTuple):
     """The preset or the list that they were chosen by."""
     token_ids: list[int]
     """The separators, sorted."""
+    is_empty: bool
+    """Whether there are none, but for those of `"turns"` that another preset brings along."""
     without_any: list[str]
     """Presets that found nothing in the vocabulary, but for the separators of `"turns"`."""
     lost: list[str]
@@ -92,7 +94,7 @@ def find_levels(tokenizer: TokenizersBackend, levels: str | Sequence[Separators]
     Raises:
         ValueError: for what [`BipeTokenizer.from_tokenizer`] does not accept.
     """
-    if isinstance(levels, str) and levels in (*PRESETS, *LEVELS):
+    if isinstance(levels, str) and levels in LEVELS:
         levels = [levels]
     if not isinstance(levels, (list, tuple)) or not levels:
         raise InputError(
@@ -166,7 +168,9 @@ class _Vocabulary:
                 taken_away |= self._preset(item.removeprefix("-"))[0]
             else:
                 found.add(self._token(item))
-        return Level(separators, sorted(found - taken_away), without_any, lost)
+        found -= taken_away
+        is_empty = not found - (set() if "turns" in items else self.turns)
+        return Level(separators, sorted(found), is_empty, without_any, lost)
 
     def _preset(self, name: str) -> tuple[set[int], list[str]]:
         """Its separators, and the languages whose full stop is none of them."""

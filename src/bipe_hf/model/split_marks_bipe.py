@@ -20,9 +20,7 @@ from .marks_bipe import FULL_STOPS
 _CHARACTERS = range(0x80, 0x20000)
 
 
-def split_marks(
-    backend: Tokenizer, texts: Mapping[int, str], pattern: re.Pattern[str]
-) -> tuple[list[int], list[str]]:
+def split_marks(backend: Tokenizer, texts: Mapping[int, str], pattern: re.Pattern[str]) -> tuple[list[int], list[str]]:
     """What becomes of the marks of a pattern that are several tokens, none of which holds a whole character.
 
     Args:
@@ -38,8 +36,8 @@ def split_marks(
         return [], []
     backend = _unlimited(backend)
     marks = _marks(pattern)
-    encoded = zip(marks, _encode(backend, marks), strict=True)
-    split = {mark: ids for mark, ids in encoded if len(ids) > 1 and ids[-1] in parts}
+    encoded = {mark: backend.encode(mark, add_special_tokens=False).ids for mark in marks}
+    split = {mark: ids for mark, ids in encoded.items() if len(ids) > 1 and ids[-1] in parts}
     told_apart: dict[int, bool] = {}
     for mark, ids in split.items():
         if ids[-1] not in told_apart:
@@ -63,19 +61,13 @@ def _unlimited(backend: Tokenizer) -> Tokenizer:
     return backend
 
 
-def _encode(backend: Tokenizer, characters: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(characters), add_special_tokens=False)]
-
-
 def _has_another(backend: Tokenizer, token_id: int, mark: str, pattern: re.Pattern[str]) -> bool:
     """Whether a character that is no mark has the last token of `mark`."""
-    others = [each for each in _sharing_byte(mark.encode()[-1]) if not pattern.fullmatch(each)]
-    begin, count = 0, 32  # the first ones are enough in most vocabularies
-    while begin < len(others):
-        if any(token_id in ids for ids in _encode(backend, others[begin : begin + count])):
-            return True
-        begin, count = begin + count, 8 * count
-    return False
+    return any(  # soon, in most vocabularies
+        token_id in backend.encode(each, add_special_tokens=False).ids
+        for each in _sharing_byte(mark.encode()[-1])
+        if not pattern.fullmatch(each)
+    )
 
 
 @lru_cache(maxsize=32)

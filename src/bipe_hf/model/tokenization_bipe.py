@@ -358,7 +358,7 @@ def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
 def _warn(segments: Level, inner: Sequence[Level]) -> None:
     """Says what a vocabulary lacks; an inner level without a unit that ends is refused."""
     for level in inner:
-        if not level.token_ids or level.without_any == [level.separators]:
+        if level.is_empty:
             raise InputError(f"levels: {level.separators!r} finds no separator in this vocabulary, so it is no level")
     for preset in segments.without_any:
         logger.warning(

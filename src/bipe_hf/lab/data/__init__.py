@@ -10,7 +10,7 @@ Loading, caching, streaming and progress bars are those of `datasets`; the token
 """
 
 from .blocks import make_blocks
-from .corpora import DEFAULT_CORPUS, load_documents
+from .corpora import DEFAULT_CORPUS, load_documents, read_text_file
 from .index_extension import SkippedIndices, StretchedIndices
 from .tables import load_rows
 from .tokenize import cached_tokenizer, tokenize_documents, train_tokenizer
@@ -24,6 +24,7 @@ __all__ = [
     "load_documents",
     "load_rows",
     "make_blocks",
+    "read_text_file",
     "tokenize_documents",
     "train_tokenizer",
 ]

@@ -102,7 +102,12 @@ def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bo
         return Dataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
 
 
-def _read_text(path: Path) -> str:
+def read_text_file(path: Path) -> str:
+    r"""The text of a file as every command reads it: UTF-8 without its mark, with `\n` for each line break.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,7 +115,7 @@ def _read_text(path: Path) -> str:
 
 
 def _from_text_file(path: Path, validation_fraction: float, streaming: bool) -> dict[str, _Documents]:
-    text = _read_text(path)
+    text = read_text_file(path)
     if not text.strip():
         raise InputError(f"{path} holds no text")
     cut = text.rfind("\n\n", 0, round(len(text) * (1 - validation_fraction)))
@@ -163,7 +168,7 @@ def _file_arguments(folder: Path, subfolder: Path) -> dict[str, list[str]]:
 
 def _read_files(paths: list[str], names: list[str], stamps: list[str], version: int) -> Iterator[dict[str, str]]:
     for path, name in zip(paths, names, strict=True):
-        text = _read_text(Path(path))
+        text = read_text_file(Path(path))
         if text.strip():
             yield {"text": text, "name": name}
 

@@ -14,6 +14,7 @@ from transformers import (
 from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import LoadedModel, ends_segments_at_separators, load_model, load_part
+from ..common.separators import with_separators_of
 from .task import Task
 
 
@@ -42,10 +43,7 @@ def load_tokenizer(
     """
     tokenizer = load_part(AutoTokenizer, "initial_model", str(source))
     if ends_segments_at_separators(config):
-        levels = [config.separator_token_ids, *config.inner_separator_token_ids]
-        is_bipe = isinstance(tokenizer, BipeTokenizer)
-        if not is_bipe or [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids] != levels:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
+        tokenizer = with_separators_of(config, tokenizer)
     elif isinstance(tokenizer, BipeTokenizer):
         tokenizer = tokenizer.without_segments()
     if tokenizer.pad_token_id is None:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 from transformers import TrainingArguments
 
 from ...model.errors_bipe import InputError, InputNotFoundError
-from ..common.messages import check_counts, parsed_json
+from ..common.messages import check_counts
+from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..common.yaml_file import read_yaml
 from ..training.arguments import MEASURED, ModelArguments, check_model, check_training
@@ -123,9 +124,7 @@ class RecordArguments:
     )
 
     def __post_init__(self) -> None:
-        self.levels = parsed_json("levels", self.levels)
-        if isinstance(self.levels, str):
-            self.levels = [level.strip() for level in self.levels.split(",")]
+        self.levels = parsed_levels("levels", self.levels)
 
     @property
     def given(self) -> Given:

@@ -11,7 +11,7 @@ from ...model.errors_bipe import InputError
 from ...model.separators_bipe import PRESETS
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import is_bipe, load_part, local_folder
-from ..data import load_documents
+from ..data import load_documents, read_text_file
 from ..data.tables import holds_tables
 
 
@@ -121,7 +121,7 @@ def _levels(tokenizer: PreTrainedTokenizerBase, config: BipeConfigMixin) -> list
     if isinstance(tokenizer, BipeTokenizer):
         of_tokenizer = [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids]
         for at, (own, name) in enumerate(zip(of_tokenizer, tokenizer.levels, strict=True)):
-            if levels[at : at + 1] == [own]:
+            if [sorted(set(level)) for level in levels[at : at + 1]] == [own]:
                 chosen[at] = name
     if config.segmentation != "separators":
         chosen[0] = None
@@ -152,10 +152,7 @@ def read_documents(source: str, text_column: str = "text") -> Dataset:
     path = Path(source).expanduser()
     if path.is_file() and not holds_tables(path):
         # `load_documents` would divide it, and needs a blank line to do so.
-        try:
-            text = path.read_bytes().decode("utf-8-sig")  # line breaks as they are
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        text = read_text_file(path)
         if not text.strip():
             raise InputError(f"{path} holds no text")
         return Dataset.from_dict({"text": [text], "name": [path.name]})

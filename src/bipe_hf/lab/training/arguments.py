@@ -13,6 +13,7 @@ from ...model.errors_bipe import InputError, did_you_mean
 from ...model.separators_bipe import LEVELS, PRESETS
 from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
 from ..common.messages import check_counts, parsed_json
+from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
@@ -166,15 +167,16 @@ class DataArguments:
     separators: list | str | None = field(
         default=None,
         metadata={
-            "help": "tokens that end a segment: sentences, lines, clauses, authors, or a list of token ids or strings"
-            " (default: those of initial_model where it has any, or sentences)"
+            "help": "tokens that end a segment: sentences, lines, clauses or another preset, or a list of presets,"
+            " token ids and strings, in which -turns ends no segment at the end of a turn (default: those of"
+            " initial_model where it has any, or sentences)"
         },
     )
     levels: list | str | None = field(
         default=None,
         metadata={
             "help": "instead of separators: those of segments and of each level inside them, coarse to fine, such as"
-            f" [lines, fields]; presets are {', '.join((*PRESETS, *LEVELS))}"
+            f" [lines, fields], each as separators takes it; presets are {', '.join((*PRESETS, *LEVELS))}"
         },
     )
     train_length: int = field(default=1024, metadata={"help": "tokens per training block (default: 1024)"})
@@ -205,7 +207,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.separators = parsed_json("separators", self.separators)
-        self.levels = parsed_json("levels", self.levels)
+        self.levels = parsed_levels("levels", self.levels)
         if self.separators is not None and self.levels is not None:
             raise InputError("separators and levels: the first of the levels are the separators; give levels alone")
         if self.train_length < 2:

@@ -23,6 +23,7 @@ from ...model.errors_bipe import InputError
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import ends_segments_at_separators, initial_source, is_bipe, load_model, load_part
 from ..common.messages import as_input_error
+from ..common.separators import with_separators_of
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
@@ -183,8 +184,9 @@ def fit_tokenizer(
         if levels is None and data_args.separators is not None:
             levels = [data_args.separators]
         if levels is None and model_args.initial_model is not None and config.separator_token_ids:
-            levels = [config.separator_token_ids, *config.inner_separator_token_ids]
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=["sentences"] if levels is None else levels)
+            tokenizer = with_separators_of(config, tokenizer)
+        else:
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=["sentences"] if levels is None else levels)
         config.separator_token_ids = tokenizer.separator_token_ids
         config.inner_separator_token_ids = tokenizer.inner_separator_token_ids
         config.check_values()

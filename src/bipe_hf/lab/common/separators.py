@@ -1,0 +1,38 @@
+"""What ends a segment, as users give it and as a model brings it."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ...model.tokenization_bipe import BipeTokenizer
+from .messages import parsed_json
+
+
+def parsed_levels(name: str, value: str | list | None) -> list | None:
+    """Levels as a list, coarse to fine, each as `BipeTokenizer.from_tokenizer` takes it.
+
+    Args:
+        name: of the setting or flag.
+        value: one name, names with commas between them, a list in JSON, or a list; each of its items may be JSON.
+
+    Raises:
+        ValueError: what begins like JSON is none.
+    """
+    if isinstance(value, str):
+        whole: Any = parsed_json(name, value)
+        return whole if isinstance(whole, list) else [level.strip() for level in value.split(",")]
+    return None if value is None else [parsed_json(name, level) for level in value]
+
+
+def with_separators_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> BipeTokenizer:
+    """The tokenizer with the separators of a model.
+
+    One that has them stays as it is: it knows by which names they were chosen, and what these names find may be
+    something else in another version. Any other one gets them as token ids.
+    """
+    levels = [sorted(set(level)) for level in (config.separator_token_ids, *config.inner_separator_token_ids)]
+    if isinstance(tokenizer, BipeTokenizer):
+        own = [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids]
+        if own == levels:
+            return tokenizer
+    return BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
