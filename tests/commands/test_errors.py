@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from words import WORDS
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
+from bipe_hf.lab.common import session
 from bipe_hf.lab.common.messages import as_input_error
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.errors_bipe import InputError
@@ -123,13 +125,29 @@ def test_a_prompt_that_is_no_text_is_one_line(monkeypatch, capsys):
         ("optim_args", "nonsense", "optim: adamw_torch_fused cannot be used ("),
         ("lr_scheduler_type", "cosine_with_min_lr", "lr_scheduler_type: cosine_with_min_lr cannot be used (One of"),
         ("attn_implementation", "nonsense", 'the model cannot be built (Specified `attn_implementation="nonsense"`'),
+        ("attn_implementation", "flex_attention", "attn_implementation: flex_attention is not trained on a CPU"),
+        ("attn_implementation", "flash_attention_2", "the model cannot be built (FlashAttention2 has been toggled"),
+        ("attn_implementation", "kernels-community/any", "the model cannot be built (`kernels` is"),
+        ("use_liger_kernel", "true", "use_liger_kernel: liger-kernel is not installed"),
+        ("deepspeed", "any.json", "the Trainer does not accept its settings ("),
+        ("parallelism_config", "{}", "parallelism_config: invalid ParallelismConfig value"),
+        ("accelerator_config", '{"nonsense": 1}', "the Trainer does not accept its settings ("),
+        ("dataloader_persistent_workers", "true", "the Trainer cannot load batches by its settings (persistent"),
+        ("dataloader_multiprocessing_context", "spawn", "the Trainer cannot load batches by its settings (multi"),
+        ("label_names", "words", "label_names cannot be set: the labels are the tokens"),
+        ("metric_for_best_model", "accuracy", "metric_for_best_model: 'accuracy' given, only loss is measured"),
+        ("seed", "-1", "seed: -1 given, 0 to 4294967295 is accepted"),
         ("num_attention_heads", "3", "config of the model: "),
         ("revision", "main", "revision: 'main' given, but no initial_model to have it"),
         ("tokenizer", "no/such/tokenizer", "tokenizer: no/such/tokenizer cannot be loaded ("),
     ],
 )
-def test_a_setting_that_a_library_refuses_is_one_line(settings, capsys, flag, value, message):
+def test_a_setting_that_a_library_refuses_is_one_line_before_anything_is_written(
+    settings, capsys, monkeypatch, flag, value, message
+):
+    monkeypatch.setattr(session, "is_liger_kernel_available", lambda: False)
     assert main(["pretrain", settings, f"--{flag}", value]) == 2
+    assert not list(Path().rglob("pretrain.yaml"))
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("bipe-hf: error: ")
     assert message in line

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,25 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from interruption import interrupt
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.training_args import OptimizerNames
 from words import WORDS
 
 from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.lab.common.digests import rows_digest
 from bipe_hf.lab.common.run_folder import find_checkpoint, finish_run
-from bipe_hf.lab.common.session import perplexity
+from bipe_hf.lab.common.session import RunTrainer, perplexity
 from bipe_hf.lab.data import load_documents, make_blocks, tokenize_documents
 from bipe_hf.lab.reports import open_segmentation
 from bipe_hf.lab.training import collate_blocks, pretrain, run
+from bipe_hf.model.errors_bipe import InputError
 
 
 BASELINE = {"segmentation": "tokens", "intra_encoding": "none"}
@@ -412,6 +422,48 @@ def test_run_without_a_complete_checkpoint_starts_over(settings, interrupted, fi
     assert "without a complete checkpoint: starting it over" in capsys.readouterr().out
     assert result["resumed_from"] is None
     assert_same_run(interrupted, finished_run)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_over_with_other_settings(settings, finished_run, capsys):
+    interrupt(pretrain, settings | {"learning_rate": 2e-2}, 1)
+    pretrain(settings)
+    assert "ended before its first checkpoint: starting it over" in capsys.readouterr().out
+    assert_same_run(settings["output_dir"], finished_run)
+
+
+def test_every_validation_block_is_measured_whatever_training_drops(settings):
+    few = {"per_device_eval_batch_size": 64, "save_strategy": "no"}
+    result = pretrain(settings | few | {"dataloader_drop_last": True, "max_steps": 1})
+    documents = load_documents(settings["data"], validation_fraction=settings["validation_fraction"])
+    tokenizer = AutoTokenizer.from_pretrained(settings["output_dir"])
+    blocks = make_blocks(tokenize_documents(documents["validation"], tokenizer), 32)
+    assert 0 < len(blocks) < 64
+    model = AutoModelForCausalLM.from_pretrained(settings["output_dir"]).eval()
+    with torch.no_grad():
+        losses = [model(**collate_blocks([block])).loss.item() for block in blocks]
+    assert result["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_training_examples_that_are_all_dropped_are_refused(settings):
+    with pytest.raises(InputError, match="dataloader_drop_last: the .* fewer than one batch of 10000"):
+        pretrain(settings | {"dataloader_drop_last": True, "per_device_train_batch_size": 10000})
+    assert not Path(settings["output_dir"], "pretrain.yaml").exists()
+
+
+@pytest.mark.parametrize("optim", [name.value for name in OptimizerNames])
+def test_an_optimizer_whose_library_is_missing_is_refused_before_the_run_begins(optim, tiny_model, tmp_path):
+    """Made and refused by Trainer itself: what is refused here is what a first step would have refused."""
+    settings = {"optim": optim, "use_cpu": True, "report_to": "none", "optim_target_modules": "all-linear"}
+    arguments = TrainingArguments(tmp_path, **settings)
+    model, rows = tiny_model("llama"), Dataset.from_dict({"input_ids": [[1, 2]]})
+    stock = Trainer(model, arguments, train_dataset=rows)
+    try:
+        stock.create_optimizer()
+        is_usable = True
+    except (ImportError, ValueError):
+        is_usable = False
+    with nullcontext() if is_usable else pytest.raises(InputError, match=f"optim: {optim} cannot be used"):
+        RunTrainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows, load_model=None)
 
 
 def test_changed_settings_are_not_resumed(settings, interrupted):

@@ -263,7 +263,7 @@ def _open(folder: Path, given: str, name: str, commit: str | None, config_fields
     # Without these files AutoTokenizer makes up an empty tokenizer for some model types.
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise InputNotFoundError(f"model {given}: there is no tokenizer (tokenizer.json) in this folder")
-    with as_input_error(f"model {given}: config or tokenizer cannot be read"):
+    with as_input_error(f"model {given}: config or tokenizer cannot be read", ImportError):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # instead of a question on the terminal
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     fields = dict(config_fields or {})
@@ -377,7 +377,8 @@ def load_part(auto_class: type, key: str, source: str | Path, revision: str | No
             folder = _download(source, revision, HUB_PARTS)
         except InputNotFoundError as error:
             raise InputNotFoundError(f"{key}: {source} cannot be loaded ({error})") from error
-    with as_input_error(f"{key}: {source} cannot be loaded"):
+    # ImportError: a tokenizer that takes a library of its own, such as sentencepiece.
+    with as_input_error(f"{key}: {source} cannot be loaded", ImportError):
         # Without a word on remote code there would be a question on the terminal.
         return auto_class.from_pretrained(folder, trust_remote_code=False)
 

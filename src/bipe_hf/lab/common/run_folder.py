@@ -89,7 +89,8 @@ def find_checkpoint(
         processes: that train together now.
 
     Returns:
-        The last complete checkpoint of the interrupted run in `folder`, or `None` where training starts at step 0.
+        The last complete checkpoint of the interrupted run in `folder`, or `None` where training starts at step 0: so
+        it does, with whatever settings, where the run ended before its first checkpoint.
 
     Raises:
         FileExistsError: `folder` holds a finished run, files that are no training run, or one that the code of the
@@ -114,11 +115,14 @@ def find_checkpoint(
             f"output_dir {folder} holds a finished run ({files.result}): choose another output_dir, or give"
             " --overwrite to delete that run and train again"
         )
-    _compare(folder / files.settings, settings)
-
     steps = {
         int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
+    if not steps:
+        say(f"{folder} holds a run that ended before its first checkpoint: starting it over")
+        return None
+    _compare(folder / files.settings, settings)
+
     for _, checkpoint in sorted(steps.items(), reverse=True):
         defect = _defect(checkpoint)
         if defect is None:

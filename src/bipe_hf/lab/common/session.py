@@ -8,17 +8,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import FullyShardedDataParallelPlugin
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, get_scheduler
+from transformers.trainer_utils import has_length
+from transformers.utils import is_liger_kernel_available
 
 from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError
 from .checkpoints import LoadedModel
 from .messages import as_input_error
 from .run_folder import RunFiles, finish_run
+
+
+# More than any schedule needs for its parts.
+MANY_STEPS = 10**9
 
 
 class RunTrainer(Trainer):
@@ -41,14 +47,36 @@ class RunTrainer(Trainer):
             super().__init__(*args, **kwargs)
         self.load_model = load_model
         self.train_collator = train_collator
+        self._check_settings()
 
-    def create_optimizer(self, *args, **kwargs) -> Optimizer:
+    def _check_settings(self) -> None:
+        """Refuses, before anything is written, what Trainer itself finds out when it trains: libraries that are not
+        installed, schedules without their numbers, loaders of no batch."""
         with as_input_error(f"optim: {self.args.optim.value} cannot be used", ImportError):
-            return super().create_optimizer(*args, **kwargs)
-
-    def create_scheduler(self, *args, **kwargs) -> LRScheduler:
+            self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        if self.args.use_liger_kernel and not is_liger_kernel_available():
+            raise InputError("use_liger_kernel: liger-kernel is not installed (pip install liger-kernel)")
+        if self.model.config._attn_implementation == "flex_attention" and self.args.device.type == "cpu":
+            raise InputError(
+                "attn_implementation: flex_attention is not trained on a CPU, torch has no gradients for it there:"
+                " give sdpa"
+            )
+        any_optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         with as_input_error(f"lr_scheduler_type: {self.args.lr_scheduler_type.value} cannot be used", TypeError):
-            return super().create_scheduler(*args, **kwargs)
+            get_scheduler(
+                self.args.lr_scheduler_type,
+                any_optimizer,
+                num_warmup_steps=0,
+                num_training_steps=MANY_STEPS,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+        with torch.random.fork_rng(devices=[]), as_input_error("the Trainer cannot load batches by its settings"):
+            train_batches, _ = self.get_train_dataloader(), self.get_eval_dataloader()
+        if has_length(train_batches) and len(train_batches) == 0:
+            raise InputError(
+                f"dataloader_drop_last: the {len(self.train_dataset)} examples to train on are fewer than one batch of"
+                f" {self._train_batch_size}, and would all be dropped"
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         measuring = self.data_collator
@@ -57,6 +85,19 @@ class RunTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = measuring
+
+    def create_scheduler(self, *args, **kwargs) -> LRScheduler:
+        with as_input_error(f"lr_scheduler_type: {self.args.lr_scheduler_type.value} cannot be used", TypeError):
+            return super().create_scheduler(*args, **kwargs)
+
+    def get_eval_dataloader(self, *args, **kwargs) -> DataLoader:
+        """Every example is measured, whatever `dataloader_drop_last` says of training: where few are held out there
+        would be no loss at all."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     @property
     def is_sharded(self) -> bool:

@@ -136,7 +136,8 @@ class RunSettings:
 
     def training_arguments(self) -> TrainingArguments:
         """The arguments of the Trainer. Raises `ValueError` for what they or this machine do not accept."""
-        with as_input_error("the Trainer does not accept its settings", ImportError):
+        # What it checks of its mappings are Python's own errors of calls and attributes.
+        with as_input_error("the Trainer does not accept its settings", ImportError, TypeError, AttributeError):
             return TrainingArguments(**self.training)
 
 

@@ -201,6 +201,8 @@ def _training_job(
     settings_file, result_file = folder / experiment.files.settings, folder / experiment.files.result
     if not settings_file.is_file():
         raise InputExistsError(f"{folder} is not empty and holds no training run (no {settings_file.name})")
+    if not result_file.is_file() and not any(folder.glob("checkpoint-*")):
+        return Job("training", model, seed)  # a run that ended before its first checkpoint starts over
     try:
         stored = read_stored_settings(settings_file)
         if stored is None:

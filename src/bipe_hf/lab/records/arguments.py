@@ -11,7 +11,7 @@ from ..common.messages import check_counts
 from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..common.yaml_file import read_yaml
-from ..training.arguments import MEASURED, ModelArguments, check_model, check_training
+from ..training.arguments import MEASURED, ModelArguments, check_metric, check_model, check_training
 from .reading import Given
 
 
@@ -55,6 +55,7 @@ RESERVED_KEYS = {
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "records always counts the tokens",
     "initial_model": "the vocabulary is that of the records: training starts from random weights",
+    "label_names": "the labels are the tokens",
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "records resumes from the last checkpoint in the run folder by itself",
     "save_only_model": "a run could not be resumed",
@@ -179,3 +180,4 @@ def check_arguments(records: RecordArguments, model: ModelArguments, training: T
     if model.alibi_slope_scale == MEASURED:
         raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
     check_training(training)
+    check_metric(training)

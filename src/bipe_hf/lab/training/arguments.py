@@ -31,6 +31,7 @@ RESERVED_KEYS = {
     "do_predict": "pretrain only trains and measures the validation loss",
     "do_train": "pretrain always trains",
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
+    "label_names": "the labels are the tokens",
     "include_num_input_tokens_seen": "pretrain always counts the tokens",
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
@@ -246,6 +247,7 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     check_model(model_args)
     check_counts(vars(data_args), ["max_validation_blocks"])
     check_training(training_args)
+    check_metric(training_args)
     if data_args.tokenizer is None and model_args.initial_model is None:
         if data_args.vocab_size is None:
             raise InputError("give vocab_size (a new tokenizer of that size is trained on the data) or tokenizer")
@@ -299,5 +301,14 @@ def check_training(training_args: TrainingArguments) -> None:
     """Refuses settings of the Trainer with which no step can be done."""
     batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size"]
     check_counts(vars(training_args), batch)
+    if not 0 <= training_args.seed < 2**32:
+        raise InputError(f"seed: {training_args.seed} given, 0 to {2**32 - 1} is accepted")
     if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
         raise InputError("no training step is left to do: give max_steps or num_train_epochs above 0")
+
+
+def check_metric(training_args: TrainingArguments) -> None:
+    """Refuses another measure of the best checkpoint than the loss, where there is no other."""
+    metric = training_args.metric_for_best_model
+    if metric not in (None, "loss", "eval_loss"):
+        raise InputError(f"metric_for_best_model: {metric!r} given, only loss is measured")

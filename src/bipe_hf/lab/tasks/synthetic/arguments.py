@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ....model.errors_bipe import InputError
 from ...common.messages import check_counts, parsed_json
 from ...common.settings import RunSettings
-from ...training.arguments import MEASURED, ModelArguments, check_model, check_training
+from ...training.arguments import MEASURED, ModelArguments, check_metric, check_model, check_training
 from .tasks import find_task
 
 
@@ -22,6 +22,7 @@ RESERVED_KEYS = {
     "hub_token": "settings are written to the run folder; log in with `hf auth login`",
     "include_num_input_tokens_seen": "synthetic always counts the tokens",
     "initial_model": "the vocabulary is the task's own: training starts from random weights",
+    "label_names": "the labels are the tokens",
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "synthetic resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
@@ -93,6 +94,7 @@ def check_arguments(
     if model_args.alibi_slope_scale == MEASURED:
         raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
     check_training(training_args)
+    check_metric(training_args)
     if training_args.max_steps < 1:
         raise InputError("give max_steps: examples are made without end")
 
