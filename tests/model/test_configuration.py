@@ -324,7 +324,7 @@ def test_models_save_load_and_register(family, head, inter_encoding, tmp_path):
     assert {**saved, "_name_or_path": ""} == {**original, "_name_or_path": ""}
     loaded = auto_class.from_pretrained(tmp_path).eval()
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]])
-    segment_ids = torch.tensor([[0, 0, 1, 1, 2, 2, 3]])
+    segment_ids = torch.tensor([[0, 0, 0, 2, 2, 4, 4]])
     for arguments in ({}, {"segment_ids": segment_ids}):
         expected, actual = model(ids, **arguments), loaded(ids, **arguments)
         for key in expected:

@@ -119,7 +119,10 @@ def continue_with(model, cache, ids, chunk_sizes):
 def test_the_tiny_model_feels_every_position(model):
     """Otherwise the tests below would prove nothing: one separator less, early on, moves even the last logits."""
     ids = tokens(2, 16)
-    changed = logits_of(model, ids, segment_ids=(model.get_decoder().segment(ids).segment_ids - 1).clamp(min=0))
+    segment_ids = model.get_decoder().segment(ids).ids()
+    segment_ids.view(2, 16, -1)[..., 0].sub_(1).clamp_(min=0)
+    embeddings = model.get_input_embeddings()(ids)
+    changed = logits_of(model, None, inputs_embeds=embeddings, segment_ids=segment_ids)
     assert (logits_of(model, ids) - changed)[:, -1].abs().amax(-1).min() > 1e-2
 
 
@@ -489,7 +492,7 @@ def continued(segment_ids, sequences):
 
 def doubled_segment_ids(model, ids):
     """Segment ids that nobody would derive."""
-    return 2 * model.get_decoder().segment(ids).segment_ids + 1
+    return 2 * model.get_decoder().segment(ids).segment_ids
 
 
 def test_given_segment_ids_equal_to_the_derived_ones_change_nothing(model):

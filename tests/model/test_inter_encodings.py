@@ -248,12 +248,13 @@ def test_a_backend_that_adds_no_bias_is_refused(family, name, tiny_model):
 
 def test_xpos_is_refused_where_its_factors_leave_the_range(tiny_model):
     model = tiny_model("llama", inter_encoding="xpos")
+    embeddings = model.get_input_embeddings()(IDS[:1, :2])
     far = torch.tensor([[MAX_XPOS_INDEX - 1, MAX_XPOS_INDEX]])
     near = torch.tensor([[0, 1]])
-    logits = [model(input_ids=IDS[:1, :2], segment_ids=ids).logits for ids in (near, far)]
+    logits = [model(inputs_embeds=embeddings, segment_ids=ids).logits for ids in (near, far)]
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=0.01)  # angles of float32 at that index
     with pytest.raises(ValueError, match=f"up to segment index {MAX_XPOS_INDEX}"):
-        model(input_ids=IDS[:1, :2], segment_ids=far + 1)
+        model(inputs_embeds=embeddings, segment_ids=far + 1)
     with pytest.raises(ValueError, match="float16"):
         FAMILIES["llama"].causal_lm(model.config).half()(input_ids=IDS)
 

@@ -59,13 +59,18 @@ def test_16_bits_tell_neighbouring_segments_apart_however_far_they_are(model, dt
     """
     model = loaded(model, dtype, tmp_path)
     ids = tokens(60)
-    near = model.get_decoder().segment(ids).segment_ids
-    same = model(ids, segment_ids=near).logits.float()
-    shifted = model(ids, segment_ids=near + FAR).logits.float()
-    still = model(ids, segment_ids=torch.where(near > 0, near // 8 * 8, near) + FAR).logits.float()
+    near = model.get_decoder().segment(ids).ids()
+    of_segments = near.view(1, 60, -1)[..., 0]
+    logits = []
+    for segment_ids in (of_segments, of_segments + FAR, of_segments // 8 * 8 + FAR):
+        given = near.clone()
+        given.view(1, 60, -1)[..., 0] = segment_ids
+        embeddings = model.get_input_embeddings()(ids)
+        logits.append(model(inputs_embeds=embeddings, segment_ids=given).logits.float())
+    same, shifted, still = logits
     error, effect = ((each - same).norm() / same.norm() for each in (shifted, still))
     assert error < 4 * torch.finfo(dtype).eps
-    assert effect > 0.5
+    assert effect > 0.4
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

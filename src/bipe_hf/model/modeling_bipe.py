@@ -166,10 +166,13 @@ class BipeModelMixin:
         Args:
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
-                `position_ids` and the cache by default. Intra positions always follow from the segment ids. Negative
-                ids keep padding out of the positions; it is `attention_mask` that keeps it out of attention. With
-                inner levels also of shape `(batch, length, levels)`: the segment, then for each inner level the index
-                inside its parent. Without these the inner levels follow from `input_ids`.
+                `position_ids` and the cache by default. Beside `input_ids` they number the segments that are found
+                there: ids that go up from 0 and from each of them to the next are taken, whatever their steps, and in
+                a row where they do not the model's own hold, with a warning the first time. With
+                `inputs_embeds` alone they say what the segments are, where separators would have to be read; they go
+                up inside a document. Intra positions always follow from the segments. Negative ids keep padding out
+                of the positions; it is `attention_mask` that keeps it out of attention. With inner levels also of
+                shape `(batch, length, levels)`: the segment, then for each inner level the index inside its parent.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 A step that does not go up is the start of a new packed document: no token attends to a document before
                 its own, and segments count from 0 again. The values are read for nothing else. Packed
@@ -238,8 +241,8 @@ class BipeModelMixin:
                 "inputs_embeds was given without the ids of inner levels, whose separators are read from input_ids. "
                 f"Pass segment_ids of shape (batch, length, {1 + num_inner}), or input_ids."
             )
-        if input_ids is None:  # the given ids override; -1 is no separator
-            input_ids = torch.full(inputs_embeds.shape[:2], -1, dtype=torch.long, device=inputs_embeds.device)
+        if input_ids is None and not self.segmenter.reads_tokens:
+            input_ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
         return self.segmenter(SegmentInputs(input_ids, is_token, starts_document, segment_ids), past)
 
     def bilevel_inputs(

@@ -9,6 +9,9 @@ and the words of a field. Each has separators of its own. Where a unit of a leve
 unit of level l starts where one of level l - 1 starts or behind a separator of level l. Its index counts from 0 inside
 its parent. The intra position is the place in the innermost unit, in the segment where there are no inner levels.
 
+Segment ids that are given beside `input_ids` may number the segments in another way, and no more: where segments end is
+read from the tokens alone, so that what a tokenizer or a data set says cannot differ from what the model does.
+
 Three conventions hold in the whole package:
 
 - padding belongs to no segment: its segment id is `PADDING_SEGMENT_ID`, and it does not move any other token's
@@ -26,7 +29,10 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 PADDING_SEGMENT_ID = -1
 
@@ -101,15 +107,15 @@ class Segments(NamedTuple):
 class SegmentInputs(NamedTuple):
     """What segments are found from; each of shape `(batch, length)` where nothing else is said."""
 
-    input_ids: torch.Tensor
-    """`torch.LongTensor`, read where segments end at separators; -1 is none."""
+    input_ids: torch.Tensor | None
+    """`torch.LongTensor`, read where units end at separators; None where `segment_ids` say what nothing else does."""
     is_token: torch.Tensor | None = None
     """`torch.BoolTensor`, False at padding, on either side or in between. All tokens by default."""
     starts_document: torch.Tensor | None = None
     """`torch.BoolTensor`, True where a packed document starts (see [`document_starts`])."""
     segment_ids: torch.Tensor | None = None
-    """`torch.LongTensor`: given ids, which override the segmentation; negative ones are padding. With inner levels
-    also of shape `(batch, length, levels)`, which overrides them as well."""
+    """`torch.LongTensor`: given ids, negative at padding. With inner levels also of shape `(batch, length, levels)`.
+    Beside `input_ids` they number the segments that are found there (see [`renumber`])."""
 
 
 class SegmentationFields(Protocol):
@@ -132,6 +138,12 @@ class Segmenter(nn.Module):
         self.inner_separator_token_ids = [list(level) for level in fields.inner_separator_token_ids]
         self.is_separator = nn.Buffer(separator_table(self.separator_token_ids), persistent=False)
         self.is_inner_separator = nn.Buffer(self._inner_table(), persistent=False)
+        self.has_compared = False  # given ids with its own
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether units end at separators, which only `input_ids` can show."""
+        return self.segmentation == "separators" or bool(self.inner_separator_token_ids)
 
     def fill_buffers(self) -> None:
         """Fills the tables that no checkpoint holds, after the model was made on the meta device."""
@@ -141,18 +153,47 @@ class Segmenter(nn.Module):
     def forward(self, inputs: SegmentInputs, past: SegmentState | None = None) -> Segments:
         """The segment of every token, its position inside it and its position in the document.
 
+        In a row whose given `segment_ids` tell other segments apart than the fields of the configuration, the latter
+        hold. The first time that ids are given, a warning says so; later nothing is read on the host, for which an
+        accelerator would wait.
+
         Args:
             inputs ([`SegmentInputs`])
             past ([`SegmentState`], *optional*):
                 State after the tokens that came before, entries of shape `(batch, 1)`. None came by default.
         """
-        given = {"is_token": inputs.is_token, "starts_document": inputs.starts_document, "past": past}
-        return segment_tokens(
-            self._ends(inputs.input_ids, given),
-            inner_ends=self._inner_ends(inputs.input_ids),
-            segment_ids=inputs.segment_ids,
-            **given,
+        input_ids, is_token, starts_document, segment_ids = inputs
+        if segment_ids is not None:
+            is_given = (segment_ids if segment_ids.ndim == 2 else segment_ids[..., 0]) >= 0
+            is_token = is_given if is_token is None else is_token & is_given
+        given = {"is_token": is_token, "starts_document": starts_document, "past": past}
+        if input_ids is None:
+            segment_ids, fits = without_falls(segment_ids, **given)
+            self._compare(
+                fits, "go down inside a document: there each run of equal ids counts as a segment of its own"
+            )
+            none_ends = torch.zeros_like(is_token)
+            inner_ends = (none_ends,) * len(self.inner_separator_token_ids)
+            return segment_tokens(none_ends, inner_ends=inner_ends, segment_ids=segment_ids, **given)
+        segments = segment_tokens(self._ends(input_ids, given), inner_ends=self._inner_ends(input_ids), **given)
+        if segment_ids is None:
+            return segments
+        segments, fits = renumber(segments, segment_ids, **given)
+        self._compare(
+            fits,
+            "do not fit input_ids: there the segments are those that the model finds by its own separators. Leave"
+            " segment_ids out of the batch; ids that tell other segments apart are taken with inputs_embeds alone",
         )
+        return segments
+
+    def _compare(self, fits: torch.Tensor, otherwise: str) -> None:
+        """Warns, once, of rows that do not fit; of shape `(batch, 1)`."""
+        if self.has_compared or torch.compiler.is_compiling() or fits.is_meta:
+            return
+        self.has_compared = True
+        num_rows = int((~fits).sum())
+        if num_rows:
+            logger.warning(f"segment_ids of {num_rows} of {len(fits)} rows {otherwise}.")
 
     def segment_ids(
         self, input_ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
@@ -339,6 +380,80 @@ def segment_tokens(
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
     state = SegmentState(segment_ids, intra_positions, ended, token_positions, tuple(inner))
     return _without_padding(state, is_token)
+
+
+def renumber(
+    segments: Segments,
+    segment_ids: torch.Tensor,
+    *,
+    is_token: torch.Tensor,
+    starts_document: torch.Tensor | None = None,
+    past: SegmentState | None = None,
+) -> tuple[Segments, torch.Tensor]:
+    """Gives segments other numbers, in the rows where these tell the same segments apart.
+
+    They do where they start at 0 in each document, go up from each segment to the next, by any step, and are the same
+    inside a segment; indices of inner levels must be those that are found. So a batch can have the indices of a longer
+    text, and nothing else can change: not ids of another tokenizer, not columns of texts that were joined and cut,
+    which fall back to 0 inside a row or start it at another number.
+
+    Args:
+        segments ([`Segments`]): as they were found.
+        segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`): negative at padding.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`): False at padding, that of `segment_ids` included.
+        starts_document, past: as in [`segment_tokens`].
+
+    Returns:
+        The segments, and a `torch.BoolTensor` of shape `(batch, 1)`, False in rows whose numbers stay as they were.
+    """
+    before = torch.full_like(is_token[:, :1], -1, dtype=torch.long) if past is None else past.segment_id
+    given, *inner = segment_ids.long().unbind(-1) if segment_ids.ndim == 3 else (segment_ids.long(),)
+    given = _at_latest_token(given, is_token, before)
+    found = segments.state.segment_id
+    given_before, found_before = _shift(given, before), _shift(found, before)
+    starts_at_0 = (given_before >= 0) | (given == 0)
+    fits = torch.where(found != found_before, starts_at_0 & (given > given_before), given == given_before)
+    if starts_document is not None:
+        fits = torch.where(starts_document, given == 0, fits)
+    for index, found_index in zip(inner, segments.inner_indices, strict=bool(inner)):
+        fits = fits & ((index == found_index) | ~is_token)
+    fits = fits.all(dim=1, keepdim=True)
+    state = segments.state._replace(segment_id=torch.where(fits, given, found))
+    return _without_padding(state, is_token), fits
+
+
+def without_falls(
+    segment_ids: torch.Tensor,
+    *,
+    is_token: torch.Tensor,
+    starts_document: torch.Tensor | None = None,
+    past: SegmentState | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Counts the runs of equal ids in the rows whose ids go down inside a document, which those of no text do.
+
+    Args: as of [`renumber`]. An index of an inner level goes down where no coarser one changes.
+
+    Returns:
+        Ids of the same shape, and a `torch.BoolTensor` of shape `(batch, 1)`, False in rows that were counted.
+    """
+    levels = segment_ids.long().unbind(-1) if segment_ids.ndim == 3 else (segment_ids.long(),)
+    if past is None:
+        past = initial_state(len(is_token), is_token.device, len(levels) - 1)
+    no_start = torch.zeros_like(is_token)
+    changes, starts, falls = no_start if starts_document is None else starts_document, no_start, no_start
+    for at, before in enumerate([past.segment_id, *(level.index for level in past.inner[: len(levels) - 1])]):
+        level = _at_latest_token(levels[at], is_token, before)
+        step = level - _shift(level, before)
+        falls = falls | (~changes & (step < 0))
+        changes = changes | (step != 0)
+        starts = changes if at == 0 else starts
+    counted = past.segment_id + (starts | falls).cumsum(dim=1)
+    if starts_document is not None:
+        counted = counted - torch.where(starts_document, counted, 0).cummax(dim=1).values
+    fits = ~falls.any(dim=1, keepdim=True)
+    given = levels[0]
+    counted = torch.where(fits | (given < 0), given, counted)
+    return (counted if segment_ids.ndim == 2 else torch.stack([counted, *levels[1:]], dim=-1)), fits
 
 
 def _inner_level(
