@@ -18,7 +18,7 @@ from word_tokenizer import EOS, make_word_tokenizer, random_words
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.model.configuration_bipe import INTER_ENCODINGS
-from bipe_hf.model.segmentation_bipe import Segmenter, SegmentInputs, document_starts
+from bipe_hf.model.segmentation_bipe import Segmenter, SegmentInputs
 
 
 SEPARATOR, INNER, WORD, PADDING = 1, 2, 3, 0
@@ -129,9 +129,8 @@ def test_chunks_of_ids_that_hold_continue_from_the_state_before_them(case, data)
 @given(rows_and_ids())
 def test_ids_of_embeddings_are_counted_on_where_they_go_down(case):
     """There they alone say what a segment is. One that follows a fall is a new one, whatever its number."""
-    row, starts, ids = case
+    row, _, ids = case
     tokens = torch.tensor([row])
-    starts = [False] * len(row)
     segments = Segmenter(Fields)(SegmentInputs(None, tokens != PADDING, None, torch.tensor([ids])))
     columns = [column for column in range(len(row)) if row[column] != PADDING]
     goes_down = any(ids[b] < ids[a] for a, b in pairwise(columns))
@@ -293,8 +292,3 @@ def test_compiled_ids_are_treated_as_eager_ones(family):
         given_ids = torch.tensor(given_ids)
         expected = model(ids, segment_ids=given_ids, use_cache=False).logits
         torch.testing.assert_close(compiled(ids, segment_ids=given_ids, use_cache=False).logits, expected)
-
-
-def test_document_starts_of_a_row_are_those_of_its_positions():
-    """What the cases above call the start of a document."""
-    assert document_starts(torch.tensor([[0, 1, 2, 0, 1]])).tolist() == [[False, False, False, True, False]]

@@ -9,8 +9,8 @@ and the words of a field. Each has separators of its own. Where a unit of a leve
 unit of level l starts where one of level l - 1 starts or behind a separator of level l. Its index counts from 0 inside
 its parent. The intra position is the place in the innermost unit, in the segment where there are no inner levels.
 
-Segment ids that are given beside `input_ids` may number the segments in another way, and no more: where segments end is
-read from the tokens alone, so that what a tokenizer or a data set says cannot differ from what the model does.
+Segment ids that are given beside `input_ids` may number the segments in another way, and no more: where segments end
+is read from the tokens alone, so that what a tokenizer or a data set says cannot differ from what the model does.
 
 Three conventions hold in the whole package:
 
@@ -169,9 +169,7 @@ class Segmenter(nn.Module):
         given = {"is_token": is_token, "starts_document": starts_document, "past": past}
         if input_ids is None:
             segment_ids, fits = without_falls(segment_ids, **given)
-            self._compare(
-                fits, "go down inside a document: there each run of equal ids counts as a segment of its own"
-            )
+            self._compare(fits, "go down inside a document: there each run of equal ids counts as one segment more")
             none_ends = torch.zeros_like(is_token)
             inner_ends = (none_ends,) * len(self.inner_separator_token_ids)
             return segment_tokens(none_ends, inner_ends=inner_ends, segment_ids=segment_ids, **given)
