@@ -54,6 +54,8 @@ class BilevelInputs(NamedTuple):
     """Where documents start, for the backends that take no mask."""
     is_packed: bool
     """Whether a row holds more than one document; not known, and False, in a compiled forward."""
+    position_bias: torch.Tensor | None = None
+    """Of shape `(batch, heads, length, past + length)`, for the backends that add one to the logits."""
 
 
 class BipePreTrainedMixin(PushMixin):
@@ -125,9 +127,10 @@ class BipePreTrainedMixin(PushMixin):
 class BipeModelMixin:
     """The base model but for its layers: segments, encodings, mask and history. Comes before that of the family.
 
-    The family's own part is a method `run_layers(hidden_states, cache, **kwargs)`, from the summed embeddings of shape
-    `(batch, length, hidden_size)` to the last normalised hidden states. It hands `kwargs` to every layer, and the
-    cache under the name that its layers have for it.
+    The family's own part is a method `run_layers(hidden_states, attention_mask, position_bias, cache, **kwargs)`, from
+    the summed embeddings of shape `(batch, length, hidden_size)` to the last normalised hidden states. It hands the
+    first three by position (see [`BipeLayerMixin`]) and `kwargs` to every layer, and the cache under the name that its
+    layers have for it.
     """
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
@@ -206,8 +209,9 @@ class BipeModelMixin:
 
         hidden_states = self.run_layers(
             inputs.hidden_states,
+            inputs.attention_mask,
+            inputs.position_bias,
             cache,
-            attention_mask=inputs.attention_mask,
             position_embeddings=inputs.inter_terms,
             use_cache=use_cache,
             **{**kwargs, **inputs.layer_kwargs},
@@ -320,7 +324,7 @@ class BipeModelMixin:
         bias = self.inter_encoding.bias(query_ids, key_ids, kernel_dtype(inputs.hidden_states))
         if backend == "eager":  # which knows no bias, but adds its mask
             return inputs._replace(attention_mask=inputs.attention_mask + bias)
-        return inputs._replace(layer_kwargs={**inputs.layer_kwargs, "position_bias": bias})
+        return inputs._replace(position_bias=bias)
 
     def _mask(
         self,
@@ -357,6 +361,25 @@ class BipeModelMixin:
             and_mask_function=lambda row, head, query, key: document[row, query] == document[row, key],
         )
         return mask, {}
+
+
+class BipeLayerMixin:
+    """A layer that takes a bias of the attention logits. Comes before the layer of the family.
+
+    A learnt bias is made once and shared by all layers. Gradient checkpointing with `use_reentrant=True` sees arguments
+    by position alone: it cuts their graph, and gives them the sum of what the layers send back.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_bias: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        if position_bias is not None:
+            kwargs["position_bias"] = position_bias
+        return super().forward(hidden_states, attention_mask, **kwargs)
 
 
 def _checked_segment_ids(

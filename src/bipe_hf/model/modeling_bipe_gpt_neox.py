@@ -30,7 +30,7 @@ from .attention_bipe import bilevel_attention
 from .configuration_bipe import BipeGPTNeoXConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_bipe import InterTerms
-from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
 from .registries_bipe import register_family
 
 
@@ -60,7 +60,7 @@ class BipeGPTNeoXAttention(GPTNeoXAttention):
         return self.dense(output), weights
 
 
-class BipeGPTNeoXLayer(GPTNeoXLayer):
+class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
     def __init__(self, config: BipeGPTNeoXConfig, layer_idx: int):
         # The parent's own constructor would build an attention that is thrown away.
         GradientCheckpointingLayer.__init__(self)
@@ -94,10 +94,17 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
         self.gradient_checkpointing = False
         self.post_init()
 
-    def run_layers(self, hidden_states: torch.Tensor, cache: Cache | None, **kwargs) -> torch.Tensor:
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_bias: torch.Tensor | None,
+        cache: Cache | None,
+        **kwargs,
+    ) -> torch.Tensor:
         hidden_states = self.emb_dropout(hidden_states)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, layer_past=cache, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask, position_bias, layer_past=cache, **kwargs)
         return self.final_layer_norm(hidden_states)
 
 

@@ -30,7 +30,7 @@ from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import BipeLlamaConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_bipe import InterTerms
-from .modeling_bipe import BipeModelMixin, BipePreTrainedMixin
+from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
 from .registries_bipe import register_family
 
 
@@ -62,7 +62,7 @@ class BipeLlamaAttention(LlamaAttention):
         return self.o_proj(output), weights
 
 
-class BipeLlamaDecoderLayer(LlamaDecoderLayer):
+class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
     def __init__(self, config: BipeLlamaConfig, layer_idx: int):
         # The parent's own constructor would build an attention that is thrown away.
         GradientCheckpointingLayer.__init__(self)
@@ -94,9 +94,16 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def run_layers(self, hidden_states: torch.Tensor, cache: Cache | None, **kwargs) -> torch.Tensor:
+    def run_layers(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_bias: torch.Tensor | None,
+        cache: Cache | None,
+        **kwargs,
+    ) -> torch.Tensor:
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(hidden_states, **{CACHE_NAME: cache}, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask, position_bias, **{CACHE_NAME: cache}, **kwargs)
         return self.norm(hidden_states)
 
 
