@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
 from .errors_bipe import InputError
@@ -62,25 +61,27 @@ class AlibiBias(nn.Module):
         self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
         self.slopes = [slope_scale * slope**slope_power for slope in alibi_slopes(num_heads)]
         # Integers, because a cast of the model to 16 bits casts every float buffer.
-        mantissas, exponents = self.slope_integers()
-        self.slope_mantissas = nn.Buffer(mantissas, persistent=False)
-        self.slope_exponents = nn.Buffer(exponents, persistent=False)
+        self.exponents = {}
+        for dtype in DIGITS:
+            layout, self.exponents[dtype] = self.layout(dtype)
+            self.register_buffer(self._name(dtype), layout, persistent=False)
 
-    def slope_integers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slopes as `mantissa * 2**exponent`, mantissas of `MANTISSA_BITS` bits; each of shape `(2, heads, 1)`.
+    @staticmethod
+    def _name(dtype: torch.dtype) -> str:
+        return f"layout_{str(dtype).removeprefix('torch.')}"
 
-        The first row divides the slopes by a power of two, the second by `head_dim**-0.5`, as the kernel multiplies by
-        it.
+    def layout(self, dtype: torch.dtype) -> tuple[torch.Tensor, int]:
+        """How the columns of a dtype come out of segment ids (see [`alibi_columns`]): the table and its exponent.
+
+        The slopes that are multiplied are those for the scale that the kernel of the dtype puts on.
         """
-        rows = [[slope / scaling for slope in self.slopes] for scaling in self.scalings]
-        fractions = torch.tensor([[math.frexp(slope)[0] for slope in row] for row in rows], dtype=torch.float64)
-        exponents = torch.tensor([[math.frexp(slope)[1] for slope in row] for row in rows])
-        return (fractions * 2**MANTISSA_BITS).round().long()[..., None], (exponents - MANTISSA_BITS)[..., None]
+        scaling = self.scalings[is_16_bit(dtype)]
+        return column_layout([slope / scaling for slope in self.slopes], dtype, self.head_dim)
 
     def fill_buffers(self) -> None:
         """Fills the buffers that no checkpoint holds, after the model was made on the meta device."""
-        for buffer, value in zip((self.slope_mantissas, self.slope_exponents), self.slope_integers(), strict=True):
-            init.copy_(buffer, value)
+        for dtype in DIGITS:
+            init.copy_(self.get_buffer(self._name(dtype)), self.layout(dtype)[0])
 
     def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> BiasColumns:
         """Columns for `(batch, length)` segment ids, in the dtype that attention computes in.
@@ -95,11 +96,9 @@ class AlibiBias(nn.Module):
                 f"{self.scale_name} times sqrt(head_dim) is too large for float16: the steepest slope makes "
                 f"{steepest:.0f}, at most {MAX_FLOAT16_SLOPE} fits. Use bfloat16 or float32."
             )
-        row = 0 if dtype in (torch.float32, torch.float64) else 1
-        query, key = alibi_columns(
-            segment_ids, self.slope_mantissas[row], self.slope_exponents[row], dtype, self.head_dim
-        )
-        scaling = self.scalings[row]
+        layout, exponent = self.get_buffer(self._name(dtype)), self.exponents[dtype]
+        query, key = alibi_columns(segment_ids, layout, exponent, dtype)
+        scaling = self.scalings[is_16_bit(dtype)]
         return BiasColumns(query, key, scaling, query_factor=self.head_dim**-0.5 / scaling)
 
 
@@ -130,60 +129,129 @@ MAX_KEY_EXPONENT_WITH_DIGIT, MAX_KEY_EXPONENT_ALONE = 5, 15
 MAX_FLOAT16_SLOPE = 1023
 
 
+class Column(NamedTuple):
+    """One column of one head, in integers: `(digit * factor + fixed) * 2**exponent`.
+
+    The digit is one of the product of a number with the segment, `(segment * number >> shift) & mask`.
+    """
+
+    number: int = 0
+    carried: int = 0
+    """What the digits below those of `number` multiply: a product in float64 does not fit 64 bits."""
+    shift: int = 0
+    mask: int = 0
+    factor: int = 0
+    fixed: int = 0
+    exponent: int = 0
+
+
+def column_layout(slopes: list[float], dtype: torch.dtype, head_dim: int) -> tuple[torch.Tensor, int]:
+    """The columns of queries and keys for the bias `-slope (seg_i - seg_j)` of each slope (see [`AlibiBias`]).
+
+    Returns:
+        A `torch.LongTensor` of shape `(7, heads + 1, 1, columns)`, the keys as the last head, and an exponent. Along
+        the first dimension: number, carried, shift, mask, factor, minus fixed, and a power of two. Factor and fixed
+        part are to be divided by that power and multiplied by `2**exponent`.
+    """
+    heads = [_query_columns(slope, *DIGITS[dtype]) for slope in slopes] + [_key_columns(*DIGITS[dtype])]
+    filling = -(head_dim + len(heads[0])) % 8
+    heads = [[*columns, *[Column()] * filling] for columns in heads]
+    # Both sides of the division fit 62 bits: the exponents of a model lie close enough.
+    exponent = 40 + min(column.exponent for columns in heads for column in columns if column.factor or column.fixed)
+
+    def row(column: Column) -> list[int]:
+        up = max(column.exponent - exponent, 0)
+        power = 1 << max(exponent - column.exponent, 0) if column.factor or column.fixed else 1
+        return [*column[:4], column.factor << up, -column.fixed << up, power]
+
+    rows = [[row(column) for column in columns] for columns in heads]
+    return torch.tensor(rows).permute(2, 0, 1)[:, :, None].contiguous(), exponent
+
+
+def _places(slope_digits: int, segment_digits: int) -> list[tuple[int, list[int]]]:
+    """Every place of the product from the most significant on, with the places of the slope's digits that a digit of
+    the segment brings there."""
+    return [
+        (place, [low for low in range(slope_digits) if 0 <= place - low < segment_digits])
+        for place in range(slope_digits + segment_digits - 1, -1, -1)
+    ]
+
+
+def _query_columns(slope: float, bits: int, slope_digits: int, segment_digits: int) -> list[Column]:
+    """Digits of the slope for those of the key's segment, and digits of slope times own segment, negative."""
+    fraction, exponent = math.frexp(slope)
+    surplus = MANTISSA_BITS - bits * slope_digits
+    # slope = mantissa * 2**exponent, with as many bits as there are digits for
+    mantissa = (round(fraction * 2**MANTISSA_BITS) + (1 << surplus >> 1)) >> surplus
+    exponent += surplus - MANTISSA_BITS
+    digits = _digits(mantissa, bits, slope_digits)
+    columns = []
+    for place, slope_places in _places(slope_digits, segment_digits):
+        for low in slope_places:
+            key_exponent = min(bits * (place - low), MAX_KEY_EXPONENT_WITH_DIGIT)
+            columns.append(Column(mantissa, fixed=digits[low], exponent=exponent + bits * place - key_exponent))
+        is_top = place == slope_digits + segment_digits - 1
+        number, carried, shift = mantissa, 0, bits * place
+        if bits * (slope_digits + segment_digits) > 62:  # the upper digit of two, and what the lower one carries
+            number, carried = (digits[1], digits[0]) if place else (digits[0], 0)
+            shift -= bits if place else 0
+        mask = -1 if is_top else (1 << bits) - 1  # the top digit takes what is left
+        place_exponent = exponent + bits * place - min(bits * place, MAX_KEY_EXPONENT_ALONE)
+        columns.append(Column(number, carried, shift, mask, factor=-1, exponent=place_exponent))
+    return columns
+
+
+def _key_columns(bits: int, slope_digits: int, segment_digits: int) -> list[Column]:
+    """Digits of the segment for those of the query's slope, and ones for the query's products."""
+    columns = []
+    for place, slope_places in _places(slope_digits, segment_digits):
+        for low in slope_places:
+            shift = bits * (place - low)
+            mask = -1 if place - low == segment_digits - 1 else (1 << bits) - 1
+            exponent = min(shift, MAX_KEY_EXPONENT_WITH_DIGIT)
+            columns.append(Column(1, shift=shift, mask=mask, factor=1, exponent=exponent))
+        columns.append(Column(1, fixed=1, exponent=min(bits * place, MAX_KEY_EXPONENT_ALONE)))
+    return columns
+
+
+def _digits(value: int, bits: int, count: int) -> list[int]:
+    """Digits of base `2**bits`, least significant first; the last takes what is left."""
+    lower = [value >> (bits * place) & ((1 << bits) - 1) for place in range(count - 1)]
+    return [*lower, value >> (bits * (count - 1))]
+
+
 def alibi_columns(
-    segment_ids: torch.Tensor,
-    slope_mantissas: torch.Tensor,
-    slope_exponents: torch.Tensor,
-    dtype: torch.dtype,
-    head_dim: int,
+    segment_ids: torch.Tensor, layout: torch.Tensor, exponent: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns of queries and keys whose product is `-slope (seg_i - seg_j)` (see [`AlibiBias`]).
 
+    A handful of operations for all columns of all heads at once: a step of decoding feels each.
+
     Args:
         segment_ids (`torch.LongTensor` of shape `(batch, length)`): negative ones (padding) count as 0.
-        slope_mantissas, slope_exponents (`torch.LongTensor` of shape `(heads, 1)`)
+        layout, exponent: from [`column_layout`] for the same dtype.
         dtype: what the attention kernel computes in.
-        head_dim: dimension of a head without the columns.
 
     Returns:
         Two tensors of `dtype`, of shapes `(batch, heads, length, columns)` and `(batch, 1, length, columns)`.
     """
-    bits, slope_digits, segment_digits = DIGITS[dtype]
-    segments = segment_ids.clamp(min=0)[:, None]  # (batch, 1, length)
+    segments = segment_ids.clamp(min=0)[:, None, :, None]
+    if dtype == torch.float64:
+        carried = torch.bitwise_right_shift(segments * layout[1], DIGITS[dtype][0])
+        products = segments * layout[0] + carried
+    else:
+        products = segments * layout[0, ..., :1]  # all columns of a head have one number
+    digits = torch.bitwise_and(torch.bitwise_right_shift(products, layout[2]), layout[3])  # ONNX knows no `>>`
+    # float32 holds every digit, and multiplies it by powers of two without rounding.
+    factors, fixed = (layout[4:6].float() / layout[6].float()).unbind(0)
+    power = 2.0**exponent
+    columns = torch.addcmul(fixed * -power, digits.float(), factors * power).to(dtype)
+    return columns[:, :-1], columns[:, -1:]  # of (batch, heads + 1, length, columns)
 
-    # slope = mantissa * 2**exponent, now with as many bits as there are digits for
-    surplus = MANTISSA_BITS - bits * slope_digits
-    mantissas = (slope_mantissas + (1 << surplus >> 1)) >> surplus
-    unit = power_of_two(slope_exponents + surplus)
-    slope_digits_ = _digits(mantissas, bits, slope_digits)
-    # float32 holds every digit, and multiplies it by powers of two without rounding
-    slope_parts = [digit * unit for digit in slope_digits_]
-    product_parts = [
-        digit * -unit for digit in _digits_of_product(slope_digits_, segments, bits, segment_digits)
-    ]  # (batch, heads, length)
-    segment_parts = [digit.float() for digit in _digits(segments, bits, segment_digits)]
-    one = torch.ones_like(segment_parts[0])
 
-    columns: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def add(query_part: torch.Tensor, key_part: torch.Tensor, place: int, key_exponent: int) -> None:
-        columns.append((query_part * 2.0 ** (bits * place - key_exponent), key_part * 2.0**key_exponent))
-
-    top = slope_digits + segment_digits - 1
-    for place in range(top, -1, -1):
-        for slope_place in range(slope_digits):
-            segment_place = place - slope_place
-            if 0 <= segment_place < segment_digits:
-                key_exponent = min(bits * segment_place, MAX_KEY_EXPONENT_WITH_DIGIT)
-                add(slope_parts[slope_place], segment_parts[segment_place], place, key_exponent)
-        add(product_parts[place], one, place, min(bits * place, MAX_KEY_EXPONENT_ALONE))
-
-    batch, _, length = segments.shape
-    heads = mantissas.shape[0]
-    query = torch.stack([query.expand(batch, heads, length) for query, _ in columns], dim=-1)
-    key = torch.stack([key for _, key in columns], dim=-1)
-    filling = -(head_dim + len(columns)) % 8
-    return F.pad(query, (0, filling)).to(dtype), F.pad(key, (0, filling)).to(dtype)
+def is_16_bit(dtype: torch.dtype) -> bool:
+    """Whether kernels of the dtype scale float32 logits, not the query."""
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
@@ -192,27 +260,3 @@ def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device_type) and hidden_states.dtype != torch.float64:  # which autocast leaves alone
         return torch.get_autocast_dtype(device_type)
     return hidden_states.dtype
-
-
-def power_of_two(exponents: torch.Tensor) -> torch.Tensor:
-    """`2.0**exponents` in float32, exact (`pow` is not, on every device): the exponent bits are written directly."""
-    return ((exponents + 127) << 23).to(torch.int32).view(torch.float32)
-
-
-def _digits(values: torch.Tensor, bits: int, count: int) -> list[torch.Tensor]:
-    """Digits of base `2**bits`, least significant first; the last takes what is left."""
-    lower = [values >> (bits * place) & ((1 << bits) - 1) for place in range(count - 1)]
-    return [*lower, values >> (bits * (count - 1))]
-
-
-def _digits_of_product(
-    slope_parts: list[torch.Tensor], segments: torch.Tensor, bits: int, segment_digits: int
-) -> list[torch.Tensor]:
-    """Digits of `slope * segment`, multiplied digit by digit so that 64 bits suffice."""
-    digits = []
-    carry = torch.zeros_like(segments)
-    for part in slope_parts:
-        carry = carry + part * segments
-        digits.append(carry & ((1 << bits) - 1))
-        carry = carry >> bits
-    return digits + _digits(carry, bits, segment_digits)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
+from transformers.utils import is_tracing
 
 from .alibi_bipe import AlibiBias, BiasColumns, kernel_dtype
 from .errors_bipe import InputError
@@ -107,12 +108,12 @@ class XposInterEncoding(RotaryInterEncoding):
         """As every inter encoding.
 
         Raises:
-            ValueError: for float16, and for a segment index above `MAX_XPOS_INDEX` (not checked while compiling).
+            ValueError: for float16, and for a segment index above `MAX_XPOS_INDEX` (not checked in a traced graph).
         """
         index = segments.segment_ids
         if kernel_dtype(hidden_states) == torch.float16:
             raise InputError("inter_encoding='xpos' leaves the range of float16: use bfloat16 or float32")
-        if not torch.compiler.is_compiling() and index.max() > MAX_XPOS_INDEX:
+        if not is_tracing() and index.max() > MAX_XPOS_INDEX:
             raise InputError(
                 f"inter_encoding='xpos' holds up to segment index {MAX_XPOS_INDEX}, where its factors leave the range "
                 f"of float32, got {int(index.max())}"

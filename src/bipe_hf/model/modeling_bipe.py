@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, is_tracing
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -309,7 +309,7 @@ class BipeModelMixin:
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
         if terms.columns is not None and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
-        is_packed = starts_document is not None and not torch.compiler.is_compiling()
+        is_packed = starts_document is not None and not is_tracing()
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
 
     def _with_bias(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:
@@ -338,7 +338,7 @@ class BipeModelMixin:
         if starts_document is None:
             return create_causal_mask(self.config, inputs_embeds, attention_mask, cache), {}
         if "flash" in self.config._attn_implementation:
-            can_check = is_token is not None and not torch.compiler.is_compiling()
+            can_check = is_token is not None and not is_tracing()
             if can_check and _resumes_document(is_token, starts_document).any():
                 raise InputError(
                     "attention_mask has padding inside a packed document, which flash attention cannot pass over. Put "
@@ -352,7 +352,7 @@ class BipeModelMixin:
             position_ids = positions_in_document(starts_document)
             return create_causal_mask(self.config, inputs_embeds, None, None, position_ids=position_ids), {}
         # transformers looks for documents only where it is given no mask
-        document = starts_document.cumsum(dim=1)
+        document = starts_document.cumsum(dim=1, dtype=torch.long)
         mask = create_causal_mask(
             self.config,
             inputs_embeds,
@@ -366,8 +366,8 @@ class BipeModelMixin:
 class BipeLayerMixin:
     """A layer that takes a bias of the attention logits. Comes before the layer of the family.
 
-    A learnt bias is made once and shared by all layers. Gradient checkpointing with `use_reentrant=True` sees arguments
-    by position alone: it cuts their graph, and gives them the sum of what the layers send back.
+    A learnt bias is made once and shared by all layers. Gradient checkpointing with `use_reentrant=True` sees what is
+    handed by position alone: it cuts the graph there, and hands back the sum of what the layers send.
     """
 
     def forward(
@@ -431,7 +431,7 @@ def _starts_document(
     if position_ids is None or length == 1:
         return None
     starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
-    if torch.compiler.is_compiling():  # no value may be read; without a cache the general mask is right in any case
+    if is_tracing():  # no value may be read; without a cache the general mask is right in any case
         return starts if cache is None else None
     if not starts.any():
         return None

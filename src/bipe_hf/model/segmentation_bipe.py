@@ -28,6 +28,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import logging
 
@@ -263,7 +264,8 @@ class Segmenter(nn.Module):
             return self.is_separator.to(input_ids.device)[input_ids.clamp(max=len(self.is_separator) - 1)]
         if self.segmentation == "fixed":
             return (count_tokens(input_ids, **given) + 1) % self.fixed_segment_length == 0
-        return torch.full_like(input_ids, self.segmentation == "tokens", dtype=torch.bool)
+        every_token = torch.ones_like if self.segmentation == "tokens" else torch.zeros_like
+        return every_token(input_ids, dtype=torch.bool)
 
     def _inner_ends(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Marks the separators of each inner level."""
@@ -357,8 +359,7 @@ def segment_tokens(
     if segment_ids is None:
         ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
         if starts_document is not None:
-            # The count never falls, so the running maximum is the count at the start of the latest document.
-            ended_before = ended_before - torch.where(starts_document, ended_before, 0).cummax(dim=1).values
+            ended_before = ended_before - _at_latest(ended_before, starts_document)
         segment_ids = ended_before
     segment_ids = _at_latest_token(segment_ids.long(), is_token, past.segment_id)
 
@@ -372,7 +373,7 @@ def segment_tokens(
         inner.append(level)
     index = _token_index(ends_segment, is_token)
     index_in_unit = index + past.intra_position + 1
-    intra_positions = index_in_unit - torch.where(starts, index_in_unit, 0).cummax(dim=1).values
+    intra_positions = index_in_unit - _at_latest(index_in_unit, starts)
     token_positions = count_tokens(ends_segment, is_token=is_token, starts_document=starts_document, past=past)
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
@@ -478,9 +479,8 @@ def _inner_level(
     starts = parent_starts | _shift(ended, past.ended).bool()
     if is_token is not None:
         starts = starts & is_token
-    count = past.index + starts.cumsum(dim=1)
-    # The count never falls, so the running maximum is the count at the start of the latest parent.
-    return starts, LevelState(count - torch.where(parent_starts, count, 0).cummax(dim=1).values, ended)
+    count = past.index + _count(starts)
+    return starts, LevelState(count - _at_latest(count, parent_starts), ended)
 
 
 def count_tokens(
@@ -504,7 +504,7 @@ def count_tokens(
         positions = positions + past.token_position + 1
     if starts_document is None:
         return positions
-    return positions - torch.where(starts_document, positions, 0).cummax(dim=1).values
+    return positions - _at_latest(positions, starts_document)
 
 
 def _next_state(
@@ -559,7 +559,7 @@ def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor 
     if is_token is not None:
         starts_document = starts_document | (is_token != _shift(is_token, is_token[:, :1]))
     index = torch.arange(starts_document.shape[1], device=starts_document.device).expand_as(starts_document)
-    return index - torch.where(starts_document, index, 0).cummax(dim=1).values
+    return index - _at_latest(index, starts_document)
 
 
 def _shift(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -568,15 +568,30 @@ def _shift(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     return torch.cat([first, values], dim=1)[:, :-1]
 
 
+def _count(is_marked: torch.Tensor) -> torch.Tensor:
+    """How many tokens are marked up to each."""
+    return is_marked.cumsum(dim=1, dtype=torch.long)  # named, because ONNX sums no booleans
+
+
 def _exclusive_cumsum(values: torch.Tensor) -> torch.Tensor:
-    return values.cumsum(dim=1) - values.long()
+    return _count(values) - values.long()
 
 
 def _token_index(like: torch.Tensor, is_token: torch.Tensor | None) -> torch.Tensor:
     """Counts tokens from 0, padding passed over (it repeats the index of the token before it)."""
     if is_token is None:
         return torch.arange(like.shape[1], device=like.device).expand(like.shape)
-    return is_token.cumsum(dim=1) - 1
+    return _count(is_token) - 1
+
+
+def _at_latest(counts: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
+    """The count at the latest marked token up to each token, 0 where there is none; counts never fall, nor below 0."""
+    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+        return torch.where(is_marked, counts, 0).cummax(dim=1).values
+    # ONNX knows no running maximum. Each marked count goes to its number among them, all others to a last column.
+    number = _count(is_marked)
+    column = torch.where(is_marked, number, counts.shape[1] + 1)
+    return F.pad(torch.zeros_like(counts), (0, 2)).scatter(1, column, counts).gather(1, number)
 
 
 def _at_latest_token(values: torch.Tensor, is_token: torch.Tensor | None, before_any: torch.Tensor) -> torch.Tensor:
@@ -584,7 +599,7 @@ def _at_latest_token(values: torch.Tensor, is_token: torch.Tensor | None, before
     if is_token is None:
         return values
     column = torch.arange(1, values.shape[1] + 1, device=values.device)
-    latest = torch.where(is_token, column, 0).cummax(dim=1).values
+    latest = _at_latest(column.expand_as(is_token), is_token)
     return torch.cat([before_any, values], dim=1).gather(1, latest)
 
 
