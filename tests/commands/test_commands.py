@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -334,6 +335,27 @@ def run_generate(capsys, *words: str) -> str:
 def test_generate_prints_the_prompt_and_the_likeliest_text(model_folder, capsys):
     output = run_generate(capsys, str(model_folder), "the cat sat. it", "--max-new-tokens", "12")
     assert output == greedy(model_folder, "the cat sat. it", 12) + "\n"
+
+
+def test_generate_asks_a_chat_model_by_its_template_and_says_so(model_folder, tmp_path, capsys):
+    folder = shutil.copytree(model_folder, tmp_path / "chat")
+    tokenizer = BipeTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}({{ m.role }}) {{ m.content }}. {% endfor %}{% if add_generation_prompt %}it{% endif %}"
+    tokenizer.save_pretrained(folder)
+    words = ["generate", str(folder), "the cat", "--max-new-tokens", "12", "--device", "cpu"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    prompt = "(user) the cat. it"
+    assert shown.out == greedy(folder, prompt, 12).removeprefix(prompt) + "\n"
+    assert "chat template (--raw continues it as it stands)" in shown.err
+    assert main([*words, "--raw"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == greedy(folder, "the cat", 12) + "\n"
+    assert "template" not in shown.err
+    tokenizer.chat_template = "{{ raise_exception('a system turn comes first') }}"
+    tokenizer.save_pretrained(folder)
+    assert main(words) == 2
+    assert "refuses a prompt (a system turn comes first): --raw continues" in capsys.readouterr().err
 
 
 def test_generate_reads_the_prompt_from_standard_input(model_folder, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ import lm_eval.evaluator
 import lm_eval.tasks
 import pytest
 import torch
+from transformers import AutoTokenizer
 from word_tokenizer import EOS, make_word_tokenizer, random_words, segment_ids
 
 from bipe_hf.commands import main
@@ -339,9 +341,38 @@ def test_the_command_prints_and_writes_a_column_for_each_model(
     assert rows[0][3:] == [f"{row.value:.4f} ± {row.stderr:.4f}" for row in accuracy]
 
 
+def test_a_chat_template_and_a_system_turn_reach_the_harness(two_checkpoints, tasks_folder, tmp_path):
+    folder = shutil.copytree(two_checkpoints[0], tmp_path / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role[0] }} {{ m.content }} {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    asked = {"num_fewshot": 1, "limit": 3, "apply_chat_template": True, "fewshot_as_multiturn": True}
+    asked["system_instruction"] = "a b c"
+    output = tmp_path / "tasks.json"
+    evaluation = evaluate_tasks(
+        [folder], ["words_choice"], tasks_folder=tasks_folder, device="cpu", output=output, **asked
+    )
+    expected = scores(harness(str(folder), tasks_folder, ["words_choice"], **asked))
+    assert values(evaluation) == pytest.approx({(str(folder), *key): value for key, value in expected.items()})
+    plain = scores(harness(str(folder), tasks_folder, ["words_choice"], num_fewshot=1, limit=3))
+    assert expected != pytest.approx(plain, rel=1e-3)
+    del asked["system_instruction"]
+    with pytest.raises(ValueError, match="results with other settings"):
+        evaluate_tasks(
+            [folder], ["words_choice"], tasks_folder=tasks_folder, device="cpu", output=output, resume=True, **asked
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--tasks", "words_choice", "--apply-chat-template"], "apply_chat_template: the tokenizer of"),
+        (["--tasks", "words_choice", "--fewshot-as-multiturn"], "fewshot_as_multiturn: turns need apply_chat"),
+        (
+            ["--tasks", "bipe_passkey", "--system-instruction", "x", "--metadata", '{"lengths": [99]}'],
+            "system_instruction: bipe_passkey has no use",
+        ),
+        (["--lengths", "8", "--apply-chat-template"], "--apply-chat-template: only --tasks takes this"),
         (["--tasks", "words_chioce"], "there is no task 'words_chioce' in the lm-evaluation-harness or in"),
         (["--tasks", "words_chioce"], "did you mean words_choice"),
         (["--tasks", "zzzzzz"], "`lm_eval ls tasks` lists them"),

@@ -1,10 +1,13 @@
 """Documents, tokenizer, token ids and blocks: `bipe_hf.lab.data`."""
 
+import bz2
+import gzip
 import inspect
 import itertools
 import json
 import json.decoder
 import logging
+import lzma
 import os
 import pydoc_data.topics
 import subprocess
@@ -23,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bipe_hf.lab.data import (
     cached_tokenizer,
+    formats,
     load_documents,
     make_blocks,
     tokenize,
@@ -30,6 +34,7 @@ from bipe_hf.lab.data import (
     train_tokenizer,
 )
 from bipe_hf.lab.data.tables import read_tables
+from bipe_hf.model.errors_bipe import InputError
 from bipe_hf.model.tokenization_bipe import BipeTokenizer
 
 
@@ -242,6 +247,10 @@ BAD_SOURCES = {
     "folder": ({"folder/.hidden": "h"}, "folder holds no files"),
     "one": ({"one/a.txt": "a"}, r"one holds 1 document\(s\).* at least 2"),
     "blank": ({"blank/train/a.txt": "a", "blank/validation/b.txt": " "}, "blank/validation holds no text"),
+    "tables": (
+        {"tables/a.csv": "text\na\n", "tables/b.jsonl": '{"text": "b"}'},
+        r"mixes kinds of files \(a.csv, b.jsonl\)",
+    ),
     "mixed": ({"mixed/a.txt": "a", "mixed/b.jsonl": "{}"}, r"mixes kinds of files \(a.txt, b.jsonl\)"),
     "rows": (
         {"rows/train.jsonl": '{"text": "a"}', "rows/validation.jsonl": '{"text": ""}'},
@@ -265,6 +274,104 @@ def test_what_cannot_be_read_is_one_line_that_says_why(tmp_path, source, streami
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         load_documents(str(tmp_path / source), streaming=streaming)
     assert "\n" not in str(error.value)
+
+
+COMPRESSIONS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_compressed_files_are_read_as_what_they_hold(tmp_path, ending, streaming):
+    compress = COMPRESSIONS[ending]
+    texts = [f"Text {number}, é." for number in range(6)]
+    contents = {
+        "text.txt": "\n\n".join(texts),
+        "rows.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts),
+        "rows.csv": "text\n" + "".join(f'"{text}"\n' for text in texts),
+        "rows.tsv": "text\tnumber\n" + "".join(f"{text}\t1\n" for text in texts),
+        "folder/a.txt": texts[0],
+        "folder/b.txt": texts[1],
+        "tables/train.csv": f'text\n"{texts[0]}"\n',
+        "tables/validation.csv": f'text\n"{texts[1]}"\n',
+    }
+    for name, content in contents.items():
+        for folder, data in (("plain", content.encode()), ("packed", compress(content.encode()))):
+            file = tmp_path / folder / (name if folder == "plain" else f"{name}.{ending}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+
+    def read(source):
+        splits = load_documents(str(source), validation_fraction=0.3, streaming=streaming)
+        return {split: [row["text"] for row in splits[split]] for split in splits}
+
+    for name in ("text.txt", "rows.jsonl", "rows.csv", "rows.tsv", "tables"):
+        packed = name if name == "tables" else f"{name}.{ending}"
+        assert read(tmp_path / "packed" / packed) == read(tmp_path / "plain" / name), name
+    assert sorted(itertools.chain(*read(tmp_path / "packed/folder").values())) == texts[:2]
+
+
+def test_a_damaged_compressed_file_is_one_line(tmp_path):
+    whole = gzip.compress(b"Some words. " * 100)
+    for data in (whole[:-20], whole[:10] + b"x" * 50):
+        (tmp_path / "text.txt.gz").write_bytes(data)
+        with pytest.raises(InputError, match=r"text.txt.gz is compressed with gzip and damaged \("):
+            load_documents(str(tmp_path / "text.txt.gz"))
+
+
+def test_zstd_is_read_or_refused_with_the_library_to_install(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_bytes(b"\x28\xb5\x2f\xfd and so on")
+    (tmp_path / "rows.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd and so on")
+    monkeypatch.setattr(formats, "is_installed", lambda library: False)
+    for name in ("text.txt", "rows.jsonl.zst"):
+        with pytest.raises(InputError, match=f"{name} is compressed with zstd: pip install zstandard"):
+            load_documents(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PK\3\4rest", "is a zip archive or an office document: unpack it"),
+        (b"PAR1rest", "is a Parquet table: its name must end in .parquet"),
+        ("Wörter".encode("utf-16"), "is UTF-16 text: convert it"),
+        ("Words".encode("utf-16-le"), "is no text, but full of NUL bytes"),
+        (b"%PDF-1.7", "is a PDF document"),
+        (b"name".ljust(257, b"a") + b"ustar", "is a tar archive: unpack it"),
+    ],
+)
+def test_what_is_no_text_is_named_whatever_it_is_called(tmp_path, data, message):
+    (tmp_path / "text.txt").write_bytes(data)
+    for packed in (False, True):
+        (tmp_path / "text.txt").write_bytes(gzip.compress(data) if packed else data)
+        with pytest.raises(InputError, match=message):
+            load_documents(str(tmp_path / "text.txt"))
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.parametrize(
+    ("suffix", "content"),
+    [
+        (".tsv", 'text\tn\n"a, b"\t1\nNA\t2\n'),
+        (".ndjson", '{"text": "a, b"}\n{"text": "NA"}\n'),
+    ],
+)
+def test_tables_are_tables_whatever_their_ending(tmp_path, suffix, content, is_folder):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / f"rows{suffix}").write_text(content)
+    source = tmp_path / "folder" if is_folder else tmp_path / "folder" / f"rows{suffix}"
+    splits = load_documents(str(source), validation_fraction=0.5)
+    assert sorted(row["text"] for documents in splits.values() for row in documents) == ["NA", "a, b"]
+
+
+def test_rows_of_several_types_are_named_by_their_row(tmp_path):
+    words = [json.dumps({"text": f"Words {number}."}) for number in range(5)]
+    for value in (7, ["a"], {"a": 1}, 1.5, True):
+        (tmp_path / "rows.jsonl").write_text("\n".join([*words, json.dumps({"text": value}), *words]))
+        for streaming in (False, True):
+            with pytest.raises(InputError, match="rows.jsonl: .* in row 5 of the train split, which is no text"):
+                load_documents(str(tmp_path / "rows.jsonl"), streaming=streaming)
+    (tmp_path / "rows.csv").write_text('text\n""\n' + "1\n" * 5)
+    with pytest.raises(InputError, match=r"rows.csv: .* holds 1.0 in row 1 of the train split"):
+        load_documents(str(tmp_path / "rows.csv"))
 
 
 def test_text_that_is_not_utf_8_is_named(tmp_path):

@@ -48,6 +48,7 @@ from bipe_hf.lab.finetuning.labels import Labels, classification_loss, find_labe
 from bipe_hf.lab.finetuning.question_answering import answer_tokens, best_answers, encode_windows, span_loss
 from bipe_hf.lab.finetuning.tasks import TASKS
 from bipe_hf.lab.finetuning.token_classification import places_of_words
+from bipe_hf.model.errors_bipe import InputError
 
 
 HEADS = {
@@ -169,7 +170,7 @@ def without_dropout(monkeypatch):
 
 
 def make_task(name, rows, **keys):
-    rows = rows.select_columns(list(TASKS[name].columns))
+    rows = rows.select_columns(list(TASKS[name].choose_columns(rows.column_names, {})))
     return TASKS[name](TaskArguments(task=name), RowArguments(**keys), DatasetDict(train=rows, validation=rows))
 
 
@@ -326,6 +327,55 @@ def test_messages_are_the_turns_that_they_say(tokenizer):
     answer = [token for token in example["labels"] if token != -100]
     assert tokenizer.decode(answer) == "good\n"
     assert tokenizer.decode(example["input_ids"]) == "<system>it ran\n<user>Which?\n<assistant>good\n"
+
+
+MARKING_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}\n"
+    "{% endgeneration %}{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKING_TEMPLATE])
+def test_all_turns_of_the_assistant_are_learnt_of_a_conversation(family, template, tokenizer):
+    tokenizer = reloaded(tokenizer, chat_template=template)
+    said = [("system", "it ran"), ("user", "Which?"), ("assistant", "good"), ("user", "the cat"), ("assistant", "bad")]
+    messages = [{"role": role, "content": content, "tool_calls": None} for role, content in said]
+    (example,), cut = make_examples("instructions", tokenizer, [{"messages": messages}])
+    parts = ["<system>it ran\n<user>Which?\n<assistant>", "good\n", "<user>the cat\n<assistant>", "bad\n"]
+    ids = [tokenizer(part)["input_ids"] for part in parts]
+    labels = [-100] * len(ids[0]) + ids[1] + [-100] * len(ids[2]) + ids[3]
+    assert cut == 0
+    if template is CHAT_TEMPLATE:
+        assert example == {"input_ids": [*itertools.chain(*ids)], "labels": labels}
+    learnt = [token for token in example["labels"] if token != -100]
+    assert tokenizer.decode(example["input_ids"]) == "".join(parts)
+    assert tokenizer.decode(learnt) == "good\nbad\n"
+    assert all(label in (-100, token) for token, label in zip(*example.values(), strict=True))
+    (short,), cut = make_examples("instructions", tokenizer, [{"messages": messages}], max_length=len(ids[3]) + 2)
+    assert short["input_ids"] == example["input_ids"][-len(ids[3]) - 2 :]
+    assert tokenizer.decode([token for token in short["labels"] if token != -100]) == "bad\n"
+    assert cut == 1
+
+
+def test_a_template_that_does_not_tell_the_turns_of_the_assistant_is_refused(tokenizer):
+    thinking = "{% for m in messages %}<{{ m.role }}{{ '' if loop.last else ' cut' }}>{{ m.content }}{% endfor %}"
+    messages = [{"role": role, "content": "it ran"} for role in ("user", "assistant", "user", "assistant")]
+    with pytest.raises(InputError, match="neither marks the turns of the assistant"):
+        make_examples("instructions", reloaded(tokenizer, chat_template=thinking), [{"messages": messages}])
+    with pytest.raises(InputError, match="messages: a tokenizer with a chat template is needed"):
+        make_examples("instructions", tokenizer, [{"messages": messages}])
+
+
+def test_a_conversation_is_learnt_by_the_command_and_from_any_column(settings, tokenizer, start, tmp_path, family):
+    folder = Path(shutil.copytree(start(family), tmp_path / "chat"))
+    reloaded(tokenizer, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
+    said = [{"role": role, "content": "it ran"} for role in ("user", "assistant")]
+    rows = [{"talk": said}] * 4
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"initial_model": str(folder), "data": str(tmp_path / "rows.jsonl"), "max_steps": 1}
+    result = finetune(settings("instructions", columns={"messages": "talk"}, **keys))
+    assert result["examples"] == {"train": 3, "validation": 1}
 
 
 def test_messages_need_a_chat_template(tokenizer):
@@ -1079,13 +1129,27 @@ def test_bad_settings_are_refused_before_anything_is_written(task, keys, message
         ("instructions", {"prompt": [{"role": "user"}]}, "prompt: row 2 .* without role or content"),
         ("instructions", {"prompt": ["x"]}, "prompt: row 0 .* without role or content"),
         ("instructions", {"completion": [{"content": "x"}]}, "completion: row 2 .* without role or content"),
+        ("instructions", {"completion": 7}, "completion: row 2 .* holds neither text nor messages"),
+        ("instructions", {"messages": []}, "messages: row 2 of the train split holds no messages"),
+        ("instructions", {"messages": "it ran"}, "messages: row 2 of the train split holds no messages"),
+        ("instructions", {"messages": [{"role": "user", "content": "x"}]}, "messages: row 2 .* no message of the as"),
+        ("causal_lm", {"text": 7}, "text: row 2 of the train split holds no text"),
+        ("classification", {"text": ["it", "ran"]}, "text: row 2 of the train split holds no text"),
+        ("classification", {"label": 7}, "label: labels are strings or whole numbers"),
+        ("token_classification", {"tokens": "it ran"}, "tokens: a list for each row is needed"),
+        ("token_classification", {"tokens": ["it", 7], "tags": ["O", "O"]}, "tokens: row 2 .* holds 7, which is no"),
+        ("question_answering", {"context": 7}, "context: row 2 of the train split holds no text"),
+        ("question_answering", {"answers": "it ran"}, "answers: row 2 of the train split is no mapping"),
     ],
 )
 def test_bad_row_is_named(task, changes, message, settings, tmp_path):
     (tmp_path / "data").mkdir()
     rows = list(make_rows(4))
+    if "messages" in changes:
+        said = [{"role": role, "content": "it ran"} for role in ("user", "assistant")]
+        rows = [{"messages": said} for _ in rows]
     for column, value in changes.items():
-        if isinstance(value, list) and task == "instructions":  # the others hold lists, too
+        if isinstance(value, list) and task == "instructions" and column != "messages":  # the others hold lists, too
             messages = isinstance(value[0], dict)
             rows = [row | {column: [{"role": "user", "content": "x"} if messages else "x"]} for row in rows]
     for name, part in {"train": [*rows[:2], rows[2] | changes], "validation": rows}.items():

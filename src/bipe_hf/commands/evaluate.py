@@ -53,7 +53,17 @@ OF_LENGTHS = (
     "batch_tokens",
     "config_fields",
 )
-OF_TASKS = ("tasks_folder", "metadata", "num_fewshot", "limit", "max_length", "batch_size")
+OF_TASKS = (
+    "tasks_folder",
+    "metadata",
+    "num_fewshot",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "system_instruction",
+    "limit",
+    "max_length",
+    "batch_size",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks.add_argument("--tasks-folder", help="folder with more tasks, as .yaml files of the harness")
     tasks.add_argument("--metadata", help="settings of the tasks of this package, in JSON (see above)")
     tasks.add_argument("--num-fewshot", type=int, help="solved examples before a question (default: as the task says)")
+    tasks.add_argument(
+        "--apply-chat-template", action="store_true", help="ask by the chat template of each model's tokenizer"
+    )
+    tasks.add_argument(
+        "--fewshot-as-multiturn",
+        action="store_true",
+        help="with --apply-chat-template: solved examples are turns of their own",
+    )
+    tasks.add_argument("--system-instruction", metavar="TEXT", help="what stands before every request")
     tasks.add_argument("--limit", type=int, help="score so many documents of each task, to try it out (default: all)")
     tasks.add_argument("--max-length", type=int, help="tokens of a request (default: max_position_embeddings)")
     tasks.add_argument(

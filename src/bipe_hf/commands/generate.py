@@ -14,7 +14,14 @@ HELP = "continue a text with a trained model, printed as it is written"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
     measuring.add_model_arguments(parser)
-    parser.add_argument("prompt", metavar="PROMPT", help="text to continue; - reads it from standard input")
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        help="text to continue, for a chat model what the user says; - reads it from standard input",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="continue PROMPT as it stands, though the tokenizer has a chat template"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="tokens to add (default: 100)")
     parser.add_argument(
         "--temperature",
@@ -57,12 +64,20 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..lab.common.checkpoints import open_checkpoint
     from ..lab.common.devices import check_device
+    from ..lab.common.generation import chat_prompt
 
     device = check_device(arguments.device)
     checkpoint = open_checkpoint(arguments.model, arguments.revision)
     model = checkpoint.load(device, dtype="auto", attention=None)
     # Only what every causal model takes: a BiPE model derives the segments, also those of the tokens to come.
-    inputs = checkpoint.tokenizer(prompt, return_tensors="pt")
+    tokenizer = checkpoint.tokenizer
+    is_chat = tokenizer.chat_template is not None and not arguments.raw
+    if is_chat:
+        print(
+            "the prompt is a turn of the user, by the tokenizer's chat template (--raw continues it as it stands)",
+            file=sys.stderr,
+        )
+    inputs = chat_prompt(tokenizer, prompt) if is_chat else tokenizer(prompt, return_tensors="pt")
     sampling = {"do_sample": arguments.temperature is not None}
     if sampling["do_sample"]:
         sampling |= {"temperature": arguments.temperature, "top_p": arguments.top_p or 1.0, "top_k": 0}
@@ -72,6 +87,6 @@ def run(arguments: argparse.Namespace) -> None:
             input_ids=inputs.input_ids.to(device),
             attention_mask=inputs.attention_mask.to(device),
             max_new_tokens=arguments.max_new_tokens,
-            streamer=TextStreamer(checkpoint.tokenizer, skip_special_tokens=True),
+            streamer=TextStreamer(tokenizer, skip_prompt=is_chat, skip_special_tokens=True),
             **sampling,
         )

@@ -4,12 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from jinja2 import TemplateError
+from transformers import BatchEncoding, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ...model.errors_bipe import InputError
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a prompt, behind the special tokens that the tokenizer puts first. Those in the text are text."""
     return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> BatchEncoding:
+    """What a user says, as the chat template of the tokenizer puts it before an answer: `input_ids` and
+    `attention_mask`, long, `(1, tokens)`. Raises `InputError` where the template refuses it."""
+    message = {"role": "user", "content": text}
+    try:
+        return tokenizer.apply_chat_template(
+            [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    except (TemplateError, TypeError) as error:
+        raise InputError(
+            f"the chat template of the tokenizer refuses a prompt ({error}): --raw continues it as it stands"
+        ) from error
 
 
 def write_greedily(

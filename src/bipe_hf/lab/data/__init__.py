@@ -10,7 +10,8 @@ Loading, caching, streaming and progress bars are those of `datasets`; the token
 """
 
 from .blocks import make_blocks
-from .corpora import DEFAULT_CORPUS, load_documents, read_text_file
+from .corpora import DEFAULT_CORPUS, load_documents
+from .formats import read_text_file
 from .index_extension import SkippedIndices, StretchedIndices
 from .tables import load_rows
 from .tokenize import cached_tokenizer, tokenize_documents, train_tokenizer

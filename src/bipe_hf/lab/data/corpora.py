@@ -8,9 +8,10 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.fingerprint import Hasher
 
 from ...model.errors_bipe import InputError
+from .formats import read_text_file
 from .python_corpus import python_installation, read_python
 from .split import split_by_document
-from .tables import TABLES, holds_tables, read_tables, reading, visible_files
+from .tables import check_one_kind, holds_tables, read_tables, reading, visible_files
 
 
 DEFAULT_CORPUS = "python"
@@ -40,12 +41,15 @@ def load_documents(
       library without tests and generated tables, read from the running installation: about 10 MB.
     - a text file: any UTF-8 file. As there is but one document, its last `validation_fraction`, from a blank line on,
       is the validation document.
-    - a table (`.jsonl`, `.json`, `.csv`, `.parquet`): each row is a document, its text is in `text_column`.
+    - a table (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`): each row is a document, its text is
+      in `text_column`.
     - a folder saved by `save_to_disk`: each row is a document.
     - any other folder, searched recursively without hidden files: each text file is a document, with the subfolders
       `train` and `validation`, where it has both, as the splits; or a folder of tables, which `datasets` reads and
       splits by the names of its files.
     - a data set of the Hugging Face Hub, `"name"` or `"name:config"`.
+
+    Text files and tables may be compressed (gzip, bzip2, xz, zstd; a table has both endings: `.csv.gz`).
 
     A split `validation` of a saved, table or Hub data set is used as it is and its other splits but `train` are not
     used. Where there is none, the training documents are split by a hash of their names and `seed`: a document stays
@@ -102,18 +106,6 @@ def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bo
         return Dataset.from_generator(generator, features=_FEATURES, gen_kwargs=gen_kwargs)
 
 
-def read_text_file(path: Path) -> str:
-    r"""The text of a file as every command reads it: UTF-8 without its mark, with `\n` for each line break.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it or leave it out") from error
-
-
 def _from_text_file(path: Path, validation_fraction: float, streaming: bool) -> dict[str, _Documents]:
     text = read_text_file(path)
     if not text.strip():
@@ -139,11 +131,7 @@ def _from_text_folder(folder: Path, streaming: bool) -> dict[str, _Documents]:
     files = visible_files(folder)
     if not files:
         raise InputError(f"the folder {folder} holds no files")
-    kinds = {TABLES.get(file.suffix.lower(), "text"): file for file in files if file.name != "README.md"}
-    if len(kinds) > 1:
-        mixed = ", ".join(str(file.relative_to(folder)) for file in kinds.values())
-        raise InputError(f"the folder {folder} mixes kinds of files ({mixed}); give each kind a folder of its own")
-
+    check_one_kind(folder, files)
     splits = {"train": folder}
     if all((folder / split).is_dir() for split in ("train", "validation")):
         splits = {split: folder / split for split in ("train", "validation")}
@@ -201,7 +189,7 @@ def _from_rows(source: str, rows: _Documents, text_column: str, split: str) -> _
         "batched": True,
         "remove_columns": text_column,
         "features": _FEATURES,
-        "fn_kwargs": {"text_column": text_column, "split": split},
+        "fn_kwargs": {"source": source, "text_column": text_column, "split": split},
     }
     if isinstance(rows, IterableDataset):
         return rows.map(_name_rows, **arguments)
@@ -211,7 +199,15 @@ def _from_rows(source: str, rows: _Documents, text_column: str, split: str) -> _
     return rows.map(_name_rows, cache_file_name=str(cache), new_fingerprint=key, desc="Reading documents", **arguments)
 
 
-def _name_rows(batch: dict[str, list], indices: list[int], text_column: str, split: str) -> dict[str, list]:
+def _name_rows(
+    batch: dict[str, list], indices: list[int], source: str, text_column: str, split: str
+) -> dict[str, list]:
+    for text, index in zip(batch[text_column], indices, strict=True):
+        if not isinstance(text, str | None):
+            raise InputError(
+                f'{source}: the column "{text_column}" holds {text!r} in row {index} of the {split} split, which is no'
+                f" text but {type(text).__name__}"
+            )
     rows = [(text, f"{split}:{index}") for text, index in zip(batch[text_column], indices, strict=True)]
     rows = [(text, name) for text, name in rows if text is not None and text.strip()]
     return {"text": [text for text, _ in rows], "name": [name for _, name in rows]}

@@ -1,7 +1,7 @@
-"""Rows of tables: local `.jsonl`, `.json`, `.csv` and `.parquet` files, saved data sets, the Hugging Face Hub."""
+"""Rows of tables: local files, saved data sets, the Hugging Face Hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,12 +11,21 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from .formats import check_zstd, content_suffix
 
 
-TABLES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # suffix -> builder of `datasets`
+TABLES = {  # suffix -> builder of `datasets`
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 _TEXTS = {".html", ".md", ".py", ".rst", ".tex", ".txt"}  # only to tell a missing file from a Hub name
 _SAVED_DATA_SET = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
-_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # of .csv: NA, None and null are words, not gaps
+_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # of .csv, .tsv: NA, None and null are words, not gaps
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
@@ -24,9 +33,9 @@ def load_rows(source: str, *, validation_fraction: float = 0.1) -> DatasetDict:
     """Load the rows of a table, with all their columns, in a training and a validation split.
 
     Args:
-        source (`str`): a table (`.jsonl`, `.json`, `.csv`, `.parquet`), a folder of tables, which `datasets` splits by
-            the names of its files, a folder saved by `save_to_disk`, or a data set of the Hugging Face Hub, `"name"`
-            or `"name:config"`.
+        source (`str`): a table (its ending is one of `TABLES`, perhaps compressed), a folder of tables, which
+            `datasets` splits by the names of its files, a folder saved by `save_to_disk`, or a data set of the
+            Hugging Face Hub, `"name"` or `"name:config"`.
         validation_fraction (`float`, *optional*, defaults to 0.1): share of the rows held out where `source` has no
             split `validation`, drawn by chance but the same each time.
 
@@ -60,11 +69,27 @@ def load_rows(source: str, *, validation_fraction: float = 0.1) -> DatasetDict:
 def holds_tables(path: Path) -> bool:
     """Whether an existing file or folder is a table, a saved data set or a folder of nothing but tables."""
     if path.is_file():
-        return path.suffix.lower() in TABLES
+        return content_suffix(path) in TABLES
     if is_saved_data_set(path):
         return True
     files = [file for file in visible_files(path) if file.name != "README.md"]
-    return bool(files) and all(file.suffix.lower() in TABLES for file in files)
+    return bool(files) and all(content_suffix(file) in TABLES for file in files)
+
+
+def check_one_kind(folder: Path, files: Iterable[Path]) -> str:
+    """The kind that all of these files of a folder are of: `text`, or the ending of tables.
+
+    Raises `InputError` where there are several.
+    """
+    kinds = {}
+    for file in files:
+        suffix = content_suffix(file)
+        if file.name != "README.md":
+            kinds.setdefault("text" if suffix not in TABLES else suffix if suffix == ".tsv" else TABLES[suffix], file)
+    if len(kinds) > 1:
+        mixed = ", ".join(str(file.relative_to(folder)) for file in kinds.values())
+        raise InputError(f"the folder {folder} mixes kinds of files ({mixed}); give each kind a folder of its own")
+    return next(iter(kinds), "text")
 
 
 def is_saved_data_set(folder: Path) -> bool:
@@ -95,25 +120,35 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
         if streaming:
             splits = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
     elif path.is_dir():
-        is_csv = all(file.suffix.lower() == ".csv" for file in visible_files(path) if file.name != "README.md")
-        options = _AS_WRITTEN if is_csv else {}
+        files = visible_files(path)
+        kind = check_one_kind(path, files)
+        for file in files:
+            _check_compression(file)
+        options = _AS_WRITTEN if kind in ("csv", ".tsv") else {}
         with reading(source):
             # The full path, as `datasets` would take a folder named "json" for its own builder.
             splits = datasets.load_dataset(str(path.resolve()), streaming=streaming, **options)
     elif path.is_file():
-        builder = TABLES[path.suffix.lower()]
-        options = _AS_WRITTEN if builder == "csv" else {}
+        suffix = content_suffix(path)
+        builder = TABLES[suffix]
+        _check_compression(path)
+        options = _AS_WRITTEN | ({"sep": "\t"} if suffix == ".tsv" else {}) if builder == "csv" else {}
         with reading(source):
             splits = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **options)
     else:
         name = _HUB_NAME.fullmatch(source)
-        if name is None or Path(source).suffix.lower() in TABLES.keys() | _TEXTS:
+        if name is None or content_suffix(Path(source)) in TABLES.keys() | _TEXTS:
             raise InputNotFoundError(f"no such file or folder: {source}")
         with reading(f'"{source}" (no local file or folder, so taken for a data set of the Hugging Face Hub)'):
             splits = datasets.load_dataset(name[1], name[2], streaming=streaming)
     if "train" not in splits:
         raise InputError(f"{source} has no split train; it has: {', '.join(splits)}")
     return dict(splits)
+
+
+def _check_compression(file: Path) -> None:
+    if file.suffix.lower() == ".zst":
+        check_zstd(file)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class RowArguments:
         default=None,
         metadata={
             "help": 'columns of the data by what the task calls them, where that differs: {"text": "review"}.'
-            " Read are text (causal_lm), prompt and completion (instructions), text and label (classification), tokens"
+            " Read are text (causal_lm), prompt and completion, or messages (instructions), text and label (classification), tokens"
             " and tags (token_classification), question, context and answers (question_answering)"
         },
     )

@@ -192,14 +192,15 @@ def _length_of(config: PreTrainedConfig) -> int:
 
 def _load_columns(task_class: type[Task], task_args: TaskArguments, row_args: RowArguments) -> DatasetDict:
     """The columns of the task, by the names that it has for them."""
-    names = {column: column for column in task_class.columns}
+    rows = task_class.read(task_args, row_args)
+    columns = task_class.choose_columns(rows["train"].column_names, row_args.columns or {})
+    names = {column: column for column in columns}
     for column, name in (row_args.columns or {}).items():
         if column not in names:
-            raise InputError(f"columns: {column!r} is not read by this task, but {', '.join(task_class.columns)}")
+            raise InputError(f"columns: {column!r} is not read by this task, but {', '.join(columns)}")
         names[column] = name
     if len(set(names.values())) < len(names):
         raise InputError(f"columns: the same column is given twice: {names}")
-    rows = task_class.read(task_args, row_args)
     for split, part in rows.items():
         for column, name in names.items():
             if name not in part.column_names:

@@ -1,12 +1,12 @@
 """What a task is: columns to read, examples to make of them, a head, a loss and metrics."""
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict, Json, Value
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from ...model.errors_bipe import InputError
@@ -53,6 +53,11 @@ class Task:
     def read(cls, task_args: TaskArguments, row_args: RowArguments) -> DatasetDict:
         """The splits `train` and `validation` of the data, with all their columns."""
         return load_rows(row_args.data, validation_fraction=row_args.validation_fraction)
+
+    @classmethod
+    def choose_columns(cls, available: Iterable[str], given: Iterable[str]) -> tuple[str, ...]:
+        """The columns to read, by their names in the task, of those that the data has and those that were named."""
+        return cls.columns
 
     def __init__(self, task_args: TaskArguments, row_args: RowArguments, rows: DatasetDict) -> None:
         raise NotImplementedError
@@ -102,8 +107,15 @@ def check_texts(rows: DatasetDict, column: str) -> None:
     """Refuses a column of anything but texts."""
     for split, part in rows.items():
         feature = part.features[column]
-        if not (isinstance(feature, Value) and feature.dtype in ("string", "large_string")):
+        if isinstance(feature, Json):  # of rows of several types
+            check_rows(rows, column, lambda value: isinstance(value, str | None), "holds no text")
+        if not (isinstance(feature, Json) or is_string(feature)):
             raise InputError(f"{column}: text is needed, the column of the {split} split holds {feature}")
+
+
+def is_string(feature: Any) -> bool:
+    """Whether a column of this type holds texts."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def is_text(value: str | None) -> bool:

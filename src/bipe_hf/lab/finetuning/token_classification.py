@@ -49,8 +49,9 @@ class TokenClassification(Task):
             for index, (words, tags) in enumerate(zip(part["tokens"], part["tags"], strict=True)):
                 if len(words) != len(tags):
                     raise row_error("tags", part, split, index, f"has {len(tags)} tags for {len(words)} words")
-                if not isinstance(words[0], str):
-                    raise row_error("tokens", part, split, index, f"holds {words[0]!r}, which is no word")
+                for word in words:
+                    if not isinstance(word, str):
+                        raise row_error("tokens", part, split, index, f"holds {word!r}, which is no word")
         values = chain.from_iterable(chain.from_iterable(part["tags"] for part in rows.values()))
         self.labels = find_labels("tags", rows["train"].features["tags"].feature, values)
         self.labelled = row_args.labelled_tokens or "first"

@@ -62,12 +62,16 @@ def load_tasks(manager: Any, requests: Sequence[str]) -> list[Any]:
     return loaded
 
 
-def check_candidate(candidate: Checkpoint, max_length: int, tasks: Sequence[Any]) -> None:
+def check_candidate(
+    candidate: Checkpoint, max_length: int, tasks: Sequence[Any], apply_chat_template: bool = False
+) -> None:
     """Refuses a model that cannot be asked these tasks."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     if candidate.tokenizer.eos_token_id is None:
         raise InputError(f"model {candidate.given}: its tokenizer has no end-of-text token, which the harness needs")
+    if apply_chat_template and candidate.tokenizer.chat_template is None:
+        raise InputError(f"apply_chat_template: the tokenizer of {candidate.given} has no chat template")
     for task in tasks:
         if task.OUTPUT_TYPE == "generate_until":
             generated = normalize_gen_kwargs(task.config.generation_kwargs)["max_gen_toks"]
@@ -87,8 +91,9 @@ def measure(
     limit: int | None,
     max_length: int,
     batch_size: int,
+    **asking: Any,
 ) -> dict[str, Any]:
-    """What the harness finds on a task, group or tag, asking by its own model."""
+    """What the harness finds on a task, group or tag, asking by its own model, in the way that `asking` says."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -99,6 +104,7 @@ def measure(
         num_fewshot=num_fewshot,
         limit=limit,
         log_samples=False,
+        **asking,
     )
 
 

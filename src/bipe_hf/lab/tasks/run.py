@@ -21,6 +21,10 @@ from .harness import check_candidate, find_tasks, load_tasks, measure, measure_p
 from .registry import SHIPPED, read_metadata
 
 
+# How results of early versions were asked, which do not say so.
+NO_TEMPLATE = {"apply_chat_template": False, "fewshot_as_multiturn": False, "system_instruction": None}
+
+
 def evaluate_tasks(
     models: Sequence[str | Path],
     tasks: Sequence[str],
@@ -28,6 +32,9 @@ def evaluate_tasks(
     tasks_folder: str | Path | None = None,
     metadata: dict[str, Any] | None = None,
     num_fewshot: int | None = None,
+    apply_chat_template: bool = False,
+    fewshot_as_multiturn: bool = False,
+    system_instruction: str | None = None,
     limit: int | None = None,
     max_length: int | None = None,
     revision: str | None = None,
@@ -49,8 +56,11 @@ def evaluate_tasks(
         tasks_folder: folder with task files (`.yaml`), whose tasks come beside those of the harness.
         metadata: settings of the tasks of this package, by name: the fields of `PasskeySettings` or
             `GeneratedSettings`. Each task takes those that it has.
-        num_fewshot: solved examples in front of a question; None leaves it to the task. Like `max_length`, it is
-            nothing for the tasks of this package.
+        num_fewshot: solved examples in front of a question; None leaves it to the task. Like `max_length` and the
+            next three, it is nothing for the tasks of this package.
+        apply_chat_template: ask by the chat template of each model's tokenizer; with `fewshot_as_multiturn` the solved
+            examples are turns of their own.
+        system_instruction: stands before every request, with a chat template as the turn of the system.
         limit: so many documents of each task, or of each part of one, from its first; None for all.
         max_length: tokens that a request may have, continuation included: what is longer loses its beginning. None
             takes `max_position_embeddings` of the model, which `bipe-hf pretrain` sets to the train length.
@@ -72,6 +82,8 @@ def evaluate_tasks(
     ):
         if number is not None and number < least:
             raise InputError(f"{name}: {number} is less than {least}")
+    if fewshot_as_multiturn and not apply_chat_template:
+        raise InputError("fewshot_as_multiturn: turns need apply_chat_template")
     if tasks_folder is not None and not Path(tasks_folder).is_dir():
         raise InputError(f"tasks_folder: {tasks_folder} is not a folder")
     check_dtype(dtype)
@@ -89,8 +101,13 @@ def evaluate_tasks(
     settings = read_metadata(requests, metadata or {})
     shipped = [SHIPPED[name] for name in settings]
     others = [name for name in requests if name not in SHIPPED]
-    for name, number in (("num_fewshot", num_fewshot), ("max_length", max_length)):
-        if number is not None and not others:
+    asking = {
+        "apply_chat_template": apply_chat_template,
+        "fewshot_as_multiturn": fewshot_as_multiturn,
+        "system_instruction": system_instruction,
+    }
+    for name, given in ({"num_fewshot": num_fewshot, "max_length": max_length} | asking).items():
+        if given not in (None, False) and not others:
             raise InputError(f"{name}: {', '.join(settings)} has no use for it")
     if shipped and output is not None:
         require_matplotlib("output")
@@ -107,6 +124,7 @@ def evaluate_tasks(
             "num_fewshot": num_fewshot,
             "limit": limit,
             "max_length": max_length,
+            **asking,
             # without what its parts are: there may come more of them
             "metadata": {
                 task.name: {key: value for key, value in resolved[task.name].items() if key not in task.axes.values()}
@@ -116,7 +134,7 @@ def evaluate_tasks(
         results=[],
     )
     if earlier is not None:
-        there, now = earlier.settings, evaluation.settings
+        there, now = NO_TEMPLATE | earlier.settings, evaluation.settings
         of_tasks = there.get("metadata", {})  # version 0.1 wrote none
         kept = {name: of_tasks.get(name, own) for name, own in now["metadata"].items()}
         if there | {"metadata": kept} != now or earlier.environment["dtype"] != dtype:
@@ -136,7 +154,7 @@ def evaluate_tasks(
     max_lengths = [max_length or resolve_max_length(each.config, each.tokenizer) for each in candidates]
     for candidate, longest in zip(candidates, max_lengths, strict=True):
         if others:
-            check_candidate(candidate, longest, loaded)
+            check_candidate(candidate, longest, loaded, apply_chat_template)
         for task in shipped:
             task.check(resolved[task.name], candidate)
 
@@ -156,7 +174,9 @@ def evaluate_tasks(
                     asked = SHIPPED[name].metadata(resolved[name], part)
                     measured = measure_part(candidate, model, name, asked, part, limit, batch_size)
                 else:
-                    measured = measure(candidate, model, name, manager, num_fewshot, limit, longest, batch_size or 1)
+                    measured = measure(
+                        candidate, model, name, manager, num_fewshot, limit, longest, batch_size or 1, **asking
+                    )
                 seconds = time.perf_counter() - start
                 cut_to = None if name in SHIPPED else longest
                 evaluation.results += result_rows(candidate, name, part, measured, cut_to, seconds)
