@@ -168,8 +168,8 @@ def assert_segments_are_counted(tokenizer: BipeTokenizer, encoded) -> None:
 ENDINGS = [
     ".", " .", "!", "?", "...", "?!", "…", '."', ".'", ".”", ".»", "?)", ".]", '!")', "etc.", "1.", ". ", ". The",
     "。", "。」", "！", "。但", "।", "\u061f \u0646", '."\n', "\n", "});\n",
-    ".**", "!**", "?*", ".***", ".)**", '**."', ".~~", ".`", ").`", ".[", ".[^", ".</", "!</", "?</", ".</p", ".<",
-    ".](", "…**", "\v", "\f",
+    ".**", "!**", "?*", ".***", ".)**", '**."', ".~~", ".~", "!~~", ".`", ").`", ".[", ".[^", ".</", "!</", "?</", ".</p",
+    ".<", ".](", "…**", "\v", "\f",
 ]
 NO_ENDINGS = [
     ".com", "3.14", "../", ".,", "!=", "?>", ".(", ".\ufffd", "…and", ",", ";", ":", '"', "\t", "a", " ", "、",
@@ -337,6 +337,7 @@ def test_a_last_byte_that_counts_stands_in_marks_alone(merged, character):
 
 STOPS = {
     "Amharic": "።",
+    "Arabic": "\u061f",
     "Armenian": "։",
     "Burmese": "။",
     "Chinese and Japanese": "。",
@@ -421,7 +422,8 @@ NO_TURN_ENDS = [
     "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|end_of_role|>", "<|im_start|>",
     "<start_of_turn>", "<|vision_end|>", "<|box_end|>", "<|quad_end|>", "<|object_ref_end|>", "<tool_call>",
     "</tool_call>", "</think>", "<end_of_image>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁end｜>", "<｜fim▁end｜>",
-    "<|endofprompt|>", "<|channel|>", "<|message|>", "[INST]", "[/AVAILABLE_TOOLS]", "<unk>", "<pad>", "the end",
+    "<|endofprompt|>", "<|channel|>", "<META_END>", "<|message|>", "[INST]",
+    "[/AVAILABLE_TOOLS]", "<unk>", "<pad>", "the end",
     "<|friend|>",
 ]
 # fmt: on

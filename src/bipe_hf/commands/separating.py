@@ -11,8 +11,8 @@ def add_separators(parser: argparse.ArgumentParser | argparse._ArgumentGroup, de
         "--separators",
         metavar="PRESET|LIST",
         help="tokens that end a segment: sentences, lines, clauses, turns or another preset, or a JSON list of"
-        ' presets, token ids and strings such as \'["sentences", "<|im_end|>", 13]\', in which "-turns" ends no segment at'
-        f" the end of a turn (default: {default})",
+        ' presets, token ids and strings such as \'["sentences", "<|im_end|>", 13]\', in which "-turns" ends no'
+        f" segment at the end of a turn (default: {default})",
     )
     either.add_argument(
         "--levels",

@@ -37,8 +37,8 @@ _CLAUSE_MARKS = (
 
 # Behind a mark: what closes a quotation or a bracket, and emphasis, struck text or code in Markdown. No underscore,
 # which in code opens a name.
-_CLOSING = rf"(?:[{_QUOTES}{_CLOSING_BRACKETS}*]|~~)*"
-_CLOSING_AND_CODE = rf"(?:[{_QUOTES}{_CLOSING_BRACKETS}*`]|~~)*"
+_CLOSING = rf"(?:[{_QUOTES}{_CLOSING_BRACKETS}*]|(?<!!)~|~~)*"
+_CLOSING_AND_CODE = rf"(?:[{_QUOTES}{_CLOSING_BRACKETS}*`]|(?<!!)~|~~)*"
 # And then: white space, the end of the token, a closing tag, or the address of a link.
 _GAP = r"(?:\s|\Z|</|(?<=\])\()"
 
@@ -64,8 +64,9 @@ PRESET_PATTERNS: Mapping[str, re.Pattern[str]] = {
 }
 """What the text of a token holds that is a separator of each preset that decides by text."""
 
-FULL_STOPS: Mapping[str, str] = {
+SENTENCE_ENDS: Mapping[str, str] = {
     "Amharic": "\u1362",
+    "Arabic": "\u061f",
     "Armenian": "\u0589",
     "Burmese": "\u104b",
     "Chinese and Japanese": "\u3002",
@@ -74,4 +75,4 @@ FULL_STOPS: Mapping[str, str] = {
     "Tibetan": "\u0f0d",
     "Urdu": "\u06d4",
 }
-"""The mark that ends most sentences of languages that have one of their own."""
+"""The full stop of languages that have one of their own, and the question mark of Arabic."""

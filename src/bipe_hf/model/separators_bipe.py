@@ -34,7 +34,7 @@ apostrophe that is a token of its own counts as a quote, the semicolon that ends
 Underscores that close emphasis are taken for the beginning of a name. Scripts without a sentence mark, such as Thai,
 break at newlines only. A blank line in two tokens ends no paragraph. A mark that the vocabulary splits over several
 byte tokens is ended by the last of them where no other character has it, else by none: most vocabularies lose marks of
-some scripts in this way, and a warning names languages that lose their full stop.
+some scripts in this way, and a warning names languages that lose the mark that ends their sentences.
 
 `"json"` stands for two levels, objects and the keys and values in them.
 """
@@ -59,7 +59,7 @@ _ENDS_TURN = re.compile(
 )
 # not the end of a header, of what the model thinks, or of a picture, a tool call or a gap to fill.
 _ENDS_SOMETHING_ELSE = re.compile(
-    r"header|role|think|channel|prompt|tool|function|code|fim|box|quad|ref|image|vision|video|audio|speech",
+    r"header|role|think|channel|prompt|meta|tool|function|code|fim|box|quad|ref|image|vision|video|audio|speech",
     re.IGNORECASE,
 )
 PRESETS = ("turns", *PRESET_PATTERNS, "authors")
@@ -81,7 +81,7 @@ class Level(NamedTuple):
     without_any: list[str]
     """Presets that found nothing in the vocabulary, but for the separators of `"turns"`."""
     lost: list[str]
-    """Languages with a full stop that ends nothing, because the vocabulary splits it."""
+    """Languages with a mark of sentences that ends nothing, because the vocabulary splits it."""
 
 
 def find_levels(tokenizer: TokenizersBackend, levels: str | Sequence[Separators]) -> list[Level]:
@@ -173,7 +173,7 @@ class _Vocabulary:
         return Level(separators, sorted(found), is_empty, without_any, lost)
 
     def _preset(self, name: str) -> tuple[set[int], list[str]]:
-        """Its separators, and the languages whose full stop is none of them."""
+        """Its separators, and the languages whose mark of sentences is none of them."""
         if name == "turns":
             return self.turns, []
         if name == "authors":

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from tokenizers import Tokenizer
 
-from .marks_bipe import FULL_STOPS
+from .marks_bipe import SENTENCE_ENDS
 
 
 # Characters that a mark is told apart from: those of the first two planes, which hold the scripts in use and emoji.
@@ -47,8 +47,8 @@ def split_marks(backend: Tokenizer, texts: Mapping[int, str], pattern: re.Patter
 
 
 def languages(marks: Sequence[str]) -> list[str]:
-    """Those whose full stop is among the marks, with its code."""
-    return [f"{name} (U+{ord(stop):04X})" for name, stop in FULL_STOPS.items() if stop in marks]
+    """Those with their full stop, or the like, among the marks, each with its code."""
+    return [f"{name} (U+{ord(mark):04X})" for name, mark in SENTENCE_ENDS.items() if mark in marks]
 
 
 def _unlimited(backend: Tokenizer) -> Tokenizer:

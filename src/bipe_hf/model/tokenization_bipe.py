@@ -150,8 +150,8 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             ValueError: if the tokenizer is not a fast one or encodes with code of its own, or if the separators are no
                 preset, do not fit the vocabulary or name what is not one token.
 
-        Warns where a preset finds nothing in the vocabulary, and where the vocabulary splits the full stop of a
-        language into bytes that other characters have as well.
+        Warns where a preset finds nothing in the vocabulary, and where the vocabulary splits what ends the sentences
+        of a language into bytes that other characters have as well.
         """
         _check_wrappable(cls, tokenizer)
         if levels is not _NOT_GIVEN and (separators, segmentation) != (_NOT_GIVEN, _NOT_GIVEN):
@@ -368,8 +368,9 @@ def _warn(segments: Level, inner: Sequence[Level]) -> None:
     lost = dict.fromkeys(language for level in (segments, *inner) for language in level.lost)
     if lost:
         logger.warning(
-            f"separators: this vocabulary splits the full stop of {', '.join(lost)} into bytes that other characters"
-            " have as well, so that it ends nothing: text in these languages breaks at newlines and other marks alone."
+            f"separators: this vocabulary splits what ends sentences in {', '.join(lost)} into bytes that other"
+            " characters have as well, so that it ends nothing: these languages break at newlines and other marks"
+            " alone."
         )
 
 

@@ -1,0 +1,1 @@
+"""What separators find in a text, counted against its characters."""
