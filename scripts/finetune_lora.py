@@ -11,6 +11,10 @@ template. A tenth is held out. `--intra trained` trains the intra-segment table 
 take it for a model fresh from a stock checkpoint. Every setting of `SFTConfig` is a flag, and `--config` reads them
 from a YAML file; its default bfloat16 needs a GPU.
 
+This is the cheap way from a stock model to BiPE: `bipe-hf convert` it with the last values of a schedule, which the
+adapter then belongs to (`--encoding bipe_rope --token-share 0`), and give the schedule, which starts at those of the
+stock model: `--schedule '{"token_share": [1.0, 0.0]}'` (docs/from_stock.md).
+
 Documents are packed with TRL's strategy `bfd`: segments restart with each, and no token attends to another document.
 The adapter and the tokenizer go to `--output_dir`. They load like a model, and merge into one that needs no PEFT:
 
@@ -29,7 +33,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer, TrlParser
 
 from bipe_hf.integrations.peft import Intra, lora_config
+from bipe_hf.lab.common.messages import parsed_json
 from bipe_hf.lab.data import load_rows
+from bipe_hf.lab.training.schedule import EncodingSchedule
 
 
 FORMS = ({"text"}, {"prompt", "completion"}, {"messages"})
@@ -42,6 +48,10 @@ class ScriptArguments:
     model: str = field(metadata={"help": "folder or Hub name of a BiPE model and its BipeTokenizer"})
     data: str = field(metadata={"help": "table with a column text, columns prompt and completion, or messages"})
     intra: Intra = field(metadata={"help": "whether the intra-segment table is trained too, and saved with LoRA"})
+    schedule: str | None = field(
+        default=None,
+        metadata={"help": "encoding_schedule of bipe-hf pretrain, which must end at the values of the model"},
+    )
     rank: int = field(default=16, metadata={"help": "rank of the LoRA matrices, which are scaled by 2"})
     attention: str = field(default="sdpa", metadata={"help": "attention backend, such as flash_attention_2"})
 
@@ -68,6 +78,15 @@ def make_trainer(arguments: ScriptArguments, training: SFTConfig) -> SFTTrainer:
             f"{', '.join(columns)}"
         )
     model = AutoModelForCausalLM.from_pretrained(arguments.model, attn_implementation=arguments.attention)
+    schedule = parsed_json("--schedule", arguments.schedule)
+    callbacks = [] if schedule is None else [EncodingSchedule(model, schedule)]
+    for name, (_, last) in (schedule or {}).items():
+        there = getattr(model.config, name)
+        if there != last:  # an adapter is loaded over the model as it is saved
+            raise ValueError(
+                f"--schedule: {name} ends at {last}, but {arguments.model} has {there}; convert it again with "
+                f"--{name.replace('_', '-')} {last}"
+            )
     scaled = {"r": arguments.rank, "lora_alpha": 2 * arguments.rank}
     return SFTTrainer(
         model,
@@ -75,6 +94,7 @@ def make_trainer(arguments: ScriptArguments, training: SFTConfig) -> SFTTrainer:
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
         processing_class=tokenizer,
+        callbacks=callbacks,
         peft_config=lora_config(model.config, intra=arguments.intra, task_type="CAUSAL_LM", **scaled),
     )
 

@@ -30,12 +30,13 @@ def naive_rotation(config, head_dim, segment, token):
     pairs = naive_pairs(config, head_dim)
     for i, (frequency, _, _) in enumerate(pairs):
         query = key = 1 + 0j
+        index = config.token_share * token + (1 - config.token_share) * segment
         if config.inter_encoding in ("rope", "xpos"):
-            query = key = cmath.exp(1j * frequency * segment)
+            query = key = cmath.exp(1j * frequency * index)
         elif config.inter_encoding == "hybrid" and 2 * math.pi / frequency <= config.hybrid_max_period:
             query = key = cmath.exp(1j * frequency * token)
         elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
-            query = key = cmath.exp(1j * frequency * segment)
+            query = key = cmath.exp(1j * frequency * index)
         if config.inter_encoding == "xpos":
             zeta = (i / len(pairs) + 0.4) / 1.4
             query, key = query * zeta ** (segment / 512), key * zeta ** (-segment / 512)

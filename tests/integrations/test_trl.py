@@ -5,6 +5,7 @@ import random
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.integrations.peft import lora_config
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.training.schedule import EncodingSchedule
 
 
 SCRIPT = ROOT / "scripts" / "finetune_lora.py"
@@ -308,6 +310,25 @@ def test_the_docstring_of_the_script_runs_from_data_to_a_merged_model(demo_model
     torch.testing.assert_close(logits["runs/merged"], logits["runs/lora"])
     assert moved > 1e-4
     assert type(AutoTokenizer.from_pretrained("runs/merged")) is BipeTokenizer
+
+
+def test_the_script_moves_the_encoding_to_that_of_the_model(demo_model, monkeypatch, capsys):
+    Path("texts.jsonl").write_text('{"text": "After one comes two. After two comes three."}\n' * 20)
+    words = ["--model", "runs/demo/tiny_bipe_rope", "--data", "texts.jsonl", "--output_dir", "runs/new"]
+    words += ["--intra", "frozen", "--bf16", "False", "--use_cpu", "True", "--packing", "False"]
+    words += ["--max_steps", "4", "--logging_steps", "1", "--schedule"]
+    seen = []
+
+    def on_log(self, args, state, control, model=None, **kwargs):
+        seen.append(model.base_model.config.token_share)
+
+    monkeypatch.setattr(EncodingSchedule, "on_log", on_log)
+    assert run_script(monkeypatch, *words, '{"token_share": [1.0, 0.0]}') == 0
+    assert seen[:4] == [0.5, 0.0, 0.0, 0.0]
+    shutil.rmtree("runs/new")
+    assert run_script(monkeypatch, *words, '{"token_share": [1.0, 0.5]}') == 2
+    message = "--schedule: token_share ends at 0.5, but runs/demo/tiny_bipe_rope has 0.0; convert it again with"
+    assert message in capsys.readouterr().err
 
 
 def test_the_script_refuses_bad_input_with_one_line(demo_model, monkeypatch, capsys):

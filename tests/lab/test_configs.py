@@ -223,11 +223,11 @@ def test_a_stock_checkpoint_goes_on_with_its_configuration(tmp_path, monkeypatch
     assert main(["stock" if "/" in word and "runs" not in word else word for word in convert]) == 0
     pretrain[1] = str(CONFIGS.parent / pretrain[1])
     here = {"data": "texts", "streaming": "false", "train_length": "16", "max_steps": "2", "use_cpu": "true"}
-    here |= {"bf16": "false", "max_validation_blocks": "4", "report_to": "none"}
+    here |= {"encoding_schedule_steps": "2", "bf16": "false", "max_validation_blocks": "4", "report_to": "none"}
     assert main([*pretrain, *(word for key, value in here.items() for word in (f"--{key}", value))]) == 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / Path(CONTINUED).stem)
     assert model.config.model_type == "bipe_gpt_neox"
-    assert model.base_model.intra_encoding.weight.any()
+    assert (model.config.token_share, model.config.hybrid_alibi_scale) == (0.0, 0.02)
 
 
 def test_a_trained_model_goes_on_with_yarn_over_segments(family, tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ from bipe_hf.commands import main
 from bipe_hf.lab.common.checkpoints import with_fields
 from bipe_hf.lab.common.messages import parsed_json
 from bipe_hf.lab.conversion import convert_stock_checkpoint
+from bipe_hf.lab.conversion.step_zero import StepZero
+from bipe_hf.lab.conversion.stock import note_step_zero
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.training import DataArguments, ModelArguments, build_config, fit_tokenizer, pretrain
 from bipe_hf.model.errors_bipe import InputError
@@ -326,6 +328,7 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "hybrid_slow_pairs": "none",
         "hybrid_alibi_scale": 4.0,
         "hybrid_alibi_power": 1.0,
+        "token_share": 0.0,
         "bipe_hf_version": bipe_hf.__version__,
     }
     about_the_file = {"architectures": [FAMILIES[family].causal_lm.__name__], "model_type": f"bipe_{family}"}
@@ -364,7 +367,10 @@ def test_report_says_what_became_of_every_key(checkpoint, output, tokenizer, fam
     renamed = {"embed_out.weight": "lm_head.weight"}
     assert report.used == {key: renamed.get(key, key) for key in keys}
     assert report.created == {TABLE[family]: "zeros (new), 20 rows"}
-    text = str(report)
+    assert str(report).count("\n") < len(keys)
+    assert f"{len(keys.keys() - renamed)} weights are taken over as they are" in str(report)
+    assert f"{TABLE[family]}  zeros (new), 20 rows" in str(report)
+    text = report.text(verbose=True)
     assert all(key in text for key in (*keys, TABLE[family], "tokenizer saved as BipeTokenizer"))
     newline = tokenizer.convert_tokens_to_ids("Ċ")
     assert f"{newline} '\\n'" in text
@@ -557,7 +563,8 @@ def test_a_list_of_separators_that_nothing_read_is_not_inherited(
     config = build_config(model_args, data_args)
     fitted = fit_tokenizer(config, tokenizer, model_args, data_args)
     wanted = BipeTokenizer.from_tokenizer(tokenizer, separators="sentences").separator_token_ids
-    assert wanted and config.separator_token_ids == fitted.separator_token_ids == wanted
+    assert wanted
+    assert config.separator_token_ids == fitted.separator_token_ids == wanted
 
 
 def test_segments_that_nothing_ends_are_inherited_on_request_only(checkpoint, output, tokenizer):
@@ -703,7 +710,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(checkpoint, output, changes
                 "hybrid_slow_pairs": "segments",
                 "separators": "lines",
             },
-            {"hybrid_max_period": 64, "hybrid_slow_pairs": "segments", "hybrid_alibi_scale": 2.0},
+            {"hybrid_max_period": 64, "hybrid_slow_pairs": "segments", "hybrid_alibi_scale": 5e-05},
             "lines",
         ),
         ({"encoding": "sinusoidal"}, {"segmentation": "document", "max_segment_length": 2048}, None),
@@ -721,6 +728,68 @@ def test_an_encoding_is_named_and_what_is_given_besides_wins(
     assert "encoding" not in config
     separators = [] if preset is None else BipeTokenizer.from_tokenizer(tokenizer, preset).separator_token_ids
     assert config["separator_token_ids"] == separators
+
+
+@pytest.mark.parametrize(
+    "encoding", ["rope", "hybrid", "bipe_rope", "bipe_hybrid", "bipe_levels", "bipe_levels_hybrid"]
+)
+@every_family
+def test_an_encoding_that_is_named_starts_where_the_stock_model_is(checkpoint, output, family, encoding):
+    stock = checkpoint(family, max_position_embeddings=512, initializer_range=0.05)
+    levels = {"levels": ["lines", "words"]} if "levels" in encoding else {}
+    report = convert_stock_checkpoint(stock, output, encoding=encoding, **levels)
+    assert abs(report.step_zero.cost) < 1e-3
+    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (stock, output)]
+    ids = torch.arange(512)[None] % 280
+    with torch.no_grad():
+        expected, logits = (model(ids).logits for model in models)
+    torch.testing.assert_close(logits, expected, rtol=0.0, atol=0.02 if "hybrid" in encoding else 1e-5)
+    schedule = (
+        json.loads(report.notes[-1].split("encoding_schedule: ")[1].split(" (")[0]) if encoding != "rope" else {}
+    )
+    assert ("token_share" in schedule) == encoding.startswith("bipe")
+    assert ("hybrid_alibi_scale" in schedule) == ("hybrid" in encoding)
+    models[1].base_model.move_fields(**{name: last for name, (_, last) in schedule.items()})
+
+
+def test_what_step_zero_costs_is_measured_on_the_text_that_is_given(checkpoint, output, tokenizer, tmp_path):
+    """By hand: the losses of both models on the whole text, and the exponential of their difference."""
+    file = tmp_path / "text.txt"
+    file.write_text("It sat. It ran!\nAnd so on, while rain fell. " * 9)
+    stock = checkpoint("llama")
+    words = ["--from", "stock", "--inter-encoding", "none", "--intra-encoding", "none", "--text", str(file)]
+    assert main(["convert", str(stock), str(output), *words]) == 0
+    ids = torch.tensor([tokenizer(file.read_text())["input_ids"]])
+    losses = []
+    for folder in (stock, output):
+        logits = AutoModelForCausalLM.from_pretrained(folder)(ids).logits.detach()
+        losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].double(), ids[0, 1:]).item())
+    options = {"inter_encoding": "none", "intra_encoding": "none", "overwrite": True}
+    report = convert_stock_checkpoint(stock, output, text=file, **options)
+    assert report.step_zero.cost == pytest.approx(math.exp(losses[1] - losses[0]) - 1, rel=1e-4)
+    assert report.step_zero.tokens == ids.shape[1] - 1
+    assert f"({ids.shape[1] - 1:,} tokens of {file})" in str(report)
+
+
+def test_a_start_that_costs_much_says_which_costs_nothing(checkpoint, output):
+    report = convert_stock_checkpoint(checkpoint("llama"), output, encoding="bipe_alibi")
+    report.notes.clear()
+    report.step_zero = StepZero(stock=2.0, converted=3.0, tokens=10, text="a text")
+    note_step_zero(AutoModelForCausalLM.from_pretrained(output).config, report)
+    assert report.notes[0].startswith("step 0 costs +171.83%: perplexity 20.09, that of the stock model is 7.389")
+    assert "--encoding bipe_hybrid or bipe_rope starts where the stock model is" in report.notes[1]
+
+
+def test_without_a_tokenizer_step_zero_is_not_measured(checkpoint, output):
+    stock = checkpoint("llama")
+    (stock / "tokenizer.json").unlink()
+    report = convert_stock_checkpoint(stock, output, separators=[3])
+    assert report.step_zero is None
+    assert "what step 0 costs is not measured" in report.notes[-1]
+
+
+def test_a_text_that_is_not_there_is_refused_before_any_work(checkpoint, output):
+    refused(checkpoint("llama"), output, "text: nowhere.txt cannot be read", text="nowhere.txt")
 
 
 def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):

@@ -20,6 +20,7 @@ from bipe_hf.model.inter_bipe import MAX_XPOS_INDEX
 
 ENCODINGS = {
     "rope": {"inter_encoding": "rope"},
+    "rope, partly by token": {"inter_encoding": "rope", "token_share": 0.3},
     "xpos": {"inter_encoding": "xpos"},
     "alibi": {"inter_encoding": "alibi"},
     "hybrid, slow pairs still": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0},
@@ -29,6 +30,12 @@ ENCODINGS = {
         "hybrid_slow_pairs": "segments",
         "hybrid_alibi_scale": 0.5,
         "hybrid_alibi_power": 0.5,
+    },
+    "hybrid, slow pairs partly by token": {
+        "inter_encoding": "hybrid",
+        "hybrid_max_period": 20.0,
+        "hybrid_slow_pairs": "segments",
+        "token_share": 0.7,
     },
     "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
     "kerple": {"inter_encoding": "kerple"},
@@ -318,6 +325,12 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
                 "rope_parameters": {"rope_type": "linear", "factor": 2.0},
             },
             "must have rope_type 'default'",
+        ),
+        ({"token_share": 1.5}, "token_share must lie between 0 and 1, got 1.5"),
+        ({"token_share": float("nan")}, "token_share must lie between 0 and 1, got nan"),
+        (
+            {"inter_encoding": "hybrid", "hybrid_max_period": 64, "token_share": 0.5},
+            "token_share is 0.5, but hybrid_slow_pairs is 'none'",
         ),
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what CHECKPOINT is: of the BiPE authors' code, or a stock Llama or GPT-NeoX (Pythia), whose weights are"
         " taken over to continue pretraining (default: authors)",
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print every weight, not those alone that are not as they were"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model that OUTPUT already holds")
     parser.add_argument(
         "--separator-token-ids",
@@ -41,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stock = parser.add_argument_group("with --from stock")
     add_separators(stock, default="that of --encoding, or sentences")
-    stock.add_argument("--encoding", metavar="NAME", help=ENCODING_HELP)
+    stock.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help=f"{ENCODING_HELP}; where it can it starts as the stock model and moves from there while it trains"
+        " (encoding_schedule of pretrain)",
+    )
     for name, field in stock_options().items():
         choices = ACCEPTED.get(name, field.metadata["choices"])
         stock.add_argument(
@@ -56,15 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=INTRA_INITS,
         help="what the learned intra table holds at first: zeros change nothing (default: zeros)",
     )
+    stock.add_argument(
+        "--text",
+        metavar="FILE",
+        help="text to measure on what the change costs before any training, up to the length that the checkpoint is"
+        " declared for (default: 1,024 tokens of the documentation that comes with Python)",
+    )
     stock.add_argument("--revision", help="branch, tag or commit of a CHECKPOINT on the Hub (default: main)")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Converts and prints what became of every weight."""
+    """Converts and prints what changed, and what that costs."""
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
     from ..lab.conversion.stock import stock_options
 
-    flags = ("encoding", *stock_options(), "intra_init", "revision")
+    flags = ("encoding", *stock_options(), "intra_init", "text", "revision")
     given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
     given |= given_separators(arguments)
     if arguments.source == "authors":
@@ -84,4 +98,4 @@ def run(arguments: argparse.Namespace) -> None:
         report = convert_stock_checkpoint(
             arguments.checkpoint, arguments.output, overwrite=arguments.overwrite, **given
         )
-    print(report)
+    print(report.text(verbose=arguments.verbose))

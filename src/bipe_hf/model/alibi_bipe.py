@@ -59,7 +59,8 @@ class AlibiBias(nn.Module):
         self.head_dim = head_dim
         self.scale_name = scale_name
         self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
-        self.slopes = [slope_scale * slope**slope_power for slope in alibi_slopes(num_heads)]
+        self.unscaled_slopes = [slope**slope_power for slope in alibi_slopes(num_heads)]
+        self.slopes = [slope_scale * slope for slope in self.unscaled_slopes]
         # Integers, because a cast of the model to 16 bits casts every float buffer.
         self.exponents = {}
         for dtype in DIGITS:
@@ -69,6 +70,14 @@ class AlibiBias(nn.Module):
     @staticmethod
     def _name(dtype: torch.dtype) -> str:
         return f"layout_{str(dtype).removeprefix('torch.')}"
+
+    @torch.no_grad()
+    def set_scale(self, slope_scale: float) -> None:
+        """Puts another factor on the slopes of a model that is in use."""
+        self.slopes = [slope_scale * slope for slope in self.unscaled_slopes]
+        for dtype in DIGITS:
+            layout, self.exponents[dtype] = self.layout(dtype)
+            self.get_buffer(self._name(dtype)).copy_(layout)
 
     def layout(self, dtype: torch.dtype) -> tuple[torch.Tensor, int]:
         """How the columns of a dtype come out of segment ids (see [`alibi_columns`]): the table and its exponent.

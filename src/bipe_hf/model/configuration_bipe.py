@@ -1,5 +1,6 @@
 """The configuration fields of BiPE, once, and the configuration class of each family."""
 
+import copy
 import inspect
 import math
 import os
@@ -150,6 +151,13 @@ class BipeConfigMixin(PreTrainedConfig):
         "queries are multiplied by max(1, log(position + 1) / log(this)), positions in tokens (Chiang and Cholak, ACL"
         " 2022)",
     )
+    token_share: float | int = _field(
+        0.0,
+        "share of the token index in the index that rotary pairs (of a hybrid: slow ones that turn with segments) turn"
+        " with; 0: that of the segment alone (BiPE), 1: that of the token alone, as in stock models, from which a"
+        " schedule of continued pretraining leads to segments",
+        read_by={"inter_encoding": ("rope", "xpos", "hybrid")},
+    )
     fixed_segment_length: int | None = _field(
         None,
         "tokens in a segment",
@@ -196,6 +204,18 @@ class BipeConfigMixin(PreTrainedConfig):
     def hold_fields(self) -> None:
         """Makes the fields of BiPE read-only: a model was built from them. A copy is free again."""
         self.__dict__["_stage"] = "built"
+
+    def move_fields(self, values: Mapping[str, Any]) -> None:
+        """Sets fields although a model was built from them: for the model itself, which follows.
+
+        Raises:
+            ValueError: for a value that is not accepted; then nothing is set.
+        """
+        moved = copy.deepcopy(self)
+        for name, value in values.items():
+            setattr(moved, name, value)
+        moved.check_values()
+        self.__dict__.update(values)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stage": "made"}
@@ -302,6 +322,8 @@ class BipeConfigMixin(PreTrainedConfig):
             raise InputError(
                 f"segmentation 'fixed' needs fixed_segment_length, at least 1 token, got {self.fixed_segment_length}"
             )
+        if not 0 <= self.token_share <= 1:
+            raise InputError(f"token_share must lie between 0 and 1, got {self.token_share}")
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
 
@@ -325,6 +347,11 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if not 0 <= self.hybrid_alibi_power <= 1:
             raise InputError(f"hybrid_alibi_power must lie between 0 and 1, got {self.hybrid_alibi_power}")
+        if self.token_share != 0 and self.hybrid_slow_pairs == "none":
+            raise InputError(
+                f"token_share is {self.token_share}, but hybrid_slow_pairs is 'none': no pair turns with that index."
+                " Set hybrid_slow_pairs='segments'"
+            )
         if self.rope_parameters["rope_type"] != "default":
             raise InputError(
                 "rope_parameters of inter_encoding 'hybrid' must have rope_type 'default': its fast pairs need no "

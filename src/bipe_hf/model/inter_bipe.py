@@ -40,6 +40,8 @@ class InterEncoding(nn.Module):
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
     has_bias = False
     """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
+    moving_fields: tuple[str, ...] = ()
+    """Fields of the configuration that may change while a model is in use, since no weight depends on them."""
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__()
@@ -48,6 +50,9 @@ class InterEncoding(nn.Module):
 
     def fill_buffers(self) -> None:
         """Fills the module's own buffers, which no checkpoint holds, after the model was made on the meta device."""
+
+    def follow(self, config: PreTrainedConfig) -> None:
+        """Takes over the `moving_fields` of the configuration, which has just changed."""
 
     def draw(self, generator: torch.Generator, std: float) -> None:
         """Draws the first values of its own parameters, through `transformers.initialization`, which keeps what was
@@ -76,20 +81,40 @@ class InterEncoding(nn.Module):
         return None if scale is None else scale[:, None, :, None].to(dtype)
 
 
+def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
+    """The index that rotary pairs turn with, of shape `(batch, length)`.
+
+    `token_share * token + (1 - token_share) * segment`, in float32, which holds token indices exactly up to 2**24;
+    with a share of 0 or 1 one of the two as it is. A real number is as good as a whole one: a pair turns by an angle.
+    """
+    if token_share == 0:
+        return segments.segment_ids
+    if token_share == 1:
+        return segments.token_positions
+    return torch.lerp(segments.segment_ids.float(), segments.token_positions.float(), token_share)
+
+
 class RotaryInterEncoding(InterEncoding):
     """RoPE over segment ids: the rotary module of the family, called with segments instead of tokens.
 
     Every `rope_parameters` type of transformers works; lengths in it (`original_max_position_embeddings`) and
-    `max_position_embeddings` then count segments.
+    `max_position_embeddings` then count segments. `token_share` mixes the token index in (see [`rotary_index`]).
     """
+
+    moving_fields = ("token_share",)
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
         self.rotary_emb = rotary_class(config)
+        self.token_share = config.token_share
+
+    def follow(self, config: PreTrainedConfig) -> None:
+        self.token_share = config.token_share
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         terms = super().forward(segments, hidden_states)
-        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+        index = rotary_index(segments, self.token_share)
+        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=index))
 
 
 class XposInterEncoding(RotaryInterEncoding):
@@ -97,7 +122,8 @@ class XposInterEncoding(RotaryInterEncoding):
 
     Pair i of d dimensions that turn is multiplied by `zeta_i ** (seg / 512)` in queries and by its inverse in keys,
     `zeta_i = (2 i / d + 0.4) / 1.4`, so that a logit falls with the distance, most in the fast pairs. The two factors
-    grow apart with the index itself, which float32 and bfloat16 bear up to `MAX_XPOS_INDEX`.
+    grow apart with the index itself, which float32 and bfloat16 bear up to `MAX_XPOS_INDEX`. The decay follows
+    segments whatever `token_share` is.
     """
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
@@ -154,7 +180,8 @@ class HybridInterEncoding(InterEncoding):
 
     After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
     position. A pair is fast if its wavelength is at most `hybrid_max_period` tokens: those pairs have seen whole
-    turns in training, so no token index brings an angle that is new to them.
+    turns in training, so no token index brings an angle that is new to them. `token_share` mixes the token index into
+    that of the slow pairs (see [`rotary_index`]).
     """
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
@@ -162,6 +189,7 @@ class HybridInterEncoding(InterEncoding):
         self.rotary_emb = rotary_class(config)
         self.max_period = config.hybrid_max_period
         self.slow_pairs_turn = config.hybrid_slow_pairs == "segments"
+        self.token_share = config.token_share
         self.alibi = None
         if config.hybrid_alibi_scale > 0:
             self.alibi = AlibiBias(
@@ -178,6 +206,16 @@ class HybridInterEncoding(InterEncoding):
     def has_columns(self) -> bool:
         return self.alibi is not None
 
+    @property
+    def moving_fields(self) -> tuple[str, ...]:
+        share = ("token_share",) if self.slow_pairs_turn else ()
+        return share if self.alibi is None else (*share, "hybrid_alibi_scale")
+
+    def follow(self, config: PreTrainedConfig) -> None:
+        self.token_share = config.token_share
+        if self.alibi is not None:
+            self.alibi.set_scale(config.hybrid_alibi_scale)
+
     def fast_dimensions(self) -> torch.Tensor:
         """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
         frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
@@ -189,7 +227,8 @@ class HybridInterEncoding(InterEncoding):
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         cos, sin = self.rotary_emb(hidden_states, position_ids=segments.token_positions)
         if self.slow_pairs_turn:
-            slow_cos, slow_sin = self.rotary_emb(hidden_states, position_ids=segments.segment_ids)
+            index = rotary_index(segments, self.token_share)
+            slow_cos, slow_sin = self.rotary_emb(hidden_states, position_ids=index)
         else:
             slow_cos, slow_sin = cos.new_ones(()), sin.new_zeros(())
         rotary = torch.where(self.is_fast, cos, slow_cos), torch.where(self.is_fast, sin, slow_sin)

@@ -146,6 +146,26 @@ class BipeModelMixin:
         super().post_init()
         self.config.hold_fields()
 
+    def move_fields(self, **values: float) -> None:
+        """Sets fields of the configuration that no weight depends on, for a schedule of continued pretraining:
+        `token_share` where rotary pairs turn with segments, `hybrid_alibi_scale` where it is above 0.
+
+        A cache that was made before holds keys of other positions. A compiled model is compiled again.
+
+        Raises:
+            ValueError: for a field that cannot move in this model, or a value that it does not take.
+        """
+        movable = self.inter_encoding.moving_fields
+        for name, value in values.items():
+            if name not in movable:
+                can = f"only {', '.join(movable)} can" if movable else "no field can"
+                raise InputError(f"{name}: it cannot move in this model, {can}")
+            if name == "hybrid_alibi_scale" and value == 0:
+                raise InputError("hybrid_alibi_scale: it cannot move to 0, where there is no ALiBi at all; take 1e-6")
+        self.config.move_fields(values)
+        self.built_from.update(values)
+        self.inter_encoding.follow(self.config)
+
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self.config.hold_fields()  # a copy of a configuration is free, but not that of a copied model

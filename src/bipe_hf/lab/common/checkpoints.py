@@ -332,12 +332,13 @@ def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedC
         changed = type(config).from_dict(config.to_dict() | fields)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(f"config fields {fields}: {first_line(error.__cause__ or error)}") from error
-    if "segmentation" in fields and ends_segments_at_separators(changed) and not changed.separator_token_ids:
-        if "separator_token_ids" not in fields:  # an empty list that is given is a choice, one that was there is none
-            raise InputError(
-                f"config fields {fields}: the model has no separators; give separator_token_ids besides, the ids of"
-                " the tokens that end a segment"
-            )
+    # An empty list that is given is a choice, one that was there is none.
+    has_none = ends_segments_at_separators(changed) and not changed.separator_token_ids
+    if has_none and "segmentation" in fields and "separator_token_ids" not in fields:
+        raise InputError(
+            f"config fields {fields}: the model has no separators; give separator_token_ids besides, the ids of the"
+            " tokens that end a segment"
+        )
     return changed
 
 

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import check_code
+from .step_zero import StepZero
 
 
 # What `save_pretrained` of any model or tokenizer may have left in a folder
@@ -44,11 +45,21 @@ class ConversionReport:
     created: dict[str, str] = field(default_factory=dict)
     """Key in the model that no key in the checkpoint became: what it holds."""
     notes: list[str] = field(default_factory=list)
+    step_zero: StepZero | None = None
+    """What the change of encoding costs before any training; None where it was not measured."""
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, verbose: bool = False) -> str:
+        """What the command prints: keys that are not what they were in the checkpoint, the number of the others; with
+        `verbose` all keys."""
         fates = self.used | self.created
-        width = max(map(len, fates))
-        lines = [f"{key:<{width}}  {fate}" for key, fate in sorted(fates.items())]
+        shown = {key: fate for key, fate in sorted(fates.items()) if verbose or fate != key}
+        width = max(map(len, shown), default=0)
+        lines = [f"{key:<{width}}  {fate}" for key, fate in shown.items()]
+        if len(shown) < len(fates):
+            lines.append(f"{len(fates) - len(shown)} weights are taken over as they are, under their names")
         lines += [f"note: {note}" for note in self.notes]
         lines.append(f"{self.source} -> {self.output}: {self.encoding}, {self.parameters:,} parameters")
         return "\n".join(lines)

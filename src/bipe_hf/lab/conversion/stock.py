@@ -5,6 +5,7 @@ learned intra encoding: zeros by default, which change no hidden state, so that 
 they are.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import Field
@@ -12,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    GPTNeoXForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig, why_unread
 from ...model.encodings_bipe import encoding_levels
@@ -24,6 +32,7 @@ from ..common.checkpoints import checkpoint_folder
 from ..common.encoding_options import encoding_options, spelt_out
 from ..common.files import read_json
 from .report import ConversionReport, check_output, make_config, save
+from .step_zero import measure_step_zero, read_sample
 from .weights import (
     build_model,
     check_vocabulary,
@@ -41,6 +50,7 @@ FAMILIES = {
     "llama": (BipeLlamaConfig, BipeLlamaForCausalLM),
     "gpt_neox": (BipeGPTNeoXConfig, BipeGPTNeoXForCausalLM),
 }
+STOCK_CLASSES = {BipeLlamaForCausalLM: LlamaForCausalLM, BipeGPTNeoXForCausalLM: GPTNeoXForCausalLM}
 INTRA_INITS = ("zeros", "normal")
 
 # What a config.json says about the file, the library or the class, not about the model; and what we decide
@@ -58,6 +68,12 @@ SEPARATORS_SHOWN = 12
 # Those that add no weights that would have to be learnt first.
 STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
 STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
+# The most that ALiBi may take from a logit, within the length of the checkpoint, where an encoding is named.
+FIRST_BIAS = 0.1
+# Where a schedule leads that scale: more costs SmolLM2 more than some dozen steps bring back.
+LAST_ALIBI_SCALE = 0.02
+# What step 0 may cost without a word of advice.
+CHEAP = 0.01
 ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": STOCK_SEGMENTATIONS}
 # What is no field, and the one that it decides.
 DECIDES = {
@@ -76,6 +92,7 @@ def convert_stock_checkpoint(
     levels: Sequence[str | Sequence[int | str]] | None = None,
     intra_init: str | None = None,
     revision: str | None = None,
+    text: str | Path | None = None,
     overwrite: bool = False,
     **fields: Any,
 ) -> ConversionReport:
@@ -91,7 +108,8 @@ def convert_stock_checkpoint(
         output: folder to write; must be empty or new unless `overwrite`.
         encoding (`str`, *optional*):
             Name of a positional encoding, whose fields hold as [`BipeLlamaConfig.for_encoding`] has them, derived from
-            the length that the checkpoint is declared for.
+            the length that the checkpoint is declared for, but for those of [`first_fields`]: where the maths allows
+            the model starts as the stock one, and `encoding_schedule` of `bipe-hf pretrain` leads it to the encoding.
         separators (`str` or a list of `int` and `str`, *optional*):
             Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them;
             by default those of `encoding`, or `"sentences"`. Must be token ids where the checkpoint has no
@@ -103,6 +121,8 @@ def convert_stock_checkpoint(
             What the tables of `intra_encoding="learned"` hold: `"zeros"`, or `"normal"` for a normal distribution with
             `intra_initializer_range`, or else the `initializer_range` of the checkpoint, the same in every run.
         revision: branch, tag or commit of a checkpoint on the Hub.
+        text: file of text to measure the stock and the converted model on, up to the length that the checkpoint is
+            declared for; by default 1,024 tokens of the documentation that comes with Python.
         overwrite: write into a folder that is not empty.
         fields: fields of [`BipeLlamaConfig`], whose defaults hold; they win over those of `encoding`. Encodings that
             need weights which no stock model has (all but `STOCK_ENCODINGS`) and `segmentation="fixed"` are refused.
@@ -126,6 +146,7 @@ def convert_stock_checkpoint(
     _check_settings(_spelt_out(encoding, fields, train_length=1), fields | given)
     name, output = Path(checkpoint).expanduser(), Path(output)
     check_output(output, name, overwrite)
+    sample = read_sample(text)
     folder = checkpoint_folder(checkpoint, revision, "checkpoint")
 
     source = read_json(folder / "config.json")
@@ -143,6 +164,8 @@ def convert_stock_checkpoint(
         elif levels is None:
             levels = (encoding and encoding_levels(encoding)) or ["sentences"]
     config = make_config(config_class, carried | own)
+    stock_class = STOCK_CLASSES[model_class]
+    stock_config = make_config(stock_class.config_class, carried)
     described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
     report = ConversionReport(name, output, described, parameters=0)
     if no_padding:
@@ -151,12 +174,16 @@ def convert_stock_checkpoint(
     generation_config = _generation_config(folder, source, config)
 
     weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
+    stock_weights = {key: value for key, value in weights.items() if key not in report.created}
     _note_positions(config, report)
     report.notes.append(f"weights kept in {str(common_dtype(weights)).removeprefix('torch.')}")
     model = build_model(model_class, config, weights)
+    stock = build_model(stock_class, stock_config, stock_weights)
     model.generation_config = generation_config
     report.parameters = model.num_parameters()
     save(model, tokenizer, output)
+    report.step_zero = None if tokenizer is None else measure_step_zero(stock, model, tokenizer, sample, text)
+    note_step_zero(config, report)
     return report
 
 
@@ -176,7 +203,26 @@ def _spelt_out(encoding: str | None, fields: dict[str, Any], train_length: int) 
         if name not in stock_options():
             raise InputError(f"{name}: there is no such field to set{did_you_mean(name, stock_options())}")
     defaults = {name: field.default for name, field in encoding_options().items()}
-    return defaults | (fields if encoding is None else spelt_out(encoding, train_length, fields))
+    if encoding is None:
+        return defaults | fields
+    named = defaults | spelt_out(encoding, train_length, fields)
+    return named | first_fields(named, train_length) | fields
+
+
+def first_fields(fields: dict[str, Any], length: int) -> dict[str, Any]:
+    """What a named encoding starts with in place of its own, so that the first logits are those of the stock model.
+
+    Rotary pairs turn with the token (`token_share=1`), of a hybrid the slow ones too, whose ALiBi over at most
+    `length` segments takes at most `FIRST_BIAS` from a logit. What drops the rotary encoding, or adds to the word
+    embeddings, has no such start.
+    """
+    first = {}
+    if fields["inter_encoding"] in ("rope", "hybrid") and fields["segmentation"] != "tokens":
+        first["token_share"] = 1.0
+    if fields["inter_encoding"] == "hybrid":
+        scale = max(1e-6, float(f"{FIRST_BIAS / length:.1g}"))
+        first |= {"hybrid_slow_pairs": "segments", "hybrid_alibi_scale": scale}
+    return first
 
 
 def _check_settings(settings: dict[str, Any], given: dict[str, Any]) -> None:
@@ -326,24 +372,54 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
     """Notes how positions differ from those that the weights were trained with."""
     if config.intra_encoding == "sinusoidal":
         report.notes.append("the sinusoidal intra encoding adds to the word embeddings what they were trained without")
+    share = config.token_share
+    mixed = f"a mean of token and segment index (token_share {share:g})"
+    index = {0: "the segment index", 1: "the token index"}.get(share, mixed)
     if config.inter_encoding == "hybrid":
-        report.notes.append(
-            f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained, do"
-            f" not turn any more; ALiBi over segments, slopes to the power of {config.hybrid_alibi_power:g} times"
+        slow = "do not turn any more" if config.hybrid_slow_pairs == "none" else f"turn with {index}"
+        alibi = (
+            f"; ALiBi over segments, slopes to the power of {config.hybrid_alibi_power:g} times"
             f" {config.hybrid_alibi_scale:g}"
         )
+        report.notes.append(
+            f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained,"
+            f" {slow}{alibi if config.hybrid_alibi_scale else ''}"
+        )
     elif config.inter_encoding == "xpos":
-        report.notes.append("rotary angles and the decay of xPos follow the segment index; the weights know neither")
+        report.notes.append(f"rotary angles follow {index}, the decay of xPos segments; the weights know neither")
     elif config.inter_encoding != "rope":
         report.notes.append(
             f"inter_encoding {config.inter_encoding} drops the rotary encoding that the weights were trained with"
             + (f"; ALiBi slopes times {config.alibi_slope_scale}" if config.inter_encoding == "alibi" else "")
         )
     elif config.segmentation != "tokens":
-        report.notes.append("rotary angles follow the segment index; the weights were trained with the token index")
+        report.notes.append(f"rotary angles follow {index}; the weights were trained with the token index")
         rope_type = config.rope_parameters["rope_type"]
         if rope_type != "default":
             report.notes.append(
                 f"rope scaling of type {rope_type} acts on segments: its lengths, and max_position_embeddings"
                 f" ({config.max_position_embeddings}) where it reads it, count segments"
             )
+
+
+def note_step_zero(config: PreTrainedConfig, report: ConversionReport) -> None:
+    """Notes what step 0 costs, and what is to be done about it or after it."""
+    if report.step_zero is None:
+        report.notes.append("what step 0 costs is not measured: that needs a tokenizer.json and a text of 2 tokens")
+        return
+    report.notes.append(str(report.step_zero))
+    if report.step_zero.cost > CHEAP:
+        report.notes.append(
+            "--encoding bipe_hybrid or bipe_rope starts where the stock model is, and moves from there while it trains"
+        )
+        return
+    schedule = {}
+    if config.token_share > 0:
+        schedule["token_share"] = [config.token_share, 0.0]
+    if config.inter_encoding == "hybrid" and 0 < config.hybrid_alibi_scale < LAST_ALIBI_SCALE:
+        schedule["hybrid_alibi_scale"] = [config.hybrid_alibi_scale, LAST_ALIBI_SCALE]
+    if schedule:
+        report.notes.append(
+            f"continued pretraining moves it from there: encoding_schedule: {json.dumps(schedule)} (see"
+            " configs/continue_from_stock.yaml)"
+        )

@@ -17,6 +17,7 @@ from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
+from .schedule import MOVING_FIELDS, check_schedule, first_values
 
 
 DEFAULT_MODEL_TYPE = "bipe_llama"
@@ -89,6 +90,18 @@ class StockArguments:
 class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=(StockArguments,))):
     """What is trained: of any model class, and the positional encoding of ours."""
 
+    encoding_schedule: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "fields of the encoding that move in a straight line while it trains, each from its first value to"
+            f" its last, among {', '.join(MOVING_FIELDS)}: " + '{"token_share": [1.0, 0.0]} leads a model from stock'
+            " weights to segments"
+        },
+    )
+    encoding_schedule_steps: int | None = field(
+        default=None,
+        metadata={"help": "steps that encoding_schedule takes (default: the first half of the training)"},
+    )
     alibi_slope_scale: float | str | None = field(
         default=None,
         metadata={
@@ -103,6 +116,13 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
             raise InputError(
                 f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
             )
+        self.encoding_schedule = parsed_json("encoding_schedule", self.encoding_schedule)
+        if self.encoding_schedule is not None:
+            check_schedule(self.encoding_schedule)
+            for name in self.encoding_schedule.keys() & {k for k, v in vars(self).items() if v is not None}:
+                raise InputError(f"{name}: encoding_schedule sets it, from its first value on; leave it out")
+        elif self.encoding_schedule_steps is not None:
+            raise InputError("encoding_schedule_steps: there is no encoding_schedule that would take them")
         if self.alibi_slope_scale not in (None, MEASURED):
             try:
                 self.alibi_slope_scale = float(self.alibi_slope_scale)
@@ -114,7 +134,9 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
     def config_fields(self) -> dict[str, Any]:
         """The fields that were given and belong into the model's config."""
         elsewhere = {"model_type", "initial_model", "revision", "attn_implementation", "encoding"}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
+        elsewhere |= {"encoding_schedule", "encoding_schedule_steps"}
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if v is not None and k not in elsewhere}
+        return fields | first_values(self.encoding_schedule or {})
 
     def has_foreign_encoding(self) -> bool:
         """Whether `model_type` names a model that is none of ours."""
@@ -248,6 +270,17 @@ def check_arguments(model_args: ModelArguments, data_args: DataArguments, traini
     check_counts(vars(data_args), ["max_validation_blocks"])
     check_training(training_args)
     check_metric(training_args)
+    if model_args.encoding_schedule is not None:
+        check_counts(vars(model_args), ["encoding_schedule_steps"])
+        if 0 < training_args.max_steps < (model_args.encoding_schedule_steps or 1):
+            raise InputError(
+                f"encoding_schedule_steps: {model_args.encoding_schedule_steps} given, the training has"
+                f" {training_args.max_steps}"
+            )
+        if training_args.load_best_model_at_end:
+            raise InputError("load_best_model_at_end: the best of encoding_schedule's models is the least moved one")
+        if training_args.torch_compile:
+            raise InputError("torch_compile: with encoding_schedule it would compile anew in every step")
     if data_args.tokenizer is None and model_args.initial_model is None:
         if data_args.vocab_size is None:
             raise InputError("give vocab_size (a new tokenizer of that size is trained on the data) or tokenizer")

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import load_model, local_folder
+from ..common.checkpoints import is_bipe, load_model, local_folder
 from ..common.digests import rows_digest
 from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
@@ -26,6 +26,7 @@ from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
 from .arguments import INDEX_EXTENSIONS, MEASURED, DataArguments, PretrainSettings, check_arguments
 from .model import build_config, build_model, fit_tokenizer, load_tokenizer, read_documents
+from .schedule import EncodingSchedule
 
 
 def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = False) -> dict[str, Any]:
@@ -87,6 +88,15 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
         validation_blocks = _first(validation_blocks, data_args.max_validation_blocks)
     say(_summary(model, train_blocks, data_args, training_args))
     extension = _index_extension(data_args, training_args, model.config)
+    callbacks = [CurrentIntervals()] + ([] if extension is None else [extension])
+    schedule = model_args.encoding_schedule
+    if schedule is not None:
+        callbacks.append(EncodingSchedule(model, schedule, model_args.encoding_schedule_steps))
+    elif is_bipe(model.config) and model.config.segmentation == "separators" and model.config.token_share > 0:
+        say(
+            f"token_share stays at {model.config.token_share:g}: rotary pairs turn with the token, as those of the"
+            " stock model do; encoding_schedule '{\"token_share\": [1.0, 0.0]}' would lead them to segments"
+        )
 
     trainer = RunTrainer(
         model=model,
@@ -96,7 +106,7 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
         data_collator=collate_blocks,
         train_collator=extension,
         processing_class=tokenizer,
-        callbacks=[CurrentIntervals()] + ([] if extension is None else [extension]),
+        callbacks=callbacks,
         load_model=load,
     )
     if checkpoint is None and is_main:
