@@ -1,7 +1,9 @@
 """`generate` with segments, for every BiPE language model."""
 
 import torch
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache
+from transformers.generation.candidate_generator import CandidateGenerator
 
 from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
@@ -85,19 +87,54 @@ class BipeGenerationMixin:
         """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
 
         Raises:
-            ValueError: if `segment_ids` does not have one id for each token of the prompt, cached ones included.
+            ValueError: if `segment_ids` or `attention_mask` do not cover the prompt, cached tokens included, or if the
+                model has no layer at which `assistant_early_exit` could leave it.
         """
-        segment_ids = kwargs.get("segment_ids")
-        is_assistant = generation_config is not None and generation_config.is_assistant
-        if segment_ids is not None and not is_assistant:  # an assistant's prompt grows from call to call
-            given = (kwargs.get(name) for name in ("attention_mask", "inputs_embeds", "input_ids"))
-            prompt = next((tensor for tensor in given if tensor is not None), inputs)
-            if prompt is not None and segment_ids.shape[1] != prompt.shape[1]:
+        if generation_config is None or not generation_config.is_assistant:  # whose prompt grows from call to call
+            self._check_prompt(inputs, kwargs)
+        num_layers = self.config.num_hidden_layers
+        try:
+            return super().generate(inputs, generation_config, *args, **kwargs)
+        finally:
+            self.config.num_hidden_layers = num_layers  # an early exit that is interrupted leaves another one
+
+    def _check_prompt(self, inputs: torch.Tensor | None, kwargs: dict) -> None:
+        """Cuts the columns for tokens to come from `attention_mask`; `ValueError` where lengths do not fit."""
+        given = (kwargs.get(name) for name in ("inputs_embeds", "input_ids"))
+        prompt = next((tensor for tensor in given if tensor is not None), inputs)
+        mask, segment_ids, cache = (kwargs.get(name) for name in ("attention_mask", "segment_ids", CACHE_NAME))
+        if prompt is None or prompt.ndim < 2:
+            return
+        length = prompt.shape[1]
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            if mask.shape[1] < length:
                 raise InputError(
-                    f"segment_ids must cover all {prompt.shape[1]} tokens of the prompt, the cached ones included, "
-                    f"got {segment_ids.shape[1]}"
+                    f"attention_mask must cover all {length} tokens of the prompt, the cached ones included, got "
+                    f"{mask.shape[1]}"
                 )
-        return super().generate(inputs, generation_config, *args, **kwargs)
+            if cache is not None:
+                length = mask.shape[1]  # the prompt may be the new tokens alone
+            elif mask.shape[1] > length:
+                kwargs["attention_mask"] = mask[:, :length]
+        if segment_ids is not None and segment_ids.shape[1] != length:
+            raise InputError(
+                f"segment_ids must cover all {length} tokens of the prompt, the cached ones included, "
+                f"got {segment_ids.shape[1]}"
+            )
+
+    def _get_candidate_generator(
+        self, generation_config: GenerationConfig, *args, model_kwargs: dict, **kwargs
+    ) -> CandidateGenerator:
+        """As transformers does; a model that drafts finds its own segments, or knows none."""
+        early_exit = generation_config.assistant_early_exit
+        if early_exit is None:
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name != "segment_ids"}
+        elif not 1 <= early_exit <= self.config.num_hidden_layers:
+            raise InputError(
+                f"assistant_early_exit must lie between 1 and {self.config.num_hidden_layers}, the layers of the"
+                f" model, got {early_exit}"
+            )
+        return super()._get_candidate_generator(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):
         """Not supported: its paged cache keeps keys alone, so that every step would start again at segment 0."""

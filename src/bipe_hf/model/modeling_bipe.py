@@ -295,12 +295,13 @@ class BipeModelMixin:
             What the layers receive, and the segment state after each token, for `write_segment_history`.
 
         Raises:
-            ValueError: if `segment_ids` has the wrong shape or dtype, if `attention_mask` is too short, or for one of
-                the reasons that [`BipeModelMixin.forward`] lists.
+            ValueError: if `segment_ids`, `attention_mask` or `position_ids` have the wrong shape or dtype, or for one
+                of the reasons that [`BipeModelMixin.forward`] lists.
         """
         length = inputs_embeds.shape[1]
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
         past_length = 0 if cache is None else cache.get_seq_length()
+        attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
         segments = self.segment(
@@ -417,6 +418,28 @@ def _checked_segment_ids(
     return segment_ids.to(inputs_embeds.device)
 
 
+def _checked_mask(
+    attention_mask: torch.Tensor | None, past_length: int | torch.Tensor, inputs_embeds: torch.Tensor
+) -> torch.Tensor | None:
+    """The mask without columns for tokens to come, which a caller may have ready; a 4-D one is left to the backend."""
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+        return attention_mask
+    batch_size, length = inputs_embeds.shape[:2]
+    if attention_mask.shape[0] != batch_size:
+        raise InputError(
+            f"attention_mask must have a row for each of {batch_size} sequences, got {attention_mask.shape[0]}"
+        )
+    total_length = past_length + length
+    if not isinstance(total_length, int):  # of a static cache, whose mask has a column for each place
+        return attention_mask
+    if attention_mask.shape[1] < total_length:
+        raise InputError(
+            f"attention_mask must cover all {total_length} tokens, the {past_length} cached ones included, got "
+            f"{attention_mask.shape[1]}"
+        )
+    return attention_mask if attention_mask.shape[1] == total_length else attention_mask[:, :total_length]
+
+
 def _is_token(
     attention_mask: torch.Tensor | None,
     past_length: int | torch.Tensor,
@@ -426,12 +449,6 @@ def _is_token(
     """Which of the new tokens are no padding, of shape `(batch, length)`; None where nothing says so."""
     is_token = None
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-        total_length = past_length + length
-        if isinstance(total_length, int) and attention_mask.shape[1] < total_length:
-            raise InputError(
-                f"attention_mask must cover all {total_length} tokens, the {past_length} cached ones included, got "
-                f"{attention_mask.shape[1]}"
-            )
         columns = torch.arange(length, device=attention_mask.device) + past_length
         is_token = attention_mask.index_select(1, columns).bool()
     if segment_ids is not None:
@@ -450,6 +467,9 @@ def _starts_document(
     batch_size, length = inputs_embeds.shape[:2]
     if position_ids is None or length == 1:
         return None
+    given, rows = tuple(position_ids.shape), position_ids.shape[:-1].numel()
+    if given[-1] != length or len(given) > 2 or rows not in (1, batch_size):
+        raise InputError(f"position_ids must have the shape {(batch_size, length)} or {(1, length)}, got {given}")
     starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
     if is_tracing():  # no value may be read; without a cache the general mask is right in any case
         return starts if cache is None else None

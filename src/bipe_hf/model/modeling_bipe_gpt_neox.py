@@ -103,7 +103,7 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
         **kwargs,
     ) -> torch.Tensor:
         hidden_states = self.emb_dropout(hidden_states)
-        for layer in self.layers:
+        for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while early exit drafts
             hidden_states = layer(hidden_states, attention_mask, position_bias, layer_past=cache, **kwargs)
         return self.final_layer_norm(hidden_states)
 
@@ -118,6 +118,7 @@ class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, BipeGPTNeoXPreTrainedModel, GPTN
         PreTrainedModel.__init__(self, config)
         self.gpt_neox = BipeGPTNeoXModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.register_load_state_dict_pre_hook(_rename_head)
         self.post_init()
 
 
@@ -159,6 +160,12 @@ class BipeGPTNeoXForQuestionAnswering(
         self.gpt_neox = BipeGPTNeoXModel(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
+
+
+def _rename_head(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+    """Gives the head of a file the name that it has in the model: Trainer reads files past `from_pretrained`."""
+    if f"{prefix}embed_out.weight" in state_dict:
+        state_dict[f"{prefix}lm_head.weight"] = state_dict.pop(f"{prefix}embed_out.weight")
 
 
 # In a file the head of this family is called `embed_out`. transformers renames it for its own class alone.

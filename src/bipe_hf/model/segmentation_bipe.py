@@ -307,7 +307,8 @@ def document_starts(position_ids: torch.Tensor, is_token: torch.Tensor | None = 
     Returns:
         `torch.BoolTensor` of shape `(batch, length)`. A row's first token is not marked: nothing stands before it.
     """
-    before_any = position_ids.new_full((position_ids.shape[0], 1), torch.iinfo(position_ids.dtype).min)
+    limits = torch.finfo if position_ids.is_floating_point() else torch.iinfo
+    before_any = position_ids.new_full((position_ids.shape[0], 1), limits(position_ids.dtype).min)
     starts = position_ids <= _at_previous_token(position_ids, is_token, before_any)
     return starts if is_token is None else starts & is_token
 
