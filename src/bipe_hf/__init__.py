@@ -3,6 +3,7 @@
 Importing this package registers its configurations, models and tokenizer with the Auto classes.
 """
 
+from . import interrupted  # noqa: F401, I001  first: what follows takes seconds
 from transformers import (
     AutoConfig,
     AutoModel,

@@ -16,7 +16,10 @@ from transformers import PreTrainedTokenizerFast
 import bipe_hf
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, generate, main
+from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.lab.evaluation import evaluate
+from bipe_hf.lab.reports import report_segments
 from bipe_hf.lab.training import PretrainSettings
 from bipe_hf.model.errors_bipe import InputError, InputExistsError, InputNotFoundError
 
@@ -340,7 +343,8 @@ def test_generate_prints_the_prompt_and_the_likeliest_text(model_folder, capsys)
 def test_generate_asks_a_chat_model_by_its_template_and_says_so(model_folder, tmp_path, capsys):
     folder = shutil.copytree(model_folder, tmp_path / "chat")
     tokenizer = BipeTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = "{% for m in messages %}({{ m.role }}) {{ m.content }}. {% endfor %}{% if add_generation_prompt %}it{% endif %}"
+    turns = "{% for m in messages %}({{ m.role }}) {{ m.content }}. {% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}it{% endif %}"
     tokenizer.save_pretrained(folder)
     words = ["generate", str(folder), "the cat", "--max-new-tokens", "12", "--device", "cpu"]
     assert main(words) == 0
@@ -359,7 +363,7 @@ def test_generate_asks_a_chat_model_by_its_template_and_says_so(model_folder, tm
 
 
 def test_generate_reads_the_prompt_from_standard_input(model_folder, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("it ran."))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("it ran.\n"))  # as echo ends a text
     output = run_generate(capsys, str(model_folder), "-", "--max-new-tokens", "3")
     assert output == greedy(model_folder, "it ran.", 3) + "\n"
 
@@ -480,3 +484,35 @@ def test_convert_passes_on_what_was_given_for_a_stock_checkpoint(monkeypatch, ca
 def test_convert_refuses_flags_that_nothing_would_read(words, message, capsys):
     assert main(["convert", "theirs", "ours", *words]) == 2
     assert message in error_line(capsys)
+
+
+def test_the_home_is_the_same_wherever_a_path_is_given(tmp_path, monkeypatch):
+    """In files of settings, in arguments and in Python, for what is read and for what is written."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "text.txt").write_text("\n\n".join(["The cat sat. It ran. " * 8] * 40))
+    base = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    base |= {"data": "~/text.txt", "vocab_size": 270, "train_length": 16, "max_steps": 1, "use_cpu": True}
+    (home / "base.yaml").write_text(json.dumps(base | {"report_to": "none"}))
+    (home / "run.yaml").write_text(json.dumps({"extends": "~/base.yaml", "output_dir": "~/run"}))
+    (home / "compare.yaml").write_text(
+        json.dumps(
+            {"task": "text", "seeds": [1], "settings": base, "measure": {"lengths": [16], "data": "~/text.txt"}}
+            | {"entries": {"a": {"segmentation": "tokens", "intra_encoding": "none"}}}
+        )
+    )
+    assert main(["pretrain", "~/run.yaml"]) == 0
+    assert main(["evaluate", "~/run", "--lengths", "16", "--data", "~/text.txt", "--output", "~/one.json"]) == 0
+    assert main(["plot", "~/one.json", "--output", "~/one.png"]) == 0
+    assert main(["segments", "~/text.txt", "--tokenizer", "~/run", "--output=~/report"]) == 0
+    assert main(["generate", "~/run", "It", "--max-new-tokens", "1"]) == 0
+    written = {file.name for file in home.iterdir()}
+    assert {"run", "one.json", "one.md", "one.png", "one.svg", "report"} <= written
+    read_comparison("~/compare.yaml")
+    evaluate(["~/run"], [16], data="~/text.txt", output="~/two.json", device="cpu")
+    report_segments("~/text.txt", tokenizer="~/run", output="~/python")
+    assert {"two.json", "python"} <= {file.name for file in home.iterdir()}
+    assert not list(here.iterdir())

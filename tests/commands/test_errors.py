@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import TINY
 from words import WORDS
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
 from bipe_hf.lab.common import session
+from bipe_hf.lab.common.files import write_bytes_whole
 from bipe_hf.lab.common.messages import as_input_error
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.errors_bipe import InputError
+from bipe_hf.model.travel_bipe import write_whole
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,69 @@ def test_what_the_machine_refuses_is_one_line(folder, monkeypatch, capsys, numbe
     raised_deep_inside(monkeypatch, OSError(number, os.strerror(number), "some/file"))
     assert generate(folder) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"bipe-hf: error: some/file: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError("Not enough disk space. Needed: 2 GB"),
+        Exception("No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_says_so(folder, monkeypatch, capsys, error):
+    raised_deep_inside(monkeypatch, error)
+    assert generate(folder) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"bipe-hf: error: {error}"
+
+
+def test_nothing_half_written_is_left_by_a_full_disk(tmp_path, monkeypatch):
+    def fail(self, data, *arguments, **keywords):
+        with self.open("wb") as file:
+            file.write(data[:3] if isinstance(data, bytes) else data[:3].encode())
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(Path, "write_text", fail)
+    for write in (lambda: write_bytes_whole(tmp_path / "a", b"12345"), lambda: write_whole(tmp_path / "b", "12345")):
+        with pytest.raises(OSError, match="No space"):
+            write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_nobody_reads_ends_a_command_in_silence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "bipe_hf", "env"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert done.returncode == 141
+    assert "Broken" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["bipe_hf", "bipe_hf.commands"])
+def test_an_interruption_while_libraries_are_imported_is_one_line(tmp_path, module):
+    (tmp_path / "transformers.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    words = [sys.executable, "-m", module, "env"]
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bipe-hf: interrupted\n")
+    in_a_script = [sys.executable, "-c", "import bipe_hf"]
+    done = subprocess.run(
+        in_a_script, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert "KeyboardInterrupt" in done.stderr
+
+
+@pytest.mark.parametrize("prompt", ["caf\udce9 abc", "-"])
+def test_a_prompt_in_other_bytes_is_one_line(monkeypatch, capsys, prompt):
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 abc"), encoding="utf-8", errors="surrogateescape")
+    )
+    assert main(["generate", "model", prompt]) == 2
+    assert capsys.readouterr().err == "bipe-hf: error: the prompt is not UTF-8 text (behind 'caf')\n"
 
 
 def test_a_name_that_is_too_long_for_a_file_is_one_line(capsys):

@@ -506,6 +506,22 @@ def test_other_text_is_refused_for_results_and_for_models(here, trained, capsys)
     assert trained == []
 
 
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("基线", "基线"),
+        ("Базовая 2", "базовая-2"),
+        ("हिंदी", "हिंदी"),
+        ("Cafe\u0301 (1)", "caf\u00e9-1"),
+        ("BiPE, ×30", "bipe-30"),
+    ],
+)
+def test_names_in_any_script_name_folders_and_stand_in_figures(empty, name, slug):
+    content = changed(CONTENT, entries={name: {"segmentation": "tokens", "intra_encoding": "none"}}, reference=None)
+    comparison = read_comparison(write(content))
+    assert comparison.model_folder(comparison.entries[name], 1).name == f"{slug}-seed1"
+
+
 def test_text_to_measure_on_that_is_trained_on_is_said_so_whatever_its_name(empty):
     write_texts(Path("other"), seed=7)
     shutil.copy("texts/train/text.txt", "other/validation/copy.txt")

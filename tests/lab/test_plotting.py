@@ -5,14 +5,16 @@ import json
 import math
 import struct
 import sys
+import warnings
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Annotation, Text
 
 from bipe_hf.commands import main
-from bipe_hf.lab.common.figures import dash
+from bipe_hf.lab.common.figures import dash, new_figure, save_figure
 from bipe_hf.lab.common.lines import spread_out
 from bipe_hf.lab.evaluation import Evaluation, Result
 from bipe_hf.lab.evaluation.plot import draw, plot
@@ -354,6 +356,35 @@ def test_file_that_holds_no_results_is_refused(tmp_path, content, message):
         plot([file], tmp_path / "picture.png")
     assert str(file) in str(error.value)
     assert not (tmp_path / "picture.png").exists()
+
+
+def test_a_character_takes_a_font_that_has_it_or_a_warning_names_it(tmp_path):
+    def draw(label):
+        figure, axes = new_figure([label])
+        axes.set_title(label, parse_math=False)
+        save_figure(figure, tmp_path / "figure.png")
+        return axes.title.get_fontfamily()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = draw("Базовая, ROPÉ")
+        assert draw("plain") == plain
+    has_all = set(map(chr, get_font(findfont(FontProperties())).get_charmap()))
+    others = {
+        char: font.name
+        for font in fontManager.ttflist
+        for char in map(chr, get_font(font.fname).get_charmap())
+        if "Last Resort" not in font.name and char not in has_all and char.isprintable() and not char.isspace()
+    }
+    if others:
+        char = min(others)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert len(draw(f"line {char}")) > 1
+    absent = next(chr(code) for code in range(0x10FFFD, 0, -1) if chr(code) not in has_all | others.keys())
+    with pytest.warns(UserWarning, match=f"no installed font has {absent}") as caught:
+        draw(f"line {absent}")
+    assert len(caught) == 1
 
 
 def test_the_digest_of_a_text_decides_whether_results_belong_in_one_picture(tmp_path):

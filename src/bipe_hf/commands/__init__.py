@@ -5,6 +5,7 @@ import errno
 import importlib
 import importlib.metadata
 import os
+import select
 import sys
 
 from ..model.errors_bipe import InputError
@@ -35,6 +36,9 @@ MACHINE_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
+FULL_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "Not enough disk space")
+# As a shell reports a program that is ended by SIGPIPE.
+PIPE_STATUS = 141
 DEBUG = "BIPE_HF_DEBUG"
 DEBUG_HELP = f"show the traceback of every error (before pretrain, finetune and synthetic, or set {DEBUG})"
 
@@ -47,20 +51,27 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit status: 0, or what the command returns; 2 after bad input, with one line on stderr (with `bipe-hf --debug
-        COMMAND`, or the environment variable `BIPE_HF_DEBUG`, its traceback); 130 after Ctrl-C. `argparse` itself
-        leaves with `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no comment on the input
-        is a defect of the program and keeps its traceback.
+        COMMAND`, or the environment variable `BIPE_HF_DEBUG`, its traceback), and where the machine refuses something,
+        as a full disk does; 130 after Ctrl-C; 141 where nobody reads the output any more, as of `bipe-hf env | head
+        -1`. `argparse` itself leaves with `SystemExit` (0 after `--help`, 2 after a bad flag). An exception that is no
+        comment on the input is a defect of the program and keeps its traceback.
     """
     debug = bool(os.environ.get(DEBUG))
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
         debug |= arguments.debug
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()  # here, and not when Python ends, it shows whether anybody reads it
+        return status
+    except BrokenPipeError:
+        if not _is_output_closed():
+            raise
+        return PIPE_STATUS
     except KeyboardInterrupt as interrupt:
         print(f"bipe-hf: interrupted{f': {interrupt}' if interrupt.args else ''}", file=sys.stderr)
         return 130
-    except (InputError, OSError) as error:
-        if debug or not (isinstance(error, InputError) or error.errno in MACHINE_ERRORS):
+    except Exception as error:
+        if debug or not (isinstance(error, InputError) or _is_of_the_machine(error)):
             raise
         print(f"bipe-hf: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -96,7 +107,28 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def _one_line(error: InputError | OSError) -> str:
+def _is_output_closed() -> bool:
+    """Whether nobody reads standard output; then it goes nowhere from now on, so that Python ends in silence."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def _is_of_the_machine(error: BaseException | None) -> bool:
+    """Whether the machine refused something. Libraries that are no Python say so in words alone."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            return True
+        if any(words in str(error) for words in FULL_DISK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -1,7 +1,6 @@
 """`bipe-hf compare CONFIG.yaml`: train and measure models that differ in their positional encoding alone."""
 
 import argparse
-from pathlib import Path
 
 from . import measuring
 
@@ -40,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints the tables, and returns the exit status."""
+    from ..lab.common.files import user_path
     from ..lab.comparison import compare, markdown_tables, read_comparison
 
     comparison = read_comparison(arguments.config)
-    output = comparison.folder if arguments.output is None else Path(arguments.output)
+    output = comparison.folder if arguments.output is None else user_path(arguments.output)
     try:
         results = compare(
             comparison,

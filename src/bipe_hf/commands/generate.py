@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt",
         metavar="PROMPT",
-        help="text to continue, for a chat model what the user says; - reads it from standard input",
+        help="text to continue, for a chat model what the user says; - reads it from standard input, without the line"
+        " end that closes it",
     )
     parser.add_argument(
         "--raw", action="store_true", help="continue PROMPT as it stands, though the tokenizer has a chat template"
@@ -52,10 +53,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--top-p only limits random draws: give --temperature too")
     if arguments.top_p is not None and not 0 < arguments.top_p <= 1:
         raise InputError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
+    prompt = _read_prompt() if arguments.prompt == "-" else arguments.prompt
     try:
-        prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    except UnicodeDecodeError as error:
-        raise InputError(f"the prompt on standard input is not {error.encoding} text (byte {error.start})") from error
+        prompt.encode()
+    except UnicodeEncodeError as error:  # other bytes come as lone surrogates
+        raise InputError(f"the prompt is not UTF-8 text (behind {prompt[: error.start]!r})") from error
     if not prompt:
         raise InputError("the prompt is empty: give at least one character to continue")
 
@@ -90,3 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
             streamer=TextStreamer(tokenizer, skip_prompt=is_chat, skip_special_tokens=True),
             **sampling,
         )
+
+
+def _read_prompt() -> str:
+    """Standard input without the line end that a pipe or a file closes it with."""
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"the prompt on standard input is not {error.encoding} text (byte {error.start})") from error
+    return text.removesuffix("\n").removesuffix("\r")

@@ -35,16 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pushes and prints where the model is and of which files it consists."""
-    from pathlib import Path
-
     from ..hub.push import push
     from ..lab.common.checkpoints import open_folder
+    from ..lab.common.files import user_path
     from ..lab.evaluation.results import results_of_model
 
     model = open_folder(arguments.model)
     evaluation = arguments.evaluation and results_of_model(arguments.evaluation, model)
     pushed = push(
-        Path(arguments.model),
+        user_path(arguments.model),
         model.config,
         model.tokenizer,
         arguments.repo,
@@ -52,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         message=arguments.message,
         evaluation=evaluation,
-        figure=arguments.figure and Path(arguments.figure),
+        figure=arguments.figure and user_path(arguments.figure),
         create_pr=arguments.create_pr,
     )
     print(f"pushed to {pushed.url}")

@@ -1,7 +1,6 @@
 """`bipe-hf scrolls MODEL`: let a model answer a SCROLLS task and score the answers."""
 
 import argparse
-from pathlib import Path
 
 from . import measuring
 
@@ -57,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes predictions, scores them and prints the table."""
+    from ..lab.common.files import user_path
     from ..lab.tasks.scrolls import answer_scrolls, scrolls_table
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("run", "debug")}
@@ -69,5 +69,5 @@ def run(arguments: argparse.Namespace) -> None:
         ) from None
     if evaluation.results:
         print(f"\n{scrolls_table(evaluation.results)}")
-    predictions = Path(arguments.output).with_suffix(".jsonl")
+    predictions = user_path(arguments.output).with_suffix(".jsonl")
     print(f"\npredictions written to {predictions}, settings and scores to {arguments.output}")

@@ -126,8 +126,11 @@ def write_code(folder: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all, whenever the process is killed and whoever else writes it."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _code(folder: Path) -> dict[str, str]:

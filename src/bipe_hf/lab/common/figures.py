@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -38,13 +39,51 @@ def save_figure(figure: "Figure", output: Path) -> None:
     """Write a figure as PNG and SVG, each as a whole or not at all."""
     from matplotlib import rc_context
 
+    use_fonts_of_all_scripts(figure)
     # A fixed salt and no date: the same results give the same file.
-    with rc_context({"svg.hashsalt": "bipe-hf"}):
+    with rc_context({"svg.hashsalt": "bipe-hf"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # that is said already, once
         for target in pictures(output):
             kind = target.suffix.removeprefix(".")
             partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-            figure.savefig(partial, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-            os.replace(partial, target)
+            try:
+                figure.savefig(partial, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def use_fonts_of_all_scripts(figure: "Figure") -> None:
+    """Adds to the font of a figure's texts installed ones that have the characters which it lacks.
+
+    A warning names the characters that no installed font has.
+    """
+    from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+    from matplotlib.text import Text
+
+    texts = figure.findobj(Text)
+    default = findfont(FontProperties())
+    missing = {each for text in texts for each in text.get_text() if not each.isspace()}
+    missing -= set(map(chr, get_font(default).get_charmap()))
+    if not missing:
+        return
+    families = [get_font(default).family_name]
+    fonts = sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400, font.name))
+    for font in fonts:
+        if not missing or font.name.startswith("Last Resort"):  # which has a box for every character
+            continue
+        found = missing & set(map(chr, get_font(font.fname).get_charmap()))
+        if found:
+            missing -= found
+            families.append(font.name)
+    for text in texts:
+        text.set_fontfamily(families)
+    if missing:
+        warnings.warn(
+            f"no installed font has {''.join(sorted(missing))}: boxes stand in the figure for them (fonts of Noto have"
+            " all scripts)",
+            stacklevel=3,
+        )
 
 
 def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:

@@ -1,9 +1,39 @@
-"""Files that hold JSON."""
+"""Files that users name, and those that hold JSON."""
 
 import json
+import os
+import re
+import unicodedata
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+
+
+def user_path(path: str | Path) -> Path:
+    """The path that a user gave, on the command line, in a file of settings or in Python: `~` is the home."""
+    return Path(path).expanduser()
+
+
+def write_bytes_whole(path: Path, data: bytes) -> None:
+    """Writes a file as a whole or not at all, whatever ends the process and however full the disk is."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def name_of_file(text: str, also: str = "") -> str:
+    """`text` as part of the name of a file: its letters, digits and marks, of any script, and those in `also`.
+
+    What lies between them becomes a hyphen; none is left at the ends.
+    """
+    kept = [
+        each if each.isalnum() or each in also or unicodedata.category(each).startswith("M") else "-"
+        for each in unicodedata.normalize("NFC", text)
+    ]
+    return re.sub("-+", "-", "".join(kept)).strip("-")
 
 
 def read_json(path: Path) -> dict:

@@ -16,6 +16,7 @@ import torch
 from ...model.errors_bipe import InputError, InputExistsError, InputNotFoundError
 from ...model.travel_bipe import write_whole
 from .extras import is_installed
+from .files import user_path
 from .messages import install_hint
 
 
@@ -61,7 +62,7 @@ def _format(content: Any) -> str | None:
 
 
 def _read(path: str | Path) -> Any:
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise InputNotFoundError(f"there is no results file {path}")
     try:

@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from ...model.errors_bipe import InputError, InputNotFoundError, did_you_mean
+from .files import user_path
 from .messages import as_input_error
 from .yaml_file import read_yaml
 
@@ -50,7 +51,7 @@ class RunSettings:
             FileNotFoundError: no such file.
             ValueError: no flat mapping, a key twice or unknown, a value that is not accepted.
         """
-        config = Path(config)
+        config = user_path(config)
         if not config.is_file():
             raise InputNotFoundError(f"{config}: no such file (the settings come first: CONFIG.yaml --key value)")
         return cls.parse(read_yaml(config), overrides, str(config), str(Path("runs") / config.stem))

@@ -1,11 +1,13 @@
 """Which documents a model was trained on: the digest of each in a file of the run folder, whatever they are called."""
 
 import hashlib
-import os
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from .files import write_bytes_whole
 
 
 TRAINED_ON_FILE = "trained_on.npy"
@@ -23,10 +25,9 @@ def write_trained_on(folder: Path, texts: Iterable[str], initial: Path | None = 
     earlier = None if initial is None else read_trained_on(initial)
     if earlier is not None:
         digests = np.concatenate([digests, earlier])
-    partial = folder / f"{TRAINED_ON_FILE}.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        np.save(file, np.unique(digests), allow_pickle=False)
-    os.replace(partial, folder / TRAINED_ON_FILE)
+    content = io.BytesIO()
+    np.save(content, np.unique(digests), allow_pickle=False)
+    write_bytes_whole(folder / TRAINED_ON_FILE, content.getvalue())
 
 
 def read_trained_on(folder: Path) -> np.ndarray | None:

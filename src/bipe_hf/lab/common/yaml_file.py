@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from .files import user_path
 
 
 EXTENDS = "extends"
@@ -50,7 +51,7 @@ def _read(path: Path, merged: Mapping[str, int], extending: tuple[Path, ...]) ->
         return content
     if not isinstance(base, str):
         raise InputError(f"{path}: {EXTENDS}: {base!r} is no name of a file")
-    below = _read(path.parent / base, merged, (*extending, path))
+    below = _read(path.parent / user_path(base), merged, (*extending, path))
     return below | {key: _merge(below.get(key), value, merged.get(key, 0)) for key, value in content.items()}
 
 

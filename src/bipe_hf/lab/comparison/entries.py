@@ -1,12 +1,12 @@
 """What is compared: entries, what they share, and what they are measured with."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...model.errors_bipe import InputError, did_you_mean
+from ..common.files import name_of_file
 from ..common.settings import RunSettings
 from ..evaluation.scoring import STRIDE
 
@@ -67,7 +67,7 @@ class Entry:
     @property
     def slug(self) -> str:
         """The name in the names of folders."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return name_of_file(self.name.lower())
 
 
 @dataclass(frozen=True)

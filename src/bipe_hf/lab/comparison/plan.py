@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model.errors_bipe import InputError, did_you_mean
+from ..common.files import user_path
 from ..common.yaml_file import read_yaml
 from .entries import Comparison, Entry, among
 from .experiments import EXPERIMENTS, Experiment
@@ -27,7 +28,7 @@ def read_comparison(path: str | Path) -> Comparison:
         ValueError: no YAML, a key twice, missing or unknown, a name that names nothing, an entry that sets what all
             share, or a value that is not accepted. Nothing of the data is looked at.
     """
-    path = Path(path)
+    path = user_path(path)
     content = read_yaml(path, MERGED)
     try:
         return parse_comparison(path.stem, content)

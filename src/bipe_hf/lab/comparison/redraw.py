@@ -5,6 +5,7 @@ from pathlib import Path
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import write_whole
 from ..common.figures import pictures, require_matplotlib
+from ..common.files import user_path
 from ..common.results import check_writable, read_results, results_format
 from ..common.tables import require_tabulate
 from .figures import draw_figures, figure_names
@@ -27,7 +28,7 @@ def open_comparison(file: str | Path) -> tuple[ComparisonResults, Comparison]:
     if not results.results:
         raise InputError(f"there are no results in {file}")
     try:
-        return results, parse_comparison(Path(file).parent.name, results.config)
+        return results, parse_comparison(user_path(file).parent.name, results.config)
     except InputError as error:
         raise InputError(f"{file}: its config is not what is accepted now ({error})") from error
 
@@ -44,7 +45,7 @@ def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: boo
     """
     require_matplotlib("plot")
     require_tabulate("plot")
-    folder = Path(file).parent if output is None else Path(output)
+    folder = user_path(file).parent if output is None else user_path(output)
     results, comparison = open_comparison(file)
     tables = folder / Path(file).with_suffix(".md").name
     written = [tables] + [

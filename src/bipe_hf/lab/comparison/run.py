@@ -14,6 +14,7 @@ from ...hub.records import read_record
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.checkpoints import is_outdated, open_folder
 from ..common.figures import require_matplotlib
+from ..common.files import user_path
 from ..common.messages import first_line
 from ..common.results import describe_environment
 from ..common.run_folder import differing_settings, read_stored_settings
@@ -88,7 +89,7 @@ def compare(
         raise InputError("only and overwrite exclude each other: overwrite drops the results of all entries")
     require_matplotlib("compare")
     require_tabulate("compare")
-    output = comparison.folder if output is None else Path(output)
+    output = comparison.folder if output is None else user_path(output)
     chosen = comparison.chosen(only)
     experiment = EXPERIMENTS[comparison.task](comparison)
     experiment.check()

@@ -16,7 +16,7 @@ from ...model.configuration_bipe import BipeLlamaConfig
 from ...model.errors_bipe import InputError, InputNotFoundError
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
 from ...model.tokenization_bipe import BipeTokenizer
-from ..common.files import read_json
+from ..common.files import read_json, user_path
 from .report import ConversionReport, check_output, make_config, save
 from .weights import (
     build_model,
@@ -82,7 +82,7 @@ def convert_checkpoint(
         ValueError: if the configuration is none of the authors', if a file cannot be read, if a key of the checkpoint
             is unknown, missing or of the wrong shape, or if `output` is the checkpoint.
     """
-    checkpoint, output = Path(checkpoint), Path(output)
+    checkpoint, output = user_path(checkpoint), user_path(output)
     if not checkpoint.is_dir():
         raise InputNotFoundError(f"checkpoint folder not found: {checkpoint} (a name on the Hub needs --from stock)")
     check_output(output, checkpoint, overwrite)

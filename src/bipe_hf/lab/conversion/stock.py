@@ -30,7 +30,7 @@ from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import checkpoint_folder
 from ..common.encoding_options import encoding_options, spelt_out
-from ..common.files import read_json
+from ..common.files import read_json, user_path
 from .report import ConversionReport, check_output, make_config, save
 from .step_zero import measure_step_zero, read_sample
 from .weights import (
@@ -144,7 +144,7 @@ def convert_stock_checkpoint(
         raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
     given = {"separators": separators, "levels": levels, "intra_init": intra_init}
     _check_settings(_spelt_out(encoding, fields, train_length=1), fields | given)
-    name, output = Path(checkpoint).expanduser(), Path(output)
+    name, output = user_path(checkpoint), user_path(output)
     check_output(output, name, overwrite)
     sample = read_sample(text)
     folder = checkpoint_folder(checkpoint, revision, "checkpoint")

@@ -16,6 +16,7 @@ from ..common.figures import (
     require_matplotlib,
     save_figure,
 )
+from ..common.files import user_path
 from ..common.lines import Line, draw_lines, fit_values, name_lines
 from .results import Evaluation, Result, comparability_note
 
@@ -45,7 +46,7 @@ def plot(
     `FileNotFoundError` or `FileExistsError` for files or arguments that do not fit, `ValueError` without matplotlib.
     """
     require_matplotlib("plot")
-    output = Path(output)
+    output = user_path(output)
     if output.suffix not in (".png", ".svg"):
         raise InputError(f"output: {output} must end in .png or .svg (both are written)")
     for target in pictures(output):

@@ -14,6 +14,7 @@ from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint, encoding_label, open_checkpoints, say_if_outdated
 from ..common.devices import check_device, check_dtype
 from ..common.digests import rows_digest
+from ..common.files import user_path
 from ..common.results import check_output, describe_environment, moment
 from ..data import DEFAULT_CORPUS, load_documents
 from .held_out import held_out_fraction, warn_of_known_documents
@@ -205,7 +206,7 @@ def evaluate(
         ),
     }
     if output is not None:
-        output = Path(output)
+        output = user_path(output)
         check_output(output, overwrite, resume)
     documents = load_documents(data, streaming=streaming, **reading)[split]
     digest = None if streaming else rows_digest(documents.select_columns("text"))

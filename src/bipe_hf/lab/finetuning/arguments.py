@@ -80,7 +80,7 @@ class RowArguments:
     data: str | None = field(
         default=None,
         metadata={
-            "help": "rows to train on: a table (.jsonl, .json, .csv, .parquet), a folder of tables, a data set on"
+            "help": "rows to train on: a table (.jsonl, .csv, .tsv, .parquet, ...), a folder of tables, a data set on"
             " disk, or name or name:config on the Hugging Face Hub; for scrolls a folder of files"
             " <scrolls_task>/<split>.jsonl, or tau/scrolls on the Hub"
         },
@@ -89,8 +89,9 @@ class RowArguments:
         default=None,
         metadata={
             "help": 'columns of the data by what the task calls them, where that differs: {"text": "review"}.'
-            " Read are text (causal_lm), prompt and completion, or messages (instructions), text and label (classification), tokens"
-            " and tags (token_classification), question, context and answers (question_answering)"
+            " Read are text (causal_lm), prompt and completion, or messages (instructions), text and label"
+            " (classification), tokens and tags (token_classification), question, context and answers"
+            " (question_answering)"
         },
     )
     validation_fraction: float = field(

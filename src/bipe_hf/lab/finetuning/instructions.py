@@ -36,9 +36,10 @@ class Instructions(CausalLM):
     conversation each.
 
     With a chat template they are turns of a conversation, which closes the answer as the template does. Without one
-    prompt and answer are joined as they stand and closed with eos. Both parts are tokenized apart and their ids joined:
-    the border is exact, and the prompt has the tokens that it has when the model is used. Of `messages` all turns of
-    the assistant are learnt: those that the template marks (`{% generation %}`), or else what it writes for each.
+    prompt and answer are joined as they stand and closed with eos. Both parts are tokenized apart and their ids
+    joined: the border is exact, and the prompt has the tokens that it has when the model is used. Of `messages` all
+    turns of the assistant are learnt: those that the template marks (`{% generation %}`), or else what it writes
+    for each.
 
     Of an example longer than `max_length` what stands before the last answer loses its beginning, but for bos; where
     the answer alone is longer, it loses its end.

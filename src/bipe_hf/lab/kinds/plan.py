@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from ..common.files import user_path
 from ..comparison import Comparison, read_comparison
 from ..comparison.entries import among
 
@@ -15,7 +16,7 @@ def read_kinds(folder: str | Path) -> dict[str, Comparison]:
         FileNotFoundError: no such folder, or no such file in it.
         ValueError: as [`read_comparison`] does; a task that is no text, or one whose losses of documents are not kept.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise InputNotFoundError(f"{folder}: no folder with files *.yaml, each the comparison of one kind of text")

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import write_whole
 from ..common.figures import pictures, require_matplotlib, save_figure
+from ..common.files import user_path
 from ..common.results import check_writable
 from ..common.tables import require_tabulate
 from ..comparison import Comparison, compare
@@ -51,7 +52,7 @@ def compare_kinds(
     """
     require_matplotlib("kinds")
     require_tabulate("kinds")
-    output = Path(output)
+    output = user_path(output)
     chosen = chosen_kinds(kinds, only)
     for comparison in chosen:
         try:
@@ -88,7 +89,7 @@ def draw_map(names: Iterable[str], output: str | Path) -> list[Path]:
     """
     require_matplotlib("kinds")
     require_tabulate("kinds")
-    output = Path(output)
+    output = user_path(output)
     found = read_map(output, names)
     if not found.kinds:
         raise InputError(f"output: there are no results of any kind in {output}")

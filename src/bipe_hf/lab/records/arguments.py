@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from transformers import TrainingArguments
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from ..common.files import user_path
 from ..common.messages import check_counts
 from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
@@ -152,10 +153,10 @@ class RecordSettings(RunSettings):
 
         Raises as [`RunSettings.read`] does.
         """
-        if config is not None and not Path(config).is_file():
+        if config is not None and not user_path(config).is_file():
             raise InputNotFoundError(f"config: there is no file {config}")
-        values = DEFAULTS | ({} if config is None else read_yaml(Path(config)))
-        return cls.parse(values, overrides, str(config), None).with_training(output_dir=str(output_dir))
+        values = DEFAULTS | ({} if config is None else read_yaml(user_path(config)))
+        return cls.parse(values, overrides, str(config), None).with_training(output_dir=str(user_path(output_dir)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

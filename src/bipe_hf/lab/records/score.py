@@ -10,6 +10,7 @@ import numpy as np
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import write_whole
+from ..common.files import user_path
 from ..common.results import check_writable, describe_environment, in_words, moment, write_results
 from ..common.tables import aligned, markdown
 from .reading import read_like
@@ -78,7 +79,7 @@ def score_records(
 
     Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before anything is scored.
     """
-    output = Path(output)
+    output = user_path(output)
     if page_rows < 1:
         raise InputError(f"page_rows: {page_rows} given, at least 1 is needed")
     for file in FILES:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputExistsError
+from ..common.files import user_path, write_bytes_whole
 from ..common.results import check_writable
 from .fill import Filled, check_fillable, fill_rows
 from .form import Row
@@ -42,7 +43,7 @@ def continue_records(
     """
     _check_output(output, overwrite)
     used = open_records(model, revision=revision, device=device)
-    given = {} if prompt is None else _prompt(Path(prompt), used.schema)
+    given = {} if prompt is None else _prompt(user_path(prompt), used.schema)
     sample = sample_rows(used, count, **given, temperature=temperature, seed=seed, show_progress=True)
     _write(sample.rows, used.schema, used.schema.names, output)
     return sample
@@ -102,9 +103,9 @@ _OF_THE_FILE = ("delimiter", "quote", "escape", "line_ending", "text_encoding")
 def _check_output(output: str | Path | None, overwrite: bool) -> None:
     if output is None:
         return
-    if Path(output).exists() and not overwrite:
+    if user_path(output).exists() and not overwrite:
         raise InputExistsError(f"output: {output} exists (--overwrite replaces it)")
-    check_writable(Path(output).parent)
+    check_writable(user_path(output).parent)
 
 
 def _write(rows: Sequence[Row], schema: Schema, columns: Sequence[str], output: str | Path | None) -> None:
@@ -112,4 +113,4 @@ def _write(rows: Sequence[Row], schema: Schema, columns: Sequence[str], output: 
     if output is None:
         sys.stdout.write(text)
     else:
-        Path(output).write_bytes(text.encode(schema.source.text_encoding))
+        write_bytes_whole(user_path(output), text.encode(schema.source.text_encoding))

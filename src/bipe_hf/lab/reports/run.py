@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import require_matplotlib, save_figure
+from ..common.files import user_path, write_bytes_whole
 from ..common.results import check_writable, moment, write_results
 from ..common.tables import require_tabulate
 from ..data import tokenize_documents
@@ -66,7 +67,7 @@ def report_segments(
         if length < 1:
             raise InputError(f"lengths: {length} is less than 1 token")
     if output is not None:
-        output = Path(output)
+        output = user_path(output)
         _check_folder(output, overwrite)
     segmentation = open_segmentation(tokenizer, separators, max_segment_length, revision, levels)
     documents = read_documents(text, text_column)
@@ -138,7 +139,7 @@ def _write(
     if len(units) > 1:
         facts += f" Inside: {_averages(report)}."
     page = render_page(documents, segmentation, name, len(ids), facts)
-    (output / "segments.html").write_bytes(page.encode())
+    write_bytes_whole(output / "segments.html", page.encode())
 
 
 def _averages(report: LevelReport) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.figures import pictures, require_matplotlib, save_figure
+from ..common.files import user_path
 from ..common.results import check_writable, results_format
 from .evaluation import FORMAT, TaskEvaluation
 from .registry import SHIPPED
@@ -28,7 +29,7 @@ def redraw_tasks(file: str | Path, output: str | Path | None = None, *, overwrit
     and what `TaskEvaluation.load` raises.
     """
     require_matplotlib("plot")
-    folder = Path(file).parent if output is None else Path(output)
+    folder = user_path(file).parent if output is None else user_path(output)
     results = TaskEvaluation.load(file).results
     figures: dict[Path, tuple[ShippedTask, list[TaskResult]]] = {}
     for row in results:

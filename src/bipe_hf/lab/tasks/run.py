@@ -15,6 +15,7 @@ from ..common.checkpoints import open_checkpoints, say_if_outdated
 from ..common.devices import check_device, check_dtype
 from ..common.extras import require
 from ..common.figures import require_matplotlib, save_figure
+from ..common.files import user_path
 from ..common.results import check_output, describe_environment, moment
 from .evaluation import TaskEvaluation
 from .harness import check_candidate, find_tasks, load_tasks, measure, measure_part, result_rows
@@ -84,14 +85,15 @@ def evaluate_tasks(
             raise InputError(f"{name}: {number} is less than {least}")
     if fewshot_as_multiturn and not apply_chat_template:
         raise InputError("fewshot_as_multiturn: turns need apply_chat_template")
-    if tasks_folder is not None and not Path(tasks_folder).is_dir():
+    tasks_folder = None if tasks_folder is None else user_path(tasks_folder)
+    if tasks_folder is not None and not tasks_folder.is_dir():
         raise InputError(f"tasks_folder: {tasks_folder} is not a folder")
     check_dtype(dtype)
     target = check_device(device)
     require("lm_eval", "lm-eval", "tasks")
     candidates = open_checkpoints(models, revision)
     if output is not None:
-        output = Path(output)
+        output = user_path(output)
         check_output(output, overwrite, resume)
     earlier = TaskEvaluation.load(output) if resume and output is not None and output.exists() else None
 

@@ -1,6 +1,5 @@
 """What a task that comes with this package adds to its file for the lm-evaluation-harness."""
 
-import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...model.errors_bipe import InputError, InputExistsError
 from ..common.checkpoints import Checkpoint
 from ..common.figures import pictures
+from ..common.files import name_of_file
 from .results import TaskResult
 
 
@@ -69,7 +69,7 @@ class ShippedTask:
         """The PNG file of the figure of the model with this name; the SVG file goes beside it."""
         parts = [output.stem, self.name.removeprefix("bipe_")]
         if not self.one_figure:
-            parts.append(re.sub(r"[^A-Za-z0-9._]+", "-", model_name))
+            parts.append(name_of_file(model_name, also="._"))
         return output.with_name("-".join(parts) + ".png")
 
     def check_pictures(

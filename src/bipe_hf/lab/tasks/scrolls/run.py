@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ....model.errors_bipe import InputError
 from ...common.checkpoints import encoding_label, is_outdated, open_checkpoint, training_record
 from ...common.devices import check_device, check_dtype
+from ...common.files import user_path
 from ...common.generation import write_greedily
 from ...common.messages import check_counts
 from ...common.results import check_output, describe_environment, in_words, moment, read_results, write_results
@@ -135,7 +136,7 @@ def answer_scrolls(
         raise InputError(f"split: {split!r} is none of {', '.join(SPLITS)}")
     check_dtype(dtype)
     target = check_device(device)
-    output = Path(output)
+    output = user_path(output)
     check_output(output, overwrite, resume, beside=(".md", ".jsonl"))
     file = output.with_suffix(".jsonl")
     is_resumed = resume and output.exists()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from ....model.errors_bipe import InputError, InputNotFoundError
 from ...common.checkpoints import is_bipe, open_folder
 from ...common.devices import check_device
+from ...common.files import user_path
 from ...common.generation import write_greedily
 from ...common.messages import check_counts
 from ...common.run_folder import RunFiles, read_stored_settings
@@ -69,7 +70,7 @@ def measure(
     check_sizes("sizes", sizes)
     check_counts({"samples": samples, "batch_size": batch_size}, ["samples", "batch_size"])
     target = check_device(device)
-    task = _task_of(Path(folder))
+    task = _task_of(user_path(folder))
     candidate = open_folder(folder)
     check_positions("sizes", sizes[-1], task, candidate.config)
     model = candidate.load(target, dtype="auto", attention=None)
