@@ -72,8 +72,9 @@ class TinyModel:
             "pad_token_id": 0,
             "inter_encoding": inter_encoding,
             # Four tokens in five: the test of dynamic scaling reads 1.5 times max_position_embeddings tokens and
-            # expects more than max_position_embeddings positions, which here are segments.
-            "separator_token_ids": [token_id for token_id in range(1, self.vocab_size) if token_id % 5],
+            # expects more than max_position_embeddings positions, which here are segments. Others take 15 tokens away
+            # from the vocabulary, which must not be separators.
+            "separator_token_ids": list(range(1, self.vocab_size - 16)),
             "max_segment_length": 6,
         }
         self.gives_segment_ids = False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -285,17 +286,21 @@ class BipeConfigMixin(PreTrainedConfig):
     def validate_bipe_fields(self):
         """Part of `@strict`-powered validation: the values of the BiPE fields."""
         self.check_values()
+        self.check_vocabulary(self.vocab_size)
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raises `ValueError` for separators that a vocabulary of that size, in tokens, does not have."""
         levels = {"separator_token_ids": self.separator_token_ids}
         levels |= {
             f"inner_separator_token_ids[{at}]": level for at, level in enumerate(self.inner_separator_token_ids)
         }
         for name, token_ids in levels.items():
-            outside = [token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size]
+            outside = [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]
             if outside:
-                raise InputError(f"{name} must lie in the vocabulary, from 0 to {self.vocab_size - 1}, got {outside}")
+                raise InputError(f"{name} must lie in the vocabulary, from 0 to {vocab_size - 1}, got {outside}")
 
     def check_values(self) -> None:
-        """Raises `ValueError` for a value that no model has, whatever its vocabulary, which may be resized."""
+        """Raises `ValueError` for a value that no model has, whatever its vocabulary."""
         for name, own in own_fields().items():
             accepted = own.metadata["choices"]
             if accepted is not None and getattr(self, name) not in accepted:
@@ -336,7 +341,7 @@ class BipeConfigMixin(PreTrainedConfig):
             raise InputError(f"inner_separator_token_ids must be empty here: {reason}")
 
     def _validate_hybrid(self):
-        if self.hybrid_max_period is None or self.hybrid_max_period <= 0:
+        if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
             raise InputError(
                 "inter_encoding 'hybrid' needs hybrid_max_period, a number of tokens above 0 such as half of the "
                 f"train length, got {self.hybrid_max_period}"
@@ -437,6 +442,31 @@ class BipeConfigMixin(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
+class FieldTypeError(InputError, StrictDataclassFieldValidationError):
+    """A field of BiPE was given a value of another type, as one line."""
+
+    def __init__(self, message: str):
+        Exception.__init__(self, message)
+
+
+def _with_plain_errors(config_class: type[BipeConfigMixin]) -> type[BipeConfigMixin]:
+    """A strict class, whose fields of BiPE refuse another type by [`FieldTypeError`]."""
+    strict_setattr = config_class.__setattr__
+
+    def plain_setattr(self: BipeConfigMixin, name: str, value: Any) -> None:
+        try:
+            strict_setattr(self, name, value)
+        except StrictDataclassFieldValidationError:
+            own = own_fields().get(name)
+            if own is None:
+                raise
+            wanted = inspect.formatannotation(own.type)
+            raise FieldTypeError(f"{name} must be of type {wanted}, got {value!r}") from None
+
+    config_class.__setattr__ = plain_setattr
+    return config_class
+
+
 def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
     """`given` with the base and the share of a head that turns of `config`, unless it names them.
 
@@ -475,6 +505,7 @@ def _documentation() -> str:
     return "\n".join(lines)
 
 
+@_with_plain_errors
 @strict
 class BipeLlamaConfig(BipeConfigMixin, LlamaConfig):
     __doc__ = f"""Configuration of a Llama model with bilevel positional encoding.
@@ -488,6 +519,7 @@ All fields of [`~transformers.LlamaConfig`], and those below. With `inter_encodi
     model_type = "bipe_llama"
 
 
+@_with_plain_errors
 @strict
 class BipeGPTNeoXConfig(BipeConfigMixin, GPTNeoXConfig):
     __doc__ = f"""Configuration of a GPT-NeoX model with bilevel positional encoding.

@@ -93,6 +93,26 @@ class BipePreTrainedMixin(PushMixin):
             )
         return super().from_pretrained(*args, **kwargs)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args, **kwargs
+    ) -> nn.Embedding:
+        """As transformers does.
+
+        Raises:
+            ValueError: if the new vocabulary lacks a separator of the model; then nothing is changed.
+        """
+        if new_num_tokens is not None:
+            multiple = pad_to_multiple_of or 1
+            padded = -(-new_num_tokens // multiple) * multiple
+            try:
+                self.config.check_vocabulary(padded)
+            except InputError as error:
+                raise InputError(
+                    f"new_num_tokens={new_num_tokens}: {error}. Keep them, or build a model from a copy of the"
+                    " configuration with other separators"
+                ) from error
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+
     @classmethod
     def is_backend_compatible(cls) -> bool:
         """False, which servers such as vLLM ask: they decode a token without showing the model the text before it."""
@@ -135,7 +155,7 @@ class BipeModelMixin:
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
         """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
-        config.check_values()  # they may have been set since it was made
+        config.validate_bipe_fields()  # they may have been set since it was made
         self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
         self.intra_encoding = build_intra_encoding(config)
         self.inner_encodings = build_inner_encodings(config)
