@@ -441,8 +441,30 @@ def test_the_table_marks_ratios_over_their_limit():
     ]
 
 
-def test_a_third_keeps_the_share_of_the_head():
-    whole, third = Setting("llama", "paper", "cpu", "float32"), Setting("llama", "paper", "cpu", "float32", True)
+def test_a_part_keeps_the_share_of_the_head():
+    whole, third = Setting("llama", "paper", "cpu", "float32"), Setting("llama", "paper", "cpu", "float32", parts=3)
     assert third.fields["num_hidden_layers"] * 3 == whole.fields["num_hidden_layers"]
     assert third.fields["vocab_size"] * 3 == pytest.approx(whole.fields["vocab_size"], abs=3)
     assert tokens(third, 1000).max() < third.fields["vocab_size"]
+
+
+@pytest.mark.parametrize("name", ["stock", "bipe_rope", "bipe_alibi"])
+def test_a_long_cache_is_one_that_a_model_decodes_from(mini, monkeypatch, name):
+    """Of which only a part is computed; every layer has the whole length, the segments too."""
+    caches = []
+    model = build(mini(), name)
+    work = measurements.decoding_steps(model, mini(), length=3 * 1024, count=2)
+    model.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    work.run()
+    assert {layer.get_seq_length() for layer in caches[-1].layers} == {3 * 1024 + 2}
+    work.prepare()
+    assert caches[-1].get_seq_length() == 3 * 1024
+
+
+def test_few_layers_are_two_of_twelve():
+    settings = []
+    row = measurements.FewLayersTiming("", work=lambda model, setting: settings.append(setting), budget=0)
+    row.work_of(Setting("llama", "paper", "cpu", "float32"), "stock")
+    assert settings[0].fields["num_hidden_layers"] == 2
+    for length in (1024, 12288, 32768):
+        assert isinstance(MEASUREMENTS[f"decode_few_layers_{length}"], measurements.FewLayersTiming)

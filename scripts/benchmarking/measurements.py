@@ -16,6 +16,8 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 from transformers import StaticCache
 
+from bipe_hf.model.cache_bipe import SegmentHistoryLayer
+
 from .models import FAMILIES, Setting, build, loss, tokens
 
 
@@ -66,11 +68,22 @@ def prefill(model: torch.nn.Module, setting: Setting, length: int) -> Work:
 
 
 def decoding_steps(model: torch.nn.Module, setting: Setting, length: int, count: int) -> Work:
-    """Single-token steps from a dynamic cache of `length` tokens, which is cropped back to them between runs."""
+    """Single-token steps from a dynamic cache of `length` tokens, which is cropped back to them between runs.
+
+    A part of up to 1024 tokens is computed and repeated: what stands in a cache does not change what a step costs.
+    """
     model.eval()
-    ids = tokens(setting, length)
+    computed = math.gcd(length, 1024)
+    ids = tokens(setting, max(computed, count))
     with torch.inference_mode():
-        cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
+        cache = model(ids[:, :computed], use_cache=True, logits_to_keep=1).past_key_values
+        for layer in cache.layers:
+            if isinstance(layer, SegmentHistoryLayer):
+                layer.states = layer.states.repeat(1, length // computed, 1)
+            else:
+                layer.keys, layer.values = (
+                    each.repeat(1, 1, length // computed, 1) for each in (layer.keys, layer.values)
+                )
 
     @torch.inference_mode()
     def steps() -> None:
@@ -348,6 +361,14 @@ class Timing(Measurement):
 
 
 @dataclass(frozen=True)
+class FewLayersTiming(Timing):
+    """With a sixth of the layers, two of twelve: what a step does once, whatever its layers, shows."""
+
+    def work_of(self, setting: Setting, name: str) -> Work:
+        return super().work_of(replace(setting, parts=6), name)
+
+
+@dataclass(frozen=True)
 class LevelsTiming(Timing):
     """BiPE-RoPE with two levels inside segments beside BiPE-RoPE."""
 
@@ -379,7 +400,7 @@ class AuthorsTiming(Timing):
         return ("llama",)
 
     def work_of(self, setting: Setting, name: str) -> Work:
-        setting = replace(setting, is_third=True)
+        setting = replace(setting, parts=3)
         work = self.authors_work if name in self.against else self.work
         return work(build(setting, name), setting)
 
@@ -401,6 +422,17 @@ MEASUREMENTS: dict[str, Timing | PeakMemory] = {
     "prefill_4096": Timing("prefill, 4096 tokens", partial(prefill, length=4096), budget=80),
     "decode_1024": Timing("decoding a token, 1024 cached", _decoding(1024, count=10), budget=60),
     "decode_8192": Timing("decoding a token, 8192 cached", _decoding(8192, count=5), budget=70),
+    "decode_12288": Timing("decoding a token, 12288 cached", _decoding(12288, count=4), budget=40),
+    "decode_32768": Timing("decoding a token, 32768 cached", _decoding(32768, count=2), budget=40),
+    "decode_few_layers_1024": FewLayersTiming(
+        "decoding a token, 1024 cached, two layers", _decoding(1024, count=20), budget=20
+    ),
+    "decode_few_layers_12288": FewLayersTiming(
+        "decoding a token, 12288 cached, two layers", _decoding(12288, count=10), budget=20
+    ),
+    "decode_few_layers_32768": FewLayersTiming(
+        "decoding a token, 32768 cached, two layers", _decoding(32768, count=5), budget=20
+    ),
     "decode_compiled_1024": Timing(
         "decoding a token, 1024 in a static cache, compiled",
         partial(compiled_decoding_steps, length=1024, count=10),

@@ -44,16 +44,14 @@ class Setting:
     shape: str
     device: str
     dtype: str
-    is_third: bool = False
-    """A third of the layers and of the vocabulary: the head keeps its share of the work."""
+    parts: int = 1
+    """One of so many parts of the layers and of the vocabulary: the head keeps its share of the work."""
 
     @property
     def fields(self) -> dict[str, int]:
         fields = SHAPES[self.shape]
-        if self.is_third:
-            thirds = {name: fields[name] // 3 for name in ("num_hidden_layers", "vocab_size")}
-            fields = {**fields, **thirds}
-        return {**fields, "max_position_embeddings": 16384}
+        part = {name: max(1, fields[name] // self.parts) for name in ("num_hidden_layers", "vocab_size")}
+        return {**fields, **part, "max_position_embeddings": 16384}
 
 
 def build(setting: Setting, name: str) -> torch.nn.Module:

@@ -44,6 +44,10 @@ def model_of(family, encoding, layers):
     if encoding == "stock":
         return family.make_stock_causal_lm(**SHAPE, num_hidden_layers=layers)
     bipe = {"inter_encoding": encoding, "separator_token_ids": [3, 7, 11]}
+    if encoding == "levels":
+        bipe |= {"inter_encoding": "rope", "inner_separator_token_ids": [[2, 5], [8]]}
+    if encoding == "hybrid":
+        bipe |= {"hybrid_max_period": 16.0}
     return family.make_causal_lm(**SHAPE, num_hidden_layers=layers, **bipe)
 
 
@@ -74,3 +78,10 @@ def test_the_operations_of_segmentation_run_once(family):
     counts = operations_of(model_of(family, "rope", 5), "training")
     assert counts["aten.cummax.default"] == 1
     assert counts["aten.cos.default"] == 1
+
+
+@pytest.mark.parametrize(("encoding", "most"), [("rope", 24), ("alibi", 24), ("hybrid", 70), ("levels", 48)])
+def test_a_step_of_decoding_runs_few_operations_beyond_those_of_the_stock_model(family, encoding, most):
+    """At two layers, where each shows; with a mask, which `generate` hands over."""
+    stock, ours = (operations_of(model_of(family, each, 2), "decoding").total() for each in ("stock", encoding))
+    assert ours <= stock + most

@@ -137,8 +137,9 @@ class Segmenter(nn.Module):
         self.separator_token_ids = list(fields.separator_token_ids)
         self.fixed_segment_length = fields.fixed_segment_length
         self.inner_separator_token_ids = [list(level) for level in fields.inner_separator_token_ids]
-        self.is_separator = nn.Buffer(separator_table(self.separator_token_ids), persistent=False)
-        self.is_inner_separator = nn.Buffer(self._inner_table(), persistent=False)
+        # Numbers, as a state holds them: a step of decoding saves the cast.
+        self.is_separator = nn.Buffer(separator_table(self.separator_token_ids).long(), persistent=False)
+        self.is_inner_separator = nn.Buffer(self._inner_table().long(), persistent=False)
         self.has_compared = False  # given ids with its own
 
     @property
@@ -261,7 +262,8 @@ class Segmenter(nn.Module):
     def _ends(self, input_ids: torch.Tensor, given: dict) -> torch.Tensor:
         """Marks the tokens that end a segment."""
         if self.segmentation == "separators":
-            return self.is_separator.to(input_ids.device)[input_ids.clamp(max=len(self.is_separator) - 1)]
+            table = self.is_separator.to(input_ids.device)
+            return table[input_ids.clamp(max=table.shape[0] - 1)]
         if self.segmentation == "fixed":
             return (count_tokens(input_ids, **given) + 1) % self.fixed_segment_length == 0
         every_token = torch.ones_like if self.segmentation == "tokens" else torch.zeros_like
@@ -519,9 +521,10 @@ def _next_state(
     for ends, before in zip(inner_ends, past.inner, strict=True):
         parent_starts, starts = starts, starts | before.ended
         inner.append(LevelState((before.index + starts) * (1 - parent_starts), ends.long()))
+    goes_on = 1 - starts
     following = SegmentState(
         past.segment_id + past.ended,
-        (past.intra_position + 1) * (1 - starts),
+        torch.addcmul(goes_on, past.intra_position, goes_on),
         ends_segment.long(),
         past.token_position + 1,
         tuple(inner),
@@ -538,9 +541,9 @@ def _without_padding(state: SegmentState, is_token: torch.Tensor | None) -> Segm
     inner_indices = tuple(level.index for level in inner)
     if is_token is not None:
         segment_ids = torch.where(is_token, segment_ids, PADDING_SEGMENT_ID)
-        intra_positions = torch.where(is_token, intra_positions, 0)
-        token_positions = torch.where(is_token, token_positions, 0)
-        inner_indices = tuple(torch.where(is_token, index, 0) for index in inner_indices)
+        intra_positions = intra_positions * is_token
+        token_positions = token_positions * is_token
+        inner_indices = tuple(index * is_token for index in inner_indices)
     return Segments(segment_ids, intra_positions, token_positions, state, inner_indices)
 
 
