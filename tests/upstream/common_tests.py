@@ -125,6 +125,10 @@ class CommonTests(ModelTesterMixin):
         self.model_tester.gives_segment_ids = True
         super().test_inputs_embeds_matches_input_ids()
 
+    def test_resize_tokens_embeddings(self):
+        self.model_tester.config_fields["separator_token_ids"] = [1, 2, 3]  # it builds a model of four tokens
+        super().test_resize_tokens_embeddings()
+
     # These are not part of `ModelTesterMixin`.
 
     def test_config(self):

@@ -297,7 +297,10 @@ class BipeConfigMixin(PreTrainedConfig):
         for name, token_ids in levels.items():
             outside = [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]
             if outside:
-                raise InputError(f"{name} must lie in the vocabulary, from 0 to {vocab_size - 1}, got {outside}")
+                more = f" and {len(outside) - 5} more" if len(outside) > 5 else ""
+                raise InputError(
+                    f"{name} must lie in the vocabulary, from 0 to {vocab_size - 1}, got {outside[:5]}{more}"
+                )
 
     def check_values(self) -> None:
         """Raises `ValueError` for a value that no model has, whatever its vocabulary."""
