@@ -26,6 +26,7 @@ from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable, generator_for
 from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
 from .intra_bipe import build_inner_encodings, build_intra_encoding
+from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segmenter,
@@ -82,6 +83,8 @@ class BipePreTrainedMixin(PushMixin):
         if self.is_remote_code() and self.should_save_on_this_rank(is_main_process):
             check_code(Path(save_directory))
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if self.should_save_on_this_rank(is_main_process):
+            compare_pair(save_directory)
 
     @classmethod
     def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):

@@ -18,6 +18,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBacke
 from transformers.utils import logging
 
 from .errors_bipe import InputError
+from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
 from .separators_bipe import Level, find_levels, find_separators
@@ -192,7 +193,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
                     f"{name}={kwargs[name]!r} cannot be given when a BipeTokenizer is loaded. Load it as it is, then"
                     " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, separators=...)."
                 )
-        return super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
+        compare_pair(pretrained_model_name_or_path)
+        return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """As transformers does, with the code of this class; not with that of a class derived from it.
@@ -203,7 +206,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         if type(self) is BipeTokenizer:
             check_code(Path(save_directory))
             write_code(Path(save_directory))
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        compare_pair(save_directory)
+        return saved
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

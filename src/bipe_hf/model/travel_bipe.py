@@ -27,6 +27,7 @@ FILES = (
     "modeling_bipe.py",
     "modeling_bipe_gpt_neox.py",
     "modeling_bipe_llama.py",
+    "pair_bipe.py",
     "push_bipe.py",
     "registries_bipe.py",
     "segmentation_bipe.py",
