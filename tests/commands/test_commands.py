@@ -240,6 +240,15 @@ def test_bad_settings_name_the_key(config, text, flags, message, capsys):
     assert message in error_line(capsys)
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
+@pytest.mark.parametrize("name", ["bf16", "bf16_full_eval", "fp16"])
+def test_sixteen_bits_without_a_gpu_name_the_flag_that_helps(config, tmp_path, capsys, name):
+    words = ["pretrain", config(f"{name}: true"), "--vocab_size", "300", "--output_dir", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert f"--{name} false" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_or_unreadable_config_is_refused(tmp_path, capsys):
     assert main(["pretrain", str(tmp_path / "missing.yaml")]) == 2
     assert "missing.yaml: no such file" in error_line(capsys)

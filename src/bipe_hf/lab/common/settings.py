@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
@@ -137,6 +138,11 @@ class RunSettings:
 
     def training_arguments(self) -> TrainingArguments:
         """The arguments of the Trainer. Raises `ValueError` for what they or this machine do not accept."""
+        for name in ("bf16", "bf16_full_eval", "fp16"):
+            if self.training.get(name) and not self.training.get("use_cpu") and not torch.accelerator.is_available():
+                raise InputError(
+                    f"{name}: true given, but there is no GPU here; --{name} false computes in 32 bits on the CPU"
+                )
         # What it checks of its mappings are Python's own errors of calls and attributes.
         with as_input_error("the Trainer does not accept its settings", ImportError, TypeError, AttributeError):
             return TrainingArguments(**self.training)
