@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import bipe_hf
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.hub.card_file import is_ours, write_model_card
+from bipe_hf.hub.origin import describe_origin, write_origin
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation.results import Evaluation, Result
 
@@ -114,6 +115,57 @@ def test_the_card_names_the_encoding(fields, label, tmp_path):
     facts = facts_of(card_of(tmp_path))
     assert facts["positional encoding"] == label
     assert ("`alibi_slope_scale`" in facts) == ("ALiBi" in label)
+
+
+def test_the_card_tells_whose_weights_were_trained_here_and_on_what_before(save, tmp_path):
+    """From the Hub to a conversion, a training and a fine-tuning, a folder each."""
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    (stock / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    origin = describe_origin("owner/stock", stock)
+    assert origin == {"model": "owner/stock", "base_model": "owner/stock", "license": "apache-2.0", "history": []}
+
+    folder = save()
+    write_origin(folder, origin | {"history": ["converted to BiPE-RoPE"]})
+    card = card_of(folder)
+    data, facts = ModelCard(card).data, facts_of(card)
+    assert (data.base_model, data.license) == ("owner/stock", "apache-2.0")
+    assert facts["weights from"] == "`owner/stock`, license apache-2.0"
+    assert facts["before"] == "converted to BiPE-RoPE"
+    assert "trained" not in " ".join(facts)
+
+    (folder / "training.json").write_text(json.dumps(TRAINING))
+    facts = facts_of(card_of(folder))
+    assert facts["trained further on"] == "`books`, 4,096 tokens"
+    assert "trained on" not in facts
+
+    again = describe_origin(folder, folder)
+    assert again["base_model"] == "owner/stock"
+    assert again["license"] == "apache-2.0"
+    assert again["history"] == ["converted to BiPE-RoPE", "trained on `books`, 4,096 tokens"]
+    (folder / "training.json").unlink()
+    write_origin(folder, again)
+    (folder / "finetuning.json").write_text(json.dumps(FINETUNING))
+    facts = facts_of(card_of(folder))
+    assert facts["before"] == "converted to BiPE-RoPE; then trained on `books`, 4,096 tokens"
+    assert facts["fine-tuned on"] == "`tags.jsonl`, 1,500 examples"
+
+
+@pytest.mark.parametrize("readme", [None, "# No metadata", "---\nlicense: [\n---\n", "---\nbase_model: a/b\n---\n"])
+def test_what_is_not_known_of_an_origin_is_left_out(save, tmp_path, readme):
+    stock = tmp_path / "my stock"
+    stock.mkdir()
+    if readme is not None:
+        (stock / "README.md").write_text(readme)
+    origin = describe_origin(stock, stock)
+    known = "a/b" if readme and "a/b" in readme else None
+    assert origin == {"model": "my stock", "base_model": known, "license": None, "history": []}
+    folder = save()
+    write_origin(folder, origin)
+    card = card_of(folder)
+    assert facts_of(card)["weights from"] == f"`{known or 'my stock'}`"
+    assert ModelCard(card).data.get("base_model") == known
+    assert ModelCard(card).data.get("license") is None
 
 
 def test_the_card_says_what_turns_in_a_hybrid_and_how_steep_its_bias_is(tmp_path):

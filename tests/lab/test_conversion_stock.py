@@ -527,6 +527,7 @@ def test_one_training_step_moves_the_table_away_from_zeros(checkpoint, tmp_path,
 def test_pretraining_continues_from_the_converted_model(checkpoint, tmp_path, output, monkeypatch, family):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     stock = checkpoint(family, torch.bfloat16)
+    (stock / "README.md").write_text("---\nlicense: mit\nbase_model: owner/base\n---\n")
     convert_stock_checkpoint(stock, output)
     (tmp_path / "text.txt").write_text("\n\n".join(f"{TEXT} {number}" for number in range(60)))
     settings = {
@@ -548,6 +549,13 @@ def test_pretraining_continues_from_the_converted_model(checkpoint, tmp_path, ou
     assert saved_config(tmp_path / "run") == expected
     loaded = AutoTokenizer.from_pretrained(tmp_path / "run")
     assert loaded.separator_token_ids == expected["separator_token_ids"]
+    for folder in (output, tmp_path / "run"):
+        card = (folder / "README.md").read_text()
+        assert "base_model: owner/base" in card
+        assert "license: mit" in card
+        assert "- before: converted to BiPE-RoPE\n" in card
+        assert "- trained on:" not in card
+    assert f"- trained further on: `{settings['data']}`" in card
     assert loaded.separators == "sentences"  # not the ids
 
 

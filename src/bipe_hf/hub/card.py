@@ -18,6 +18,7 @@ from ..model.configuration_bipe import (
 from ..model.separators_bipe import PRESETS
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
+from .origin import read_origin
 from .records import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
 
 
@@ -82,13 +83,16 @@ def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[s
         "tags": ["bipe", config.model_type, "positional-encoding", "length-extrapolation"],
     }
     results = _results(task, training, finetuning, synthetic, evaluation)
+    origin = read_origin(folder)
+    if origin is not None:
+        metadata |= {name: origin[name] for name in ("base_model", "license") if origin[name]}
     if results:
         metadata |= {"model_name": title, "eval_results": results}
     content = {
         "title": title,
         "family": {"bipe_llama": "Llama", "bipe_gpt_neox": "GPT-NeoX"}[config.model_type],
         "encoding": config.encoding_label,
-        "facts": _facts(folder, config) | _history(training, finetuning, synthetic),
+        "facts": _facts(folder, config) | _origin(origin) | _history(training, finetuning, synthetic, origin),
         "name": json.dumps(name),
         "auto_class": auto_class,
         "texts": ('"Who wrote it?", ' if task == "question-answering" else "") + '"A text. And more of it."',
@@ -129,19 +133,35 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
             config.segmentation == "document" and config.inter_encoding != "hybrid" and "inter_encoding" in readers
         ) or (config.segmentation == "tokens" and "intra_encoding" in readers)
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
+        is_idle |= name == "token_share" and (config.token_share == 0 or config.segmentation == "tokens")
         if not (is_told or is_idle or given[name] is None or why_unread(name, given)):
             facts[f"`{name}`"] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
     return facts
 
 
+def _origin(origin: dict[str, Any] | None) -> dict[str, str]:
+    """Whose weights these were before, and what became of them since."""
+    if origin is None:
+        return {}
+    licence = f", license {origin['license']}" if origin["license"] else ""
+    facts = {"weights from": f"`{origin['base_model'] or origin['model']}`{licence}"}
+    if origin["history"]:
+        facts["before"] = "; then ".join(origin["history"])
+    return facts
+
+
 def _history(
-    training: dict[str, Any] | None, finetuning: dict[str, Any] | None, synthetic: dict[str, Any] | None
+    training: dict[str, Any] | None,
+    finetuning: dict[str, Any] | None,
+    synthetic: dict[str, Any] | None,
+    origin: dict[str, Any] | None,
 ) -> dict[str, str]:
-    """What the records say of how the weights came about."""
+    """What the records say was done here; the weights of another model were trained elsewhere before."""
+    trained = "trained on" if origin is None else "trained further on"
     facts = {}
     if training is not None:
         facts["train length"] = f"{training['train_length']:,} tokens"
-        facts["trained on"] = f"`{training['data']}`, {training['tokens_seen']:,} tokens"
+        facts[trained] = f"`{training['data']}`, {training['tokens_seen']:,} tokens"
         facts["parameters"] = f"{training['parameters']:,}"
     if finetuning is not None:
         facts["fine-tuned for"] = finetuning["task"].replace("_", " ")
@@ -149,7 +169,7 @@ def _history(
         facts["parameters"] = f"{finetuning['parameters']:,}"
     if synthetic is not None:
         examples = f"{synthetic['examples_seen']:,} examples of 1 to {synthetic['max_operators']} operators"
-        facts["trained on"] = f"the generated task {synthetic['task']}, {examples}"
+        facts[trained] = f"the generated task {synthetic['task']}, {examples}"
         facts["parameters"] = f"{synthetic['parameters']:,}"
     return facts
 

@@ -117,7 +117,8 @@ def _write(folder: Path, name: str | None, with_records: bool) -> None:
         return
     metadata, content = described
     metadata["tags"] += [tag for tag in tags if tag not in metadata["tags"]]
-    metadata |= {key: value for key, value in kept.items() if key not in _OUR_METADATA}
+    told = _OUR_METADATA | (metadata.keys() & {"base_model"})
+    metadata |= {key: value for key, value in kept.items() if key not in told}
     written = ModelCard.from_template(ModelCardData(**metadata), template_path=str(TEMPLATE), **content)
     body = written.text.strip()
     write_whole(card, f"---\n{written.data.to_yaml()}\n---\n\n{_MARK.format(_hash(body))}\n\n{body}\n")

@@ -32,7 +32,7 @@ from ..model.modeling_bipe_gpt_neox import AUTO_CLASSES as GPT_NEOX_CLASSES
 from ..model.modeling_bipe_llama import AUTO_CLASSES as LLAMA_CLASSES
 from ..model.version_bipe import __version__
 from .card_file import CARD_FILE, is_ours, write_card_to_push, write_model_card
-from .records import EVALUATION_FILE, FIGURE_FILE, TRAINING_FILES, read_record
+from .records import EVALUATION_FILE, FIGURE_FILE, ORIGIN_FILE, TRAINING_FILES, read_record
 
 
 MODEL_CLASSES = {each.__name__: each for each in (*LLAMA_CLASSES.values(), *GPT_NEOX_CLASSES.values())}
@@ -166,7 +166,7 @@ def _stage(
     # Written anew, with the code of this version, whatever version the folder was saved by.
     config.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    for name in (GENERATION_CONFIG_NAME, *TRAINING_FILES, CARD_FILE):
+    for name in (GENERATION_CONFIG_NAME, *TRAINING_FILES, ORIGIN_FILE, CARD_FILE):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, staging / name)
 
@@ -232,7 +232,7 @@ def _stale_records(api: HfApi, repo: str, revision: str | None, gone: Sequence[s
     with tempfile.TemporaryDirectory() as folder:
         stale = [
             name
-            for name in (*TRAINING_FILES, EVALUATION_FILE)
+            for name in (*TRAINING_FILES, ORIGIN_FILE, EVALUATION_FILE)
             if name in gone
             and read_record(Path(api.hf_hub_download(repo, name, revision=revision, local_dir=folder))) is not None
         ]

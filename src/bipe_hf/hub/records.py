@@ -7,14 +7,17 @@ from typing import Any
 
 TRAINING_FILES = ("training.json", "finetuning.json", "synthetic.json")
 """What `bipe-hf` writes of a training: on a text, for a task, on a generated task."""
+ORIGIN_FILE = "origin.json"
+"""Whose weights a model started with."""
 EVALUATION_FILE, FIGURE_FILE = "evaluation.json", "evaluation.png"
-RECORD_FILES = (*TRAINING_FILES, EVALUATION_FILE, FIGURE_FILE)
+RECORD_FILES = (*TRAINING_FILES, ORIGIN_FILE, EVALUATION_FILE, FIGURE_FILE)
 EVALUATION_FORMAT = "bipe-hf evaluation 1"
 
 _FIELDS = {
     "training.json": {"versions", "train_length", "data", "tokens_seen", "parameters", "eval_loss", "config"},
     "finetuning.json": {"versions", "task", "data", "examples", "parameters", "metrics"},
     "synthetic.json": {"versions", "task", "max_operators", "examples_seen", "parameters", "accuracy"},
+    ORIGIN_FILE: {"bipe_hf_version", "model", "base_model", "license", "history"},
     EVALUATION_FILE: {"format", "data", "results"},
 }
 
@@ -34,8 +37,11 @@ def read_record(file: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(content, dict) or not _FIELDS[file.name] <= content.keys():
         return None
-    is_ours = _is_of_one_model(content) if file.name == EVALUATION_FILE else "bipe-hf" in content["versions"]
-    return content if is_ours else None
+    if file.name == EVALUATION_FILE and not _is_of_one_model(content):
+        return None
+    if file.name in TRAINING_FILES and "bipe-hf" not in content["versions"]:
+        return None
+    return content
 
 
 def _is_of_one_model(evaluation: dict[str, Any]) -> bool:

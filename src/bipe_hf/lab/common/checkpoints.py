@@ -35,6 +35,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ...hub.origin import describe_origin, write_origin
 from ...hub.records import read_record
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError, InputNotFoundError
@@ -45,7 +46,7 @@ from .run_folder import DATA_FILE
 
 
 # Safetensors are tried first: a repository may hold the same weights as pickles too.
-HUB_PARTS = ("*.json", "*.jinja", "*.model", "*.txt")
+HUB_PARTS = ("*.json", "*.jinja", "*.model", "*.txt", "README.md")
 HUB_FILES = (*HUB_PARTS, "model*.safetensors")
 HUB_PICKLES = ("pytorch_model*.bin",)
 # Each as one file, or in shards that an index names; the first one that is there is what transformers loads.
@@ -218,6 +219,12 @@ def initial_source(initial_model: str, revision: str | None) -> str | Path:
     if revision is None:
         return local_folder(initial_model, what="initial_model") or initial_model
     return checkpoint_folder(initial_model, revision, "initial_model")
+
+
+def keep_origin(folder: Path, initial_model: str, revision: str | None) -> None:
+    """Writes beside a model that starts from `initial_model` what is known of that one, for its card."""
+    source = local_folder(initial_model, what="initial_model") or _download(initial_model, revision, HUB_PARTS)
+    write_origin(folder, describe_origin(initial_model, source))
 
 
 def local_folder(source: str | Path, revision: str | None = None, what: str = "model") -> Path | None:

@@ -17,6 +17,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
+from ...hub.records import ORIGIN_FILE
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import check_code, write_whole
 from .trained_on import TRAINED_ON_FILE
@@ -47,6 +48,7 @@ _RUN_FILES = (
     "tokenizer_config.json",
     "trainer_state.json",
     TRAINED_ON_FILE,
+    ORIGIN_FILE,
     "training_args.bin",
 )
 

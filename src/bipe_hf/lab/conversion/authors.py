@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ...hub.origin import describe_origin
 from ...model.alibi_bipe import alibi_slopes
 from ...model.configuration_bipe import BipeLlamaConfig
 from ...model.errors_bipe import InputError, InputNotFoundError
@@ -97,7 +98,7 @@ def convert_checkpoint(
     check_weights(state_dict, expected, config, checkpoint)
     model = build_model(BipeLlamaForCausalLM, config, state_dict)
     report.parameters = model.num_parameters()
-    save(model, tokenizer, output)
+    save(model, tokenizer, describe_origin(checkpoint, checkpoint), output)
     return report
 
 

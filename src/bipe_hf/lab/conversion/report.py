@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.activations import ACT2FN
 
 from ...hub.card_file import write_model_card
+from ...hub.origin import write_origin
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import check_code
 from .step_zero import StepZero
@@ -80,8 +81,13 @@ def check_output(output: Path, checkpoint: Path, overwrite: bool) -> None:
         )
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
-    """Writes model and tokenizer in place of those that `output` held: no shard or vocabulary of theirs stays."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, origin: dict[str, Any], output: Path
+) -> None:
+    """Writes model and tokenizer in place of those that `output` held: no shard or vocabulary of theirs stays.
+
+    `origin` is what [`describe_origin`] says of the checkpoint.
+    """
     check_code(output)
     for pattern in MODEL_FILES:
         for path in output.glob(pattern):
@@ -89,6 +95,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, outp
     model.save_pretrained(output)
     if tokenizer is not None:
         tokenizer.save_pretrained(output)
+    converted = f"converted to {model.config.encoding_label}"
+    write_origin(output, origin | {"history": [*origin["history"], converted]})
     write_model_card(output)
 
 

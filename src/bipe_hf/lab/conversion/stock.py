@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ...hub.origin import describe_origin
 from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig, why_unread
 from ...model.encodings_bipe import encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
@@ -181,7 +182,7 @@ def convert_stock_checkpoint(
     stock = build_model(stock_class, stock_config, stock_weights)
     model.generation_config = generation_config
     report.parameters = model.num_parameters()
-    save(model, tokenizer, output)
+    save(model, tokenizer, describe_origin(checkpoint, folder), output)
     report.step_zero = None if tokenizer is None else measure_step_zero(stock, model, tokenizer, sample, text)
     note_step_zero(config, report)
     return report

@@ -113,6 +113,7 @@ def finetune(settings: FinetuneSettings | dict[str, Any], *, overwrite: bool = F
     )
     if checkpoint is None and is_main:
         begin_run(folder, stored, digest, overwrite=overwrite, files=FILES)
+        keep_origin(folder, task_args.initial_model, task_args.revision)
         texts = rows["train"]["text"] if "text" in task.columns else []
         write_trained_on(folder, filter(is_text, texts), local_folder(source))
     seconds = train(trainer, checkpoint)

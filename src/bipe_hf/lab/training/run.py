@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import is_bipe, load_model, local_folder
+from ..common.checkpoints import is_bipe, keep_origin, load_model, local_folder
 from ..common.digests import rows_digest
 from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
@@ -111,6 +111,8 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
     )
     if checkpoint is None and is_main:
         begin_run(folder, stored, digest, overwrite=overwrite)
+        if model_args.initial_model is not None:
+            keep_origin(folder, model_args.initial_model, model_args.revision)
         if not data_args.streaming:
             initial = model_args.initial_model and local_folder(model_args.initial_model, model_args.revision)
             write_trained_on(folder, (row["text"] for row in texts["train"]), initial)
