@@ -513,7 +513,7 @@ def test_other_text_is_refused_for_results_and_for_models(here, trained, capsys)
         ("Базовая 2", "базовая-2"),
         ("हिंदी", "हिंदी"),
         ("Cafe\u0301 (1)", "caf\u00e9-1"),
-        ("BiPE, ×30", "bipe-30"),
+        ("BiPE, 30 times", "bipe-30-times"),
     ],
 )
 def test_names_in_any_script_name_folders_and_stand_in_figures(empty, name, slug):

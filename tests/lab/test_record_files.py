@@ -1,8 +1,11 @@
 """Records in files and in their canonical form: nothing lost, nothing guessed in silence. `bipe_hf.lab.records`."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import re
 from itertools import pairwise
 
@@ -11,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bipe_hf.lab.records import Given, read_records
+from bipe_hf.lab.records.arguments import RecordArguments
 from bipe_hf.lab.records.form import JsonForm, LogForm, TableForm
 from bipe_hf.lab.records.reading import read_like
 from bipe_hf.lab.records.schema import MOST_VALUES, Source, describe_columns
@@ -170,6 +174,7 @@ def test_a_table_that_is_written_is_read_back(tmp_path_factory, table, delimiter
 
 @given(st.lists(objects, min_size=1, max_size=4))
 def test_json_lines_that_are_written_are_read_back(tmp_path_factory, rows):
+    assume(any(rows))
     text = rows_as_text(rows, Source("json", "utf-8", "\n"), [])
     file = write(tmp_path_factory.mktemp("json"), "t.jsonl", text)
     assert read_records([file]).rows == rows
@@ -294,7 +299,22 @@ def test_a_folder_is_read_file_by_file_and_empty_lines_are_said(tmp_path):
         ("t.jsonl", '{"a": 1}\n[1]\n', "line 2: no JSON object on one line (a JSON object is expected, got list)"),
         ("t.jsonl", '{"a": 1}\n{"a": \n', "line 2: no JSON object on one line"),
         ("t.jsonl", '{"a": 1, "a": 2}\n', "line 1: no JSON object on one line (the key 'a' stands twice"),
-        ("t.json", '[\n{"a": 1}\n]\n', "line 1: no JSON object on one line"),
+        ("t.jsonl", '{"a": NaN}\n', "line 1: no JSON object on one line (NaN is no number of JSON)"),
+        ("t.jsonl", '{"a": -1e999}\n', "line 1: no JSON object on one line (-1e999 is more than a float holds)"),
+        ("t.jsonl", '{"a": ' + "[" * 100_000, "line 1: lists and objects lie too deep inside each other"),
+        ("t.jsonl", "{}\n{}\n", "its objects are empty"),
+        (
+            "t.json",
+            '[\n{"a": 1}\n]\n',
+            "line 1: the file is one JSON list, and each line must be an object (jq -c '.[]'",
+        ),
+        ("t.json", '[{"a": 1}, {"a": 2}]', "line 1: the file is one JSON list"),
+        ("t.json", '{\n  "a": 1\n}\n', "line 1: the file is one JSON object over many lines"),
+        ("t.csv", "sep=;\na;b\n1;2\n", "line 1: 'sep=;' is a word to Excel and no row"),
+        ("t.csv", "a,b\nx,1\n".encode("utf-16-le"), "(another one, such as utf-16: text_encoding)"),
+        ("t.csv", b"PK\3\4\x14\xff", "is a zip archive or an office document"),
+        ("t.dat", b"PAR1\x15\xff", "is a Parquet table"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:-9], "is compressed with gzip and damaged"),
     ],
 )
 def test_bad_files_get_one_line_that_names_file_and_line(tmp_path, name, content, message):
@@ -314,6 +334,8 @@ def test_bad_files_get_one_line_that_names_file_and_line(tmp_path, name, content
         (Given(delimiter='"'), "delimiter: "),
         (Given(quote="''"), "quote: \"''\" given"),
         (Given(text_encoding="utf-9"), "text_encoding: 'utf-9'"),
+        (Given(text_encoding="hex"), "text_encoding: 'hex' is no encoding"),
+        (Given(text_encoding="undefined"), "text_encoding: 'undefined' is no encoding"),
         (Given(text_encoding="ascii"), "line 2: byte 5 is no ascii"),
     ],
 )
@@ -322,12 +344,50 @@ def test_wrong_words_about_files_are_refused(tmp_path, given, message):
         read_records([write(tmp_path, "t.csv", "a,b\n1é,2\n")], given)
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.csv", 'a,b\n"x, y",2\n3,4\n'), ("t.jsonl", '{"a": 1}\n{"a": 2}\n'), ("t.log", "a b\n\nc d\n")],
+)
+def test_compressed_files_are_read_by_what_they_hold(tmp_path, name, content, compress):
+    plain = read_records([write(tmp_path, name, content)])
+    ending = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}[compress]
+    packed = read_records([write(tmp_path, name + ending, compress(content.encode()))])
+    assert (packed.source, packed.columns, packed.rows) == (plain.source, plain.columns, plain.rows)
+
+
+@pytest.mark.parametrize("width", [131_073, 1_000_000])
+def test_a_field_may_be_of_any_length(tmp_path, width):
+    field = "x" * width
+    table = read_records([write(tmp_path, "t.csv", f"a,b\n{field},2\n3,4\n")])
+    assert table.rows[0] == {"a": field, "b": "2"}
+    lines = read_records([write(tmp_path, "t.jsonl", f'{{"a": "{field}"}}\n')])
+    assert lines.rows == [{"a": field}]
+
+
+def test_a_readme_of_a_folder_is_no_record(tmp_path):
+    write(tmp_path, "README.md", "What this is.\n")
+    write(tmp_path, "rows.csv", "a,b\nx,2\n")
+    assert read_records([tmp_path]).rows == [{"a": "x", "b": "2"}]
+
+
+def test_a_tab_may_be_given_as_it_is_typed():
+    assert RecordArguments(delimiter="\\t").given.delimiter == "\t"
+
+
 def test_files_that_do_not_go_together_are_refused(tmp_path):
     first, second = write(tmp_path, "1.csv", "a,b\n1,2\n"), write(tmp_path, "2.csv", "a,c\n1,2\n")
     with pytest.raises(InputError, match="2.csv, line 1: its columns are a, c, those of .*1.csv a, b"):
         read_records([first, second])
     with pytest.raises(InputError, match="given twice"):
         read_records([first, first])
+    with pytest.raises(InputError, match="give at least one file or folder"):
+        read_records([])
+    for name, content in (("3.jsonl", '{"a": 1}\n'), ("3.log", "a b\n")):
+        other = write(tmp_path, name, content)
+        ending = name.removeprefix("3")
+        with pytest.raises(InputError, match=f"{name}: its name ends in {ending}, but the first file is a table"):
+            read_records([first, other])
     with pytest.raises(InputNotFoundError, match="no such file or folder"):
         read_records([tmp_path / "3.csv"])
 

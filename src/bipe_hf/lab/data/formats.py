@@ -32,9 +32,8 @@ _NO_TEXT = {
     b"ARROW1": "an Arrow table: its name must end in .arrow",
     b"SQLite format 3": "an SQLite database: export its tables",
     b"\x89HDF": "an HDF5 file: save its tables as Parquet",
-    b"\xff\xfe": "UTF-16 text: convert it (iconv -f utf-16 -t utf-8)",
-    b"\xfe\xff": "UTF-16 text: convert it (iconv -f utf-16 -t utf-8)",
 }
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _TAR, _TAR_AT = b"ustar", 257
 
 
@@ -50,11 +49,9 @@ def read_text_file(path: Path) -> str:
     Line ends become newlines, as Python reads text. Raises `InputError` for what is no such text, with what it is.
     """
     data = read_bytes(path)
-    for magic, what in _NO_TEXT.items():
-        if data.startswith(magic):
-            raise InputError(f"{path} is {what}")
-    if data[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
-        raise InputError(f"{path} is a tar archive: unpack it")
+    check_is_text(path, data)
+    if data.startswith(_UTF_16):
+        raise InputError(f"{path} is UTF-16 text: convert it (iconv -f utf-16 -t utf-8)")
     if 10 * data.count(0) > len(data):
         raise InputError(f"{path} is no text, but full of NUL bytes (UTF-16? then iconv -f utf-16 -t utf-8)")
     try:
@@ -62,6 +59,15 @@ def read_text_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); convert it or leave it out") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_is_text(path: Path, data: bytes) -> None:
+    """Refuses what the bytes of a file show to be an archive, a document or another thing that is no text."""
+    for magic, what in _NO_TEXT.items():
+        if data.startswith(magic):
+            raise InputError(f"{path} is {what}")
+    if data[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
+        raise InputError(f"{path} is a tar archive: unpack it")
 
 
 def read_bytes(path: Path) -> bytes:

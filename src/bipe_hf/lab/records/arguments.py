@@ -131,7 +131,8 @@ class RecordArguments:
     @property
     def given(self) -> Given:
         """What is said of the files."""
-        return Given(self.kind, self.delimiter, self.quote, self.header, self.text_encoding)
+        delimiter = "\t" if self.delimiter == "\\t" else self.delimiter  # as it is typed
+        return Given(self.kind, delimiter, self.quote, self.header, self.text_encoding)
 
 
 @dataclass(frozen=True)

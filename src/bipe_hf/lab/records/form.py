@@ -11,6 +11,7 @@ where a field ends. Each form is reversible: `parse(line)` gives the row back.
 """
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -144,7 +145,7 @@ class LogForm(Form):
 
 def parse_json(text: str) -> dict[str, Any]:
     """The JSON object in a text. Raises `ValueError` for anything else, for a key twice and for NaN and infinity."""
-    value = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse)
+    value = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse, parse_float=_finite)
     if not isinstance(value, dict):
         raise InputError(f"a JSON object is expected, got {type(value).__name__}")
     return value
@@ -161,6 +162,12 @@ def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(name: str) -> None:
     raise InputError(f"{name} is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(float(number)):
+        raise InputError(f"{number} is more than a float holds")
+    return float(number)
 
 
 def _json_text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 What a file does not say is guessed, and the guess is said:
 
+- whether it is compressed (gzip, bzip2, xz, zstd), by its first bytes: then what it holds is read;
 - its encoding: that of its byte order mark (UTF-8, UTF-16, UTF-32), else UTF-8, else Latin-1, which takes any byte;
 - its kind: by its ending (`.csv`, `.tsv`, `.tab`; `.jsonl`, `.ndjson`, `.json`; `.log`), else JSON lines where each of
   the first lines is a JSON object, a table where the first rows have the same number of fields, at least two, else a
@@ -16,6 +17,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 from ...model.errors_bipe import InputError, InputNotFoundError
 from ..common.extras import require
+from ..data.formats import check_is_text, content_suffix, read_bytes
 from ..data.tables import visible_files
 from .form import LINE, Row, parse_json
 from .schema import KINDS, Source
@@ -44,6 +47,11 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_NAMES = {"table": "a table", "json": "JSON lines", "log": "a log"}
+# Which Excel reads, and writes, in front of the header.
+_EXCEL_LINE = re.compile(r"\ufeff?sep=.\r?\n", re.IGNORECASE)
+# A field may be a whole document; the limit of `csv` is 131,072 characters.
+csv.field_size_limit(2**31 - 1)
 # Lines that a guess looks at: clevercsv parses them once for each dialect.
 _SAMPLE_LINES = 100
 _HEADER_ROWS = 1000
@@ -151,17 +159,19 @@ def _check(given: Given) -> None:
         raise InputError(f"quote: {given.quote!r} given, one character or {NO_QUOTE} is accepted")
     if given.text_encoding is not None:
         try:
-            codecs.lookup(given.text_encoding)
-        except LookupError as error:
+            "".encode(given.text_encoding)
+        except (LookupError, UnicodeError) as error:
             raise InputError(f"text_encoding: {given.text_encoding!r} is no encoding that Python knows") from error
 
 
 def _files(paths: Sequence[str | Path]) -> list[Path]:
     found = []
+    if not paths:
+        raise InputError("give at least one file or folder of records")
     for path in map(Path, paths):
         path = path.expanduser()
         if path.is_dir():
-            files = visible_files(path)
+            files = [file for file in visible_files(path) if file.name != "README.md"]
             if not files:
                 raise InputError(f"the folder {path} holds no files")
             found += files
@@ -176,7 +186,8 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 
 def _decode(file: Path, given: str | None) -> tuple[str, str, str | None]:
     """The text of a file, its encoding, and what is to be said of that."""
-    data = file.read_bytes()
+    data = read_bytes(file)
+    check_is_text(file, data)
     mark = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     text_encoding, note = given or mark or "utf-8", None
     try:
@@ -191,7 +202,10 @@ def _decode(file: Path, given: str | None) -> tuple[str, str, str | None]:
         raise InputError(f"{file}: it is no {text_encoding} ({error})") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{file}, line {line}: a NUL character, so it is no text, or none in {text_encoding}")
+        raise InputError(
+            f"{file}, line {line}: a NUL character, so it is no text, or none in {text_encoding} (another one, such as"
+            " utf-16: text_encoding)"
+        )
     if not text.strip():
         raise InputError(f"{file}: it holds no rows")
     return text, text_encoding, note
@@ -200,11 +214,17 @@ def _decode(file: Path, given: str | None) -> tuple[str, str, str | None]:
 def _source(file: Path, text: str, text_encoding: str, given: Given, first: Source | None) -> tuple[Source, str]:
     """How a file is written, and why it is said to be. All files are of the kind of the `first`."""
     line_ending = "\r\n" if "\r\n" in text else "\n"
-    dialect = None
+    dialect, suffix = None, content_suffix(file)
+    by_name = KIND_OF_ENDING.get(suffix)
+    if first and not given.kind and by_name not in (None, first.kind):
+        raise InputError(
+            f"{file}: its name ends in {suffix}, but the first file is {_NAMES[first.kind]}; give files of one"
+            " kind, or say which: kind"
+        )
     if given.kind or first:
         kind, why = given.kind or first.kind, "as given" if given.kind else "as the first file"
-    elif file.suffix.lower() in KIND_OF_ENDING:
-        kind, why = KIND_OF_ENDING[file.suffix.lower()], f"as its name ends in {file.suffix}"
+    elif by_name:
+        kind, why = by_name, f"as its name ends in {suffix}"
     elif all(map(_is_object, _first_lines(text))):
         kind, why = "json", "as its lines are JSON objects"
     elif given.delimiter or ((dialect := _dialect(text)) is not None and _is_regular(text, dialect)):
@@ -213,7 +233,9 @@ def _source(file: Path, text: str, text_encoding: str, given: Given, first: Sour
         kind, why = "log", "as it is neither JSON lines nor a table"
     source = Source(kind, text_encoding, line_ending)
     if kind != "table":
-        return source, f"{'JSON lines' if kind == 'json' else 'a log'}, {why}"
+        return source, f"{_NAMES[kind]}, {why}"
+    if _EXCEL_LINE.match(text):
+        raise InputError(f"{file}, line 1: {text.splitlines()[0]!r} is a word to Excel and no row; delete this line")
     dialect = dialect or _dialect(text, given.delimiter) or (given.delimiter or ",", QUOTE, None)
     delimiter, quote, escape = dialect
     if given.quote is not None:
@@ -224,7 +246,7 @@ def _source(file: Path, text: str, text_encoding: str, given: Given, first: Sour
     is_guessed = header is None
     if is_guessed:
         header = _has_header(file, text, source)
-    said = f"a table, {why}; {delimiter!r} between fields"
+    said = f"{_NAMES[kind]}, {why}; {delimiter!r} between fields"
     said += "; its first row names the columns" if header else "; its first row is data"
     return replace(source, header=header), said + (" (else: header)" if is_guessed else "")
 
@@ -236,7 +258,7 @@ def _first_lines(text: str) -> list[str]:
 def _is_object(line: str) -> bool:
     try:
         return not line.strip() or isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -327,11 +349,28 @@ def _read_json(file: Path, text: str, source: Source) -> tuple[list[Row], list[s
             continue
         try:
             row = parse_json(content)
-        except ValueError as error:
-            raise InputError(f"{file}, line {line}: no JSON object on one line ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}, line {line}: {_why_no_object(text, error)}") from error
         columns |= dict.fromkeys(row)
         rows.append(row)
+    if rows and not columns:
+        raise InputError(f"{file}: its objects are empty, so there is nothing to learn")
     return rows, list(columns), skipped - text.endswith("\n")
+
+
+def _why_no_object(text: str, error: Exception) -> str:
+    """What to do where a line holds no object: often the file as a whole is JSON."""
+    if isinstance(error, RecursionError):
+        return "lists and objects lie too deep inside each other"
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return f"no JSON object on one line ({error})"
+    if isinstance(whole, list):
+        return "the file is one JSON list, and each line must be an object (jq -c '.[]' makes lines of it)"
+    if isinstance(whole, dict) and "\n" in text.strip():
+        return "the file is one JSON object over many lines, and each line must be one (jq -c . makes a line of it)"
+    return f"no JSON object on one line ({error})"
 
 
 def _read_log(file: Path, text: str, source: Source) -> tuple[list[Row], list[str], int]:
