@@ -4,23 +4,20 @@
 `separators_bipe` says which tokens are.
 """
 
-import gc
-import math
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils import logging
 
+from .counting_bipe import SegmentCounter
 from .errors_bipe import InputError
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
-from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
 from .separators_bipe import Level, find_levels, find_separators
 from .travel_bipe import check_code, write_code
 
@@ -83,6 +80,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
     """
 
     _auto_map = {"AutoTokenizer": ("tokenization_bipe.BipeTokenizer", None)}  # the code goes along
+    _counts: SegmentCounter | None = None  # made when it is needed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -257,22 +255,41 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             return self.from_tokenizer(trained, levels=self.levels)
         return self.from_tokenizer(trained, self._separators)
 
+    @property
+    def _counter(self) -> SegmentCounter:
+        if self._counts is None:
+            self._counts = SegmentCounter(self._separator_token_ids, self._inner_separator_token_ids)
+        return self._counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Caches of data sets go by how a tokenizer pickles, which is the same before and after its use.
+        return {name: value for name, value in vars(self).items() if name != "_counts"}
+
     def _encode_plus(self, *args: Any, return_tensors: Any = None, **kwargs: Any) -> BatchEncoding:
         batch = super()._encode_plus(*args, return_tensors=return_tensors, **kwargs)
-        if "segment_ids" in self.model_input_names and "segment_ids" not in batch:
-            input_ids = batch[self.model_input_names[0]]
-            is_one = return_tensors is None and not (len(input_ids) > 0 and isinstance(input_ids[0], list))
-            # An encoding makes its lists anew each time that they are asked for: only what is not there yet.
-            if return_tensors is not None:
-                input_ids = [each.ids for each in batch.encodings]
+        if "segment_ids" not in self.model_input_names or "segment_ids" in batch:
+            return batch
+        input_ids = batch[self.model_input_names[0]]
+        is_padded = self.backend_tokenizer.padding is not None
+        if return_tensors is None:
+            is_one = not (len(input_ids) > 0 and isinstance(input_ids[0], list))
             masks = None
-            if self.backend_tokenizer.padding is not None:
+            if is_padded:
                 masks = [each.attention_mask for each in batch.encodings]
-            # Once for the whole batch: an operation on an array costs as much for one text as for many.
-            segment_ids = self._segment_ids([input_ids] if is_one else input_ids, masks)
-            if is_one:
-                segment_ids = segment_ids[0]
-            batch.update(BatchEncoding({"segment_ids": segment_ids}, tensor_type=return_tensors))
+            segment_ids = self._counter.of_rows([input_ids] if is_one else input_ids, masks)
+            batch["segment_ids"] = segment_ids[0] if is_one else segment_ids
+            return batch
+        is_token = None
+        if is_padded:
+            mask = batch.get("attention_mask")
+            is_token = np.asarray([each.attention_mask for each in batch.encodings] if mask is None else mask) != 0
+        segment_ids = self._counter.of_array(np.asarray(input_ids), is_token)
+        if isinstance(input_ids, torch.Tensor):
+            batch["segment_ids"] = torch.from_numpy(segment_ids)
+        elif isinstance(input_ids, np.ndarray):
+            batch["segment_ids"] = segment_ids
+        else:
+            batch.update(BatchEncoding({"segment_ids": segment_ids.tolist()}, tensor_type=return_tensors))
         return batch
 
     def _pad(
@@ -282,16 +299,10 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         input_ids = encoded_inputs[self.model_input_names[0]]
         if "segment_ids" in self.model_input_names and "segment_ids" not in encoded_inputs:
             mask = encoded_inputs.get("attention_mask")
-            masks = None if mask is None else [mask]
-            (encoded_inputs["segment_ids"],) = self._segment_ids(
-                [input_ids], masks, encoded_inputs.get("position_ids")
-            )
+            encoded_inputs["segment_ids"] = self._segment_ids(input_ids, mask, encoded_inputs.get("position_ids"))
         padded = super()._pad(encoded_inputs, padding_side=padding_side, **kwargs)
         if "segment_ids" in padded:
-            one = PADDING_SEGMENT_ID
-            if self._inner_separator_token_ids:
-                one = [PADDING_SEGMENT_ID] * (1 + len(self._inner_separator_token_ids))
-            padding = [one] * (len(padded[self.model_input_names[0]]) - len(input_ids))
+            padding = [self._counter.padding] * (len(padded[self.model_input_names[0]]) - len(input_ids))
             if (padding_side or self.padding_side) == "left":
                 padded["segment_ids"] = padding + padded["segment_ids"]
             else:
@@ -299,61 +310,22 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return padded
 
     def _segment_ids(
-        self,
-        sequences: Sequence[Sequence[int]],
-        masks: Sequence[Sequence[int]] | None = None,
-        position_ids: Sequence[int] | None = None,
-    ) -> list[list[int]] | list[list[list[int]]]:
-        """Segment of every token of sequences of ids; with inner levels all its indices.
+        self, input_ids: Sequence[int], mask: Sequence[int] | None, position_ids: Sequence[int] | None
+    ) -> list[int] | list[list[int]]:
+        """Segment of every token of a sequence, with inner levels all its indices.
 
-        They are found as documents of one long row. `masks` are 0 at padding; there is none by default.
-        `position_ids`, of a single sequence, start further ones where they do not go up.
+        `mask` is 0 at padding. `position_ids` start further documents where they do not go up.
         """
-        ends = list(accumulate(map(len, sequences)))
-        if not ends or ends[-1] == 0:
-            return [[] for _ in sequences]
-        begins = [0, *ends[:-1]]
-        # What need not be looked at costs time, most of all with a short text.
-        is_token = starts_document = None
-        if masks is not None and any(0 in mask for mask in masks):
-            is_token = _row(masks).astype(bool)
-        if position_ids is not None or len(sequences) > 1:
-            starts_document = np.zeros(ends[-1], dtype=bool)
+        if position_ids is None and (mask is None or 0 not in mask):
+            return self._counter.of_rows([input_ids], None)[0]
+        is_token = None if mask is None else np.asarray(mask) != 0
+        starts_document = None
         if position_ids is not None:
+            starts_document = np.zeros(len(input_ids), dtype=bool)
             tokens = slice(None) if is_token is None else is_token
-            positions = _row([position_ids])[tokens]
-            starts_document[np.arange(ends[-1])[tokens][1:]] = positions[1:] <= positions[:-1]
-        elif len(sequences) > 1:
-            starts_document[[begin for begin in begins if begin < ends[-1]]] = True
-        units, counts = self._units(_row(sequences), is_token, starts_document)
-        of_tokens = _objects(units).repeat(counts)
-        if len(sequences) == 1:
-            return [of_tokens.tolist()]
-        return [of_tokens[begin:end].tolist() for begin, end in zip(begins, ends, strict=True)]
-
-    def _units(
-        self, input_ids: np.ndarray, is_token: np.ndarray | None, starts_document: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of each run of tokens that share them, and how many there are in it.
-
-        A run ends with a separator of any level, with a document, and where padding starts or ends. Its tokens before
-        the last one change no index, so they are not looked at.
-        """
-        segmenter, any_separator = _segmenter(self._separator_token_ids, self._inner_separator_token_ids)
-        is_last = any_separator.take(input_ids, mode="clip")
-        is_last[-1] = True
-        if starts_document is not None:
-            is_last[:-1] |= starts_document[1:]
-        if is_token is not None:
-            is_last[:-1] |= is_token[1:] != is_token[:-1]
-        (last,) = is_last.nonzero()
-        first = np.zeros_like(last)
-        first[1:] = last[:-1] + 1
-        if starts_document is not None:
-            starts_document = starts_document[first]
-        if is_token is not None:
-            is_token = is_token[last]
-        return segmenter.segment_ids(input_ids[last], is_token, starts_document), last - first + 1
+            positions = np.asarray(position_ids, dtype=np.int64)[tokens]
+            starts_document[np.arange(len(input_ids))[tokens][1:]] = positions[1:] <= positions[:-1]
+        return self._counter.of_stream(np.asarray(input_ids, dtype=np.int64), is_token, starts_document).tolist()
 
 
 def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
@@ -377,58 +349,6 @@ def _warn(segments: Level, inner: Sequence[Level]) -> None:
             " characters have as well, so that it ends nothing: these languages break at newlines and other marks"
             " alone."
         )
-
-
-def _row(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """All sequences in one row, int64 of shape `(length,)`."""
-    return np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=sum(map(len, sequences)))
-
-
-def _objects(units: np.ndarray) -> np.ndarray:
-    """The indices of each unit as an int or as a list, in an array of shape `(units,)`.
-
-    Lists take most of the time, in the collector of cyclic garbage above all: it looks through all of them again and
-    again while more come, and finds nothing. So it pauses, and texts whose indices are the same have the same lists.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        if units.ndim == 2:
-            shape = (units.max(axis=0) + 2).tolist()  # padding is -1
-            if math.prod(shape) < len(units):
-                all_indices = np.indices(shape).reshape(len(shape), -1).T - 1
-                return _row_objects(all_indices)[np.ravel_multi_index(tuple(units.T + 1), shape)]
-        return _row_objects(units)
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _row_objects(rows: np.ndarray) -> np.ndarray:
-    return np.fromiter(rows.tolist(), dtype=object, count=len(rows))
-
-
-class _Separators(NamedTuple):
-    """The fields of a configuration whose segments end at separators."""
-
-    separator_token_ids: tuple[int, ...]
-    inner_separator_token_ids: tuple[tuple[int, ...], ...]
-    segmentation: str = "separators"
-    fixed_segment_length: int | None = None
-
-
-@lru_cache(maxsize=16)
-def _segmenter(
-    separators: tuple[int, ...], inner_separators: tuple[tuple[int, ...], ...]
-) -> tuple[Segmenter, np.ndarray]:
-    """With whether a token id is a separator of any level, False for the last entry and every id from there on.
-
-    Not part of the tokenizer: caches of data sets go by how that pickles.
-    """
-    token_ids = list(chain(separators, *inner_separators))
-    any_separator = np.zeros(max(token_ids, default=-1) + 2, dtype=bool)
-    any_separator[np.array(token_ids, dtype=np.int64)] = True
-    return Segmenter(_Separators(separators, inner_separators)), any_separator
 
 
 def _one_of(separators: Any, segmentation: Any, default: str | None) -> Any:

@@ -16,6 +16,7 @@ FILES = (
     "cache_bipe.py",
     "compatibility_bipe.py",
     "configuration_bipe.py",
+    "counting_bipe.py",
     "encodings_bipe.py",
     "errors_bipe.py",
     "first_values_bipe.py",
