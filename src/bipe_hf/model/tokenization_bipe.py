@@ -274,7 +274,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         if return_tensors is None:
             is_one = not (len(input_ids) > 0 and isinstance(input_ids[0], list))
             masks = None
-            if is_padded:
+            if is_padded and "attention_mask" in batch:
+                masks = [batch["attention_mask"]] if is_one else batch["attention_mask"]
+            elif is_padded:
                 masks = [each.attention_mask for each in batch.encodings]
             segment_ids = self._counter.of_rows([input_ids] if is_one else input_ids, masks)
             batch["segment_ids"] = segment_ids[0] if is_one else segment_ids
