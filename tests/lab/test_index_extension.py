@@ -167,10 +167,14 @@ def test_every_segmentation_is_extended(fields, segment_ids):
     assert batch["segment_ids"].tolist() == [segment_ids]
 
 
-def test_segment_ids_of_the_collator_are_those_that_are_extended():
-    """A `BipeTokenizer` brings its own; a separator that it does not know ends no segment there."""
+def test_segment_ids_of_another_tokenizer_are_those_that_the_model_finds():
     batch = batch_of("w.w.w") | {"segment_ids": torch.tensor([[0, 0, 0, 0, 1]])}
-    assert Tripled(as_given, config(), 4.0)(batch)["segment_ids"].tolist() == [[0, 0, 0, 0, 3]]
+    assert Tripled(as_given, config(), 4.0)(batch)["segment_ids"].tolist() == [[0, 0, 3, 3, 6]]
+
+
+def test_segment_ids_of_the_collator_with_other_numbers_are_those_that_are_extended():
+    batch = batch_of("w.w.w") | {"segment_ids": torch.tensor([[0, 0, 2, 2, 3]])}
+    assert Tripled(as_given, config(), 4.0)(batch)["segment_ids"].tolist() == [[0, 0, 6, 6, 9]]
 
 
 def test_everything_else_of_the_batch_stays_as_it_is():

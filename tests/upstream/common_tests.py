@@ -125,9 +125,15 @@ class CommonTests(ModelTesterMixin):
         self.model_tester.gives_segment_ids = True
         super().test_inputs_embeds_matches_input_ids()
 
+    # These build models of four and of ten tokens: the model rightly refuses separators beyond its vocabulary.
+
     def test_resize_tokens_embeddings(self):
-        self.model_tester.config_fields["separator_token_ids"] = [1, 2, 3]  # it builds a model of four tokens
+        self.model_tester.config_fields["separator_token_ids"] = [1, 2, 3]
         super().test_resize_tokens_embeddings()
+
+    def test_load_with_mismatched_shapes(self):
+        self.model_tester.config_fields["separator_token_ids"] = [1, 2, 3]
+        super().test_load_with_mismatched_shapes()
 
     # These are not part of `ModelTesterMixin`.
 
