@@ -43,8 +43,12 @@ class EncodingSchedule(TrainerCallback):
         self.model.move_fields(**present)
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
-        steps = self.steps or math.ceil(state.max_steps / 2)
-        self.model.move_fields(**values_at(self.schedule, (state.global_step + 1) / steps))
+        self.move(state.global_step, state.max_steps)
+
+    def move(self, step: int, max_steps: int) -> None:
+        """Moves to what step number `step`, the first is 0, of `max_steps` uses: for a loop without a Trainer."""
+        steps = self.steps or math.ceil(max_steps / 2)
+        self.model.move_fields(**values_at(self.schedule, (step + 1) / steps))
 
 
 def values_at(schedule: dict[str, tuple[float, float]], progress: float) -> dict[str, float]:
