@@ -490,10 +490,10 @@ def _starts_document(
     batch_size, length = inputs_embeds.shape[:2]
     if position_ids is None or length == 1:
         return None
-    if not is_tracing():  # reading the number of rows would settle it for the graph
-        given, rows = tuple(position_ids.shape), position_ids.shape[:-1].numel()
-        if given[-1] != length or len(given) > 2 or rows not in (1, batch_size):
-            raise InputError(f"position_ids must have the shape {(batch_size, length)} or {(1, length)}, got {given}")
+    if not is_tracing():  # which takes the numbers that it compares for fixed ones
+        shape, given = (batch_size, length), tuple(position_ids.shape)
+        if given not in (shape, (1, length), (length,)):
+            raise InputError(f"position_ids must have the shape {shape} or {(1, length)}, got {given}")
     starts = document_starts(position_ids.to(inputs_embeds.device).expand(batch_size, -1), is_token)
     if is_tracing():  # no value may be read; without a cache the general mask is right in any case
         return starts if cache is None else None

@@ -30,7 +30,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.utils import logging
+from transformers.utils import is_tracing, logging
 
 
 logger = logging.get_logger(__name__)
@@ -188,7 +188,7 @@ class Segmenter(nn.Module):
 
     def _compare(self, fits: torch.Tensor, otherwise: str) -> None:
         """Warns, once, of rows that do not fit; of shape `(batch, 1)`."""
-        if self.has_compared or torch.compiler.is_compiling() or fits.is_meta:
+        if self.has_compared or is_tracing(fits) or fits.is_meta:
             return
         self.has_compared = True
         num_rows = int((~fits).sum())
@@ -449,9 +449,9 @@ def without_falls(
         falls = falls | (~changes & (step < 0))
         changes = changes | (step != 0)
         starts = changes if at == 0 else starts
-    counted = past.segment_id + (starts | falls).cumsum(dim=1)
+    counted = past.segment_id + _count(starts | falls)
     if starts_document is not None:
-        counted = counted - torch.where(starts_document, counted, 0).cummax(dim=1).values
+        counted = counted - _at_latest(counted, starts_document)
     fits = ~falls.any(dim=1, keepdim=True)
     given = levels[0]
     counted = torch.where(fits | (given < 0), given, counted)
