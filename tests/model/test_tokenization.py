@@ -900,6 +900,19 @@ def test_padding_derives_missing_segment_ids_from_real_tokens_alone(array):
     assert tokenizer.pad({"input_ids": [7, 7, 3]})["segment_ids"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("first_has_them", [True, False])
+def test_padding_of_rows_of_which_some_have_segment_ids_derives_the_others(first_has_them):
+    tokenizer = wrapped("byte_level")
+    given = {"input_ids": tokenizer("It ran. It sat.")["input_ids"]}
+    given |= {"segment_ids": [7] * len(given["input_ids"])}
+    derived = {"input_ids": tokenizer("It ran. It sat. It ran off.")["input_ids"]}
+    rows = [given, derived] if first_has_them else [derived, given]
+    padded = tokenizer.pad(rows, padding_side="right")["segment_ids"]
+    alone = [tokenizer.pad([row])["segment_ids"][0] for row in rows]
+    assert [ids[: len(row)] for ids, row in zip(padded, alone, strict=True)] == alone
+    assert "segment_ids" not in derived
+
+
 def test_padding_keeps_given_segment_ids():
     tokenizer = BipeTokenizer.from_tokenizer(llama_like(), [7])
     batch = tokenizer.pad({"input_ids": [[7, 3], [7]], "segment_ids": [[5, 6], [9]]}, padding_side="left")

@@ -294,14 +294,27 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             batch.update(BatchEncoding({"segment_ids": segment_ids.tolist()}, tensor_type=return_tensors))
         return batch
 
+    def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """Pads as any tokenizer; of examples of which only some have `segment_ids`, the others get those that the
+        model would derive."""
+        if isinstance(encoded_inputs, list | tuple) and len({"segment_ids" in each for each in encoded_inputs}) > 1:
+            encoded_inputs = [self._with_segments(dict(each)) for each in encoded_inputs]
+        return super().pad(encoded_inputs, *args, **kwargs)
+
+    def _with_segments(self, example: dict[str, Any]) -> dict[str, Any]:
+        if "segment_ids" not in example:
+            input_ids = example[self.model_input_names[0]]
+            mask = example.get("attention_mask")
+            example["segment_ids"] = self._segment_ids(input_ids, mask, example.get("position_ids"))
+        return example
+
     def _pad(
         self, encoded_inputs: dict[str, Any] | BatchEncoding, *, padding_side: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Pads one example, `segment_ids` included; an example without them gets those that the model would derive."""
         input_ids = encoded_inputs[self.model_input_names[0]]
-        if "segment_ids" in self.model_input_names and "segment_ids" not in encoded_inputs:
-            mask = encoded_inputs.get("attention_mask")
-            encoded_inputs["segment_ids"] = self._segment_ids(input_ids, mask, encoded_inputs.get("position_ids"))
+        if "segment_ids" in self.model_input_names:
+            encoded_inputs = self._with_segments(encoded_inputs)
         padded = super()._pad(encoded_inputs, padding_side=padding_side, **kwargs)
         if "segment_ids" in padded:
             padding = [self._counter.padding] * (len(padded[self.model_input_names[0]]) - len(input_ids))
