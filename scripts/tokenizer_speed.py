@@ -3,10 +3,11 @@
     python scripts/tokenizer_speed.py --output results/tokenizer_speed.json
 
 The levels are lines and fields; the texts are 5 MB of the sources of the running Python and a generated table of 5 MB
-as CSV, each as one long text and in a batch of 1,000 texts. The tokenizer is a byte-level BPE of 4096 entries, trained
+as CSV, each as one long text, with offsets and without, in a batch of 1,000 texts, as lists and as padded tensors, and
+the first lines of it one call a line. The tokenizer is a byte-level BPE of 4096 entries, trained
 on the same text. Both are timed in turns, another one first in each round. The ratio is the median over rounds of the
 ratio within a round, as in scripts/benchmark.py; the limit that we hold ourselves to is 1.10. The machine should have
-nothing else to do. The file is written after every row; all of them take about five minutes.
+nothing else to do. The file is written after every row; all of them take about twelve minutes.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from benchmark import environment
 from benchmarking.measurements import ShareOfOthers, Work, compare_times, times_in_turn, warm_up
 from benchmarking.report import DISTURBED
+from transformers import PreTrainedTokenizerBase
 
 from bipe_hf import BipeTokenizer
 from bipe_hf.lab.common.results import in_words
@@ -32,6 +34,7 @@ from bipe_hf.lab.data.python_corpus import python_installation, read_python
 LEVELS = ["lines", "fields"]
 BYTES = 5_000_000
 TEXTS = 1000
+LINES = 5000
 VOCABULARY = 4096
 LIMIT = 1.10
 NAMES = ("wrapped", "levels")
@@ -72,17 +75,35 @@ def divided(text: str, count: int) -> list[str]:
     return ["".join(lines[begin:end]) for begin, end in pairwise(borders)]
 
 
-def measure(text: str, as_batch: bool, tokenizers: dict, budget: float, rounds: int | None) -> dict:
+def calls_of(text: str) -> dict[str, tuple[list, dict]]:
+    """What is given, one call each, and the options of the calls, by the name of the row."""
+    batch = divided(text, TEXTS)
+    return {
+        "one text": ([text], {}),
+        "one text, offsets": ([text], {"return_offsets_mapping": True}),
+        f"{TEXTS:,} texts": ([batch], {}),
+        f"{TEXTS:,} texts, padded tensors": ([batch], {"padding": True, "return_tensors": "pt"}),
+        "one line a call": (text.splitlines(keepends=True)[:LINES], {}),
+    }
+
+
+def measure(given: list, options: dict, tokenizers: dict, budget: float, rounds: int | None) -> dict:
     """Times of one row, as `compare_times` puts them, with the number of tokens and the share that others used."""
-    given = divided(text, TEXTS) if as_batch else text
-    calls = {name: partial(tokenizer, given, verbose=False) for name, tokenizer in tokenizers.items()}
+
+    def every(tokenizer: PreTrainedTokenizerBase) -> int:
+        encoded = [tokenizer(each, verbose=False, **options) for each in given]
+        return sum(len(encoding.ids) for each in encoded for encoding in each.encodings)
+
+    calls = {name: partial(every, tokenizer) for name, tokenizer in tokenizers.items()}
     works = {name: Work(run=call, warm_up=call) for name, call in calls.items()}
     warm_up(works)
     others = ShareOfOthers()
     times = times_in_turn(works, "cpu", budget, rounds)
-    ids = calls["wrapped"]()["input_ids"]
-    tokens = sum(map(len, ids)) if as_batch else len(ids)
-    return {"tokens": tokens, "models": compare_times(times, {"levels": "wrapped"}), "others": others.so_far()}
+    return {
+        "tokens": calls["wrapped"](),
+        "models": compare_times(times, {"levels": "wrapped"}),
+        "others": others.so_far(),
+    }
 
 
 def document(record: dict) -> str:
@@ -117,10 +138,10 @@ def main(arguments: list[str] | None = None) -> None:
         text = first_bytes(parts, BYTES)
         wrapped = train_tokenizer([text], VOCABULARY)
         tokenizers = dict(zip(NAMES, (wrapped, BipeTokenizer.from_tokenizer(wrapped, levels=LEVELS)), strict=True))
-        for given_as, as_batch in (("one text", False), (f"{TEXTS:,} texts", True)):
+        for given_as, (given, options) in calls_of(text).items():
             print(f"{name}, {given_as}", file=sys.stderr)
             row = {"text": name, "given as": given_as}
-            record["results"].append(row | measure(text, as_batch, tokenizers, budget=60, rounds=arguments.rounds))
+            record["results"].append(row | measure(given, options, tokenizers, 60, arguments.rounds))
             arguments.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             arguments.output.with_suffix(".md").write_text(document(record), encoding="utf-8")
     print(document(record))

@@ -17,7 +17,7 @@ import tokenizer_speed
 @pytest.fixture
 def small(monkeypatch):
     """Texts and a vocabulary with which everything takes milliseconds."""
-    for name, value in (("BYTES", 3000), ("TEXTS", 7), ("VOCABULARY", 300)):
+    for name, value in (("BYTES", 3000), ("TEXTS", 7), ("VOCABULARY", 300), ("LINES", 5)):
         monkeypatch.setattr(tokenizer_speed, name, value)
 
 
@@ -39,13 +39,12 @@ def test_both_tokenizers_are_timed_on_every_text(small, tmp_path, capsys):
     tokenizer_speed.main(["--rounds", "2", "--output", str(output)])
     record = json.loads(output.read_text())
     assert [(row["text"], row["given as"]) for row in record["results"]] == [
-        ("Python sources", "one text"),
-        ("Python sources", "7 texts"),
-        ("a table as CSV", "one text"),
-        ("a table as CSV", "7 texts"),
+        (text, given)
+        for text in ("Python sources", "a table as CSV")
+        for given in ("one text", "one text, offsets", "7 texts", "7 texts, padded tensors", "one line a call")
     ]
     for row in record["results"]:
-        assert row["tokens"] > 1000
+        assert row["tokens"] > (50 if row["given as"] == "one line a call" else 1000)
         assert [len(times["all"]) for times in row["models"].values()] == [2, 2]
         ratios = [
             mine / base

@@ -598,6 +598,37 @@ def test_segments_of_a_batch_are_those_of_each_text(texts, side, padding, tensor
     assert alone["segment_ids"] == expected
 
 
+@cache
+def with_levels(kind: str, levels: tuple[str, ...]) -> BipeTokenizer:
+    return BipeTokenizer.from_tokenizer(KINDS[kind](), levels=levels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text("ab .\n!", max_size=12), min_size=1, max_size=5),
+    levels=st.sampled_from([("sentences",), ("sentences", "clauses"), ("turns", "sentences", "clauses")]),
+    side=st.sampled_from(["left", "right"]),
+    kind=st.sampled_from(["byte_level", "llama_like", "unigram"]),
+)
+def test_tensors_hold_what_lists_hold_at_every_level(texts, levels, side, kind):
+    tokenizer = with_levels(kind, levels)
+    options = {"padding": True, "padding_side": side}
+    lists = tokenizer(texts, **options)
+    if any(lists["input_ids"]):
+        for tensors in ("pt", "np"):
+            assert tokenizer(texts, return_tensors=tensors, **options)["segment_ids"].tolist() == lists["segment_ids"]
+    ends = [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids]
+    rows = zip(lists["input_ids"], lists["attention_mask"], lists["segment_ids"], strict=True)
+    for input_ids, mask, found in rows:
+        indices = [0] * len(levels)
+        for token_id, is_token, segment in zip(input_ids, mask, found, strict=True):
+            expected = indices if is_token else [-1] * len(levels)
+            assert segment == (expected if len(levels) > 1 else expected[0])
+            level = next((at for at, ids in enumerate(ends) if token_id in ids), None)
+            if is_token and level is not None:
+                indices = [*indices[:level], indices[level] + 1, *[0] * (len(levels) - level - 1)]
+
+
 def test_a_text_that_several_tokens_stand_for_is_an_error():
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "##b": 1, "<": 2}, unk_token="[UNK]"))
     backend.decoder = decoders.Sequence([decoders.Replace("##", ""), decoders.Replace("<", "b")])
