@@ -11,12 +11,13 @@ from ...model.configuration_bipe import BipeConfigMixin, why_unread
 from ...model.encodings_bipe import encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
 from ...model.separators_bipe import LEVELS, PRESETS
-from ..common.encoding_options import encoding_options, option_fields, option_help, spelt_out
+from ..common.encoding_options import ENCODING_HELP, encoding_options, option_fields, option_help, spelt_out
 from ..common.messages import check_counts, parsed_json
 from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
+from .auto import AUTO, Choice
 from .schedule import MOVING_FIELDS, check_schedule, first_values
 
 
@@ -90,6 +91,9 @@ class StockArguments:
 class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=(StockArguments,))):
     """What is trained: of any model class, and the positional encoding of ours."""
 
+    encoding: str | None = field(
+        default=None, metadata={"help": f"{ENCODING_HELP}; or {AUTO}: the one that suits the text, which is said"}
+    )
     encoding_schedule: dict | str | None = field(
         default=None,
         metadata={
@@ -111,6 +115,8 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
     )
 
     def __post_init__(self) -> None:
+        if self.encoding is not None and self.has_foreign_encoding():
+            raise InputError(f"encoding: {self.encoding!r} given, but a model of type {self.model_type} has its own")
         self.rope_parameters = parsed_json("rope_parameters", self.rope_parameters)
         if not isinstance(self.rope_parameters, dict | None):
             raise InputError(
@@ -144,11 +150,9 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
         return model_type in CONFIG_MAPPING and not issubclass(CONFIG_MAPPING[model_type], BipeConfigMixin)
 
     def spelt_out(self, train_length: int) -> Self:
-        """With the fields of `encoding` in its place. Raises `ValueError` where the model is none of ours."""
+        """With the fields of `encoding` in its place. Raises `ValueError` where there is no such encoding."""
         if self.encoding is None:
             return self
-        if self.has_foreign_encoding():
-            raise InputError(f"encoding: {self.encoding!r} given, but a model of type {self.model_type} has its own")
         given = {name: vars(self)[name] for name in encoding_options() if vars(self)[name] is not None}
         return replace(self, encoding=None, **spelt_out(self.encoding, train_length, given))
 
@@ -250,18 +254,30 @@ class PretrainSettings(RunSettings):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        settings = super().from_dict(values)
-        encoding, data = settings.model.encoding, settings.data
-        if encoding is None:
-            return settings
-        model = settings.model.spelt_out(data.train_length)
+        return super().from_dict(values).spelt_out()
+
+    def chosen(self, choice: Choice) -> Self:
+        """With what was chosen for the text in the place of `auto`; what is given besides wins."""
+        model, data = replace(self.model, encoding=choice.encoding), self.data
+        if choice.levels and data.separators is None and data.levels is None:
+            data = replace(data, levels=list(choice.levels))
+        return replace(self, model=model, data=data).spelt_out()
+
+    def spelt_out(self) -> Self:
+        """With the fields of `encoding` in its place, and the separators that it is meant for where none are given;
+        `auto` waits for the text.
+        """
+        encoding, data = self.model.encoding, self.data
+        if encoding in (None, AUTO):
+            return self
+        model = self.model.spelt_out(data.train_length)
         levels = encoding_levels(encoding)
         if len(levels) > 1 and data.separators is not None:
             raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
         if model.segmentation == "separators" and data.separators is None and data.levels is None:
             one_level = len(levels) < 2
             data = replace(data, **({"separators": (*levels, None)[0]} if one_level else {"levels": list(levels)}))
-        return replace(settings, model=model, data=data)
+        return replace(self, model=model, data=data)
 
 
 def check_arguments(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
@@ -319,9 +335,10 @@ def check_model(model_args: ModelArguments) -> None:
 def check_flags(model_args: ModelArguments, flagged: Set[str]) -> None:
     """Refuses fields of the positional encoding that were given as flags and that nothing of a new model reads.
 
-    What stands in a file is not refused: models that differ share it. What an initial model has is not known here.
+    What stands in a file is not refused: models that differ share it. What an initial model has, or the encoding that
+    suits a text, is not known here.
     """
-    if model_args.initial_model is not None or model_args.has_foreign_encoding():
+    if model_args.initial_model is not None or model_args.has_foreign_encoding() or model_args.encoding == AUTO:
         return
     fields = model_args.config_fields()
     for name in sorted(flagged & encoding_options().keys()):

@@ -1,5 +1,6 @@
 """The run itself: data, `transformers.Trainer`, and what is written at the end."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..data import make_blocks, tokenize_documents
 from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
 from .arguments import INDEX_EXTENSIONS, MEASURED, DataArguments, PretrainSettings, check_arguments
+from .auto import AUTO, choose_encoding, sample
 from .model import build_config, build_model, fit_tokenizer, load_tokenizer, read_documents
 from .schedule import EncodingSchedule
 
@@ -58,6 +60,13 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
 
     folder = Path(training_args.output_dir)
     checkpoint = find_checkpoint(folder, stored, overwrite=overwrite, say=say, processes=training_args.world_size)
+    choice = None
+    if model_args.encoding == AUTO:
+        with training_args.main_process_first(desc="looking at the data"):
+            choice = choose_encoding(sample(read_documents(data_args)["train"]))
+        say(str(choice))
+        settings = settings.chosen(choice)
+        model_args, data_args = settings.model, settings.data
     config = build_config(model_args, data_args) if checkpoint is None else None
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
@@ -128,6 +137,8 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
     } | record(trainer, checkpoint, seconds, stored)
     if is_measured:
         result["alibi_slope_scale"] = model.config.alibi_slope_scale
+    if choice is not None:
+        result["chosen"] = dataclasses.asdict(choice)
     finish(trainer, result, PRETRAIN)
     say(f"validation loss {result['eval_loss']:.4f}, perplexity {perplexity(result['eval_loss']):.2f}")
     say(f"saved to {folder}")

@@ -1,0 +1,93 @@
+"""The encoding that suits a text: `encoding: auto`.
+
+The rule is what the map of kinds of text found (`results/kinds/kinds.md`): where every line has as many fields as the
+line before, as in tables and JSON lines, levels inside segments have the lowest perplexity; everywhere else ... do.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from re import Pattern
+
+from datasets import Dataset, IterableDataset
+
+from ...model.marks_bipe import PRESET_PATTERNS
+
+
+AUTO = "auto"
+# What is looked at: pieces of documents, evenly spaced, in whole lines; of a stream, of the first documents.
+PIECES, CHARACTERS = 200, 10_000
+# A line is one of a record if it has as many separators as the line before, and no fewer than this.
+FEWEST_SEPARATORS = 2
+# From this share of such lines on, a text is taken for records.
+RECORDS = 0.65
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An encoding, the levels to use it with, and why."""
+
+    encoding: str
+    levels: tuple[str, ...]
+    """Coarse to fine; none where the encoding has no segments."""
+    reason: str
+
+    def __str__(self) -> str:
+        levels = f" with levels {', '.join(self.levels)}" if self.levels else ""
+        return f"encoding {self.encoding}{levels}: {self.reason} (else: encoding)"
+
+
+def choose_encoding(pieces: Iterable[str]) -> Choice:
+    """The encoding that the map suggests for a text of which these are pieces, each of whole lines."""
+    lines = [[line for line in piece.split("\n") if line.strip()] for piece in pieces]
+    is_json = share(line.lstrip().startswith("{") for own in lines for line in own) > RECORDS
+    preset, levels = ("values", ("json",)) if is_json else ("fields", ("lines", "fields"))
+    regular = regularity(lines, PRESET_PATTERNS[preset])
+    said = f"{regular:.0%} of the lines have as many {preset} as the line before"
+    if regular >= RECORDS:
+        return Choice("bipe_levels", levels, f"records, since {said}")
+    return Choice("hybrid", (), f"no records, since {said}; {RECORDS:.0%} would be")
+
+
+def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:
+    """The share of the lines that have as many separators as the line before, and at least `FEWEST_SEPARATORS`.
+
+    Args:
+        pieces: the lines of each.
+        separator: matches one.
+    """
+    regular = []
+    for lines in pieces:
+        counts = [len(separator.findall(line)) for line in lines]
+        regular += [
+            count == before and count >= FEWEST_SEPARATORS
+            for before, count in zip(counts, counts[1:], strict=False)
+        ]
+    return share(regular)
+
+
+def share(of: Iterable[bool]) -> float:
+    """How many are true, of all; 0 of none."""
+    values = list(of)
+    return sum(values) / len(values) if values else 0.0
+
+
+def sample(documents: Dataset | IterableDataset) -> list[str]:
+    """Pieces of the documents in a column `text`."""
+    if isinstance(documents, Dataset):
+        rows = documents.select(range(0, len(documents), -(-len(documents) // PIECES)))
+        each = PIECES // len(rows)
+    else:
+        rows, each = documents, 1
+    return [piece for row in islice(rows, PIECES) for piece in _pieces(row["text"], each)]
+
+
+def _pieces(text: str, count: int) -> list[str]:
+    """Up to so many pieces of a text, evenly spaced, each without the line that it would begin in the middle of."""
+    step = max(len(text) // count, CHARACTERS)
+    pieces = []
+    for start in range(0, len(text), step):
+        begin = 0 if start == 0 else text.find("\n", start) + 1
+        if start == 0 or begin:
+            pieces.append(text[begin : begin + CHARACTERS].rpartition("\n")[0] or text[begin : begin + CHARACTERS])
+    return pieces

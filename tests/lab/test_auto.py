@@ -1,0 +1,122 @@
+"""The encoding that suits a text. `bipe_hf.lab.training.auto`."""
+
+import json
+import random
+import re
+
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interruption import interrupt
+from transformers import AutoConfig
+from words import WORDS
+
+from bipe_hf.lab.training import pretrain
+from bipe_hf.lab.training.auto import PIECES, choose_encoding, regularity, sample
+from bipe_hf.model.encodings_bipe import ENCODINGS
+from bipe_hf.model.errors_bipe import InputError
+
+
+def prose(lines, seed=0):
+    draw = random.Random(seed)
+    return "\n".join(" ".join(draw.choices(WORDS, k=draw.randint(2, 12))) + "." for _ in range(lines))
+
+
+def table(rows, columns, delimiter=","):
+    return "\n".join(delimiter.join(f"v{row}c{column}" for column in range(columns)) for row in range(rows))
+
+
+def test_regularity_of_lines_counted_by_hand():
+    comma = re.compile(",")
+    assert regularity([["a,b,c", "d,e,f", "g,h", "i,j", "k,l,m"]], comma) == 1 / 4  # two separators are needed
+    assert regularity([["a,b,c"], ["d,e,f"]], comma) == 0  # no line before it in its piece
+    assert regularity([], comma) == 0
+
+
+@given(st.integers(3, 12), st.sampled_from(",\t;|"), st.integers(3, 60))
+@settings(max_examples=30, deadline=None)
+def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
+    choice = choose_encoding([table(rows, columns, delimiter)])
+    assert (choice.encoding, choice.levels) == ("bipe_levels", ("lines", "fields"))
+
+
+@given(st.lists(st.text("abc ,", min_size=1), min_size=2, max_size=6, unique=True), st.integers(3, 40))
+@settings(max_examples=30, deadline=None)
+def test_json_lines_have_the_levels_of_json(keys, rows):
+    lines = [json.dumps({key: row for key in keys}) for row in range(rows)]
+    assert choose_encoding(["\n".join(lines)]).levels == ("json",)
+
+
+@pytest.mark.parametrize("text", [prose(200), "", "\n\n", "one word", "a,b\nc,d\ne,f"])
+def test_what_is_no_record_has_none(text):
+    choice = choose_encoding([text])
+    assert choice.levels == () and "levels" not in ENCODINGS[choice.encoding].label
+
+
+def test_pieces_lie_all_over_a_long_document_and_begin_with_a_line():
+    text = "\n".join(f"line {number} " + "x" * 90 for number in range(60_000))
+    pieces = sample(Dataset.from_dict({"text": [text]}))
+    assert len(pieces) == PIECES and all(piece.startswith("line ") for piece in pieces)
+    assert int(pieces[-1].split()[1]) > 59_000
+
+
+def test_pieces_are_of_documents_evenly_spaced():
+    many = Dataset.from_dict({"text": [f"document {number}" for number in range(1000)]})
+    pieces = sample(many)
+    assert len(pieces) == PIECES and pieces[0] == "document 0" and pieces[-1] == "document 995"
+    assert sample(many.to_iterable_dataset())[-1] == f"document {PIECES - 1}"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Settings of a run of two steps on rows of a table."""
+    data = tmp_path / "rows"
+    data.mkdir()
+    for number in range(4):
+        (data / f"{number}.txt").write_text(table(80, 4))
+    return {
+        "data": str(data),
+        "output_dir": str(tmp_path / "run"),
+        "encoding": "auto",
+        "vocab_size": 280,
+        "train_length": 64,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_steps": 2,
+        "save_steps": 1,
+        "per_device_train_batch_size": 2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+
+
+@pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
+def test_a_run_says_what_it_chose_and_is_that_run(run, capsys):
+    result = pretrain(run)
+    assert "encoding bipe_levels with levels lines, fields: records, since 100% of the lines" in capsys.readouterr().out
+    assert result["chosen"]["encoding"] == "bipe_levels" and result["config"]["encoding"] == "auto"
+    named = pretrain(run | {"encoding": "bipe_levels", "output_dir": run["output_dir"] + "-named"})
+    assert named["eval_loss"] == result["eval_loss"]
+    ours, theirs = (AutoConfig.from_pretrained(run["output_dir"] + end).to_dict() for end in ("", "-named"))
+    assert ours | {"_name_or_path": ""} == theirs | {"_name_or_path": ""}
+
+
+@pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
+def test_an_interrupted_run_goes_on_as_what_it_chose(run):
+    interrupt(pretrain, run, step=2)
+    assert pretrain(run)["resumed_from"] == "checkpoint-1"
+
+
+@pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
+def test_what_is_given_besides_wins(run):
+    pretrain(run | {"levels": ["lines", "words"], "max_segment_length": 7})
+    config = AutoConfig.from_pretrained(run["output_dir"])
+    assert config.max_segment_length == 7 and len(config.inner_separator_token_ids) == 1
+
+
+def test_another_model_has_its_own_encoding(run):
+    with pytest.raises(InputError, match="encoding: 'auto' given, but a model of type llama has its own"):
+        pretrain(run | {"model_type": "llama"})
