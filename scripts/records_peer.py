@@ -5,10 +5,10 @@
 
 GReaT writes a row as "age is 36, vote is Dole, ..." in a new random order of columns each time. Its code (`be_great`)
 trains and reads the rows here; its pretrained GPT-2 is not used: a new GPT-2 of about as many parameters starts from
-random weights, as ours does, with a BPE that is trained on its rows as text. Two things are not left at the defaults of
-be_great 0.0.14, with which 1 % of the rows drawn for iris were valid: the tokenizer puts the end-of-text token behind
-each row in training, since padding alone does not end rows that are all as long; and a row that is drawn starts with
-its class, as often as it comes (`conditional_col`), not with a random number with noise and five decimals.
+random weights, as ours does, with a BPE that is trained on its rows as text. Two things are not left at the defaults
+of be_great 0.0.14, with which 1 % of the rows drawn for iris were valid: the tokenizer puts the end-of-text token
+behind each row in training, since padding alone does not end rows that are all as long; and a row that is drawn starts
+with its class, as often as it comes (`conditional_col`), not with a random number with noise and five decimals.
 
 Tables that packages ship: iris and wine (scikit-learn), anes96 (statsmodels; without logpopul, which follows from
 popul). The class is the first column. A fifth of the rows, drawn with the seed, is measured and seen by nobody before.

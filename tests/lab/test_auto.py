@@ -44,27 +44,29 @@ def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
 @given(st.lists(st.text("abc ,", min_size=1), min_size=2, max_size=6, unique=True), st.integers(3, 40))
 @settings(max_examples=30, deadline=None)
 def test_json_lines_have_the_levels_of_json(keys, rows):
-    lines = [json.dumps({key: row for key in keys}) for row in range(rows)]
+    lines = [json.dumps(dict.fromkeys(keys, row)) for row in range(rows)]
     assert choose_encoding(["\n".join(lines)]).levels == ("json",)
 
 
 @pytest.mark.parametrize("text", [prose(200), "", "\n\n", "one word", "a,b\nc,d\ne,f"])
 def test_what_is_no_record_has_none(text):
     choice = choose_encoding([text])
-    assert choice.levels == () and "levels" not in ENCODINGS[choice.encoding].label
+    assert choice.levels == ()
+    assert "levels" not in ENCODINGS[choice.encoding].label
 
 
 def test_pieces_lie_all_over_a_long_document_and_begin_with_a_line():
     text = "\n".join(f"line {number} " + "x" * 90 for number in range(60_000))
     pieces = sample(Dataset.from_dict({"text": [text]}))
-    assert len(pieces) == PIECES and all(piece.startswith("line ") for piece in pieces)
+    assert len(pieces) == PIECES
+    assert all(piece.startswith("line ") for piece in pieces)
     assert int(pieces[-1].split()[1]) > 59_000
 
 
 def test_pieces_are_of_documents_evenly_spaced():
     many = Dataset.from_dict({"text": [f"document {number}" for number in range(1000)]})
     pieces = sample(many)
-    assert len(pieces) == PIECES and pieces[0] == "document 0" and pieces[-1] == "document 995"
+    assert (len(pieces), pieces[0], pieces[-1]) == (PIECES, "document 0", "document 995")
     assert sample(many.to_iterable_dataset())[-1] == f"document {PIECES - 1}"
 
 
@@ -96,8 +98,9 @@ def run(tmp_path):
 @pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 def test_a_run_says_what_it_chose_and_is_that_run(run, capsys):
     result = pretrain(run)
-    assert "encoding bipe_levels with levels lines, fields: records, since 100% of the lines" in capsys.readouterr().out
-    assert result["chosen"]["encoding"] == "bipe_levels" and result["config"]["encoding"] == "auto"
+    said = capsys.readouterr().out
+    assert "encoding bipe_levels with levels lines, fields: records, since 100% of the lines have" in said
+    assert (result["chosen"]["encoding"], result["config"]["encoding"]) == ("bipe_levels", "auto")
     named = pretrain(run | {"encoding": "bipe_levels", "output_dir": run["output_dir"] + "-named"})
     assert named["eval_loss"] == result["eval_loss"]
     ours, theirs = (AutoConfig.from_pretrained(run["output_dir"] + end).to_dict() for end in ("", "-named"))
@@ -114,7 +117,8 @@ def test_an_interrupted_run_goes_on_as_what_it_chose(run):
 def test_what_is_given_besides_wins(run):
     pretrain(run | {"levels": ["lines", "words"], "max_segment_length": 7})
     config = AutoConfig.from_pretrained(run["output_dir"])
-    assert config.max_segment_length == 7 and len(config.inner_separator_token_ids) == 1
+    assert config.max_segment_length == 7
+    assert len(config.inner_separator_token_ids) == 1
 
 
 def test_another_model_has_its_own_encoding(run):

@@ -1,12 +1,13 @@
 """The encoding that suits a text: `encoding: auto`.
 
-The rule is what the map of kinds of text found (`results/kinds/kinds.md`): where every line has as many fields as the
-line before, as in tables and JSON lines, levels inside segments have the lowest perplexity; everywhere else ... do.
+Where every line has as many fields as the line before, as in tables and JSON lines, rows and fields are what a model
+should see: an encoding with levels. Everywhere else it is the hybrid over tokens. The rule is as good as what was
+measured: `docs/levels.md` says on which kinds of text.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from re import Pattern
 
 from datasets import Dataset, IterableDataset
@@ -38,7 +39,7 @@ class Choice:
 
 
 def choose_encoding(pieces: Iterable[str]) -> Choice:
-    """The encoding that the map suggests for a text of which these are pieces, each of whole lines."""
+    """The encoding that suits a text of which these are pieces, each of whole lines."""
     lines = [[line for line in piece.split("\n") if line.strip()] for piece in pieces]
     is_json = share(line.lstrip().startswith("{") for own in lines for line in own) > RECORDS
     preset, levels = ("values", ("json",)) if is_json else ("fields", ("lines", "fields"))
@@ -59,10 +60,7 @@ def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:
     regular = []
     for lines in pieces:
         counts = [len(separator.findall(line)) for line in lines]
-        regular += [
-            count == before and count >= FEWEST_SEPARATORS
-            for before, count in zip(counts, counts[1:], strict=False)
-        ]
+        regular += [count == before and count >= FEWEST_SEPARATORS for before, count in pairwise(counts)]
     return share(regular)
 
 
