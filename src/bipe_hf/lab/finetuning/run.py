@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError, did_you_mean
-from ..common.checkpoints import initial_source, local_folder
+from ..common.checkpoints import initial_source, keep_origin, local_folder
 from ..common.digests import rows_digest
 from ..common.extras import require
 from ..common.messages import check_counts
