@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
-from families import FAMILIES, family_of
+from families import FAMILIES, family_of, pairs
 from huggingface_hub import constants
 from tiny import LEVELS, TINY
 from transformers.utils import logging
@@ -74,11 +74,12 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(params=["rope", "alibi", "levels"])
-def model(request, family, tiny_model):
+@pytest.fixture(params=pairs(["rope", "alibi", "levels"]))
+def model(request, tiny_model):
     """A tiny model of each family with each inter encoding, and with levels inside segments."""
+    family, encoding = request.param
     encodings = {"levels": {"inter_encoding": "rope", **LEVELS}}
-    return tiny_model(family, **encodings.get(request.param, {"inter_encoding": request.param}))
+    return tiny_model(family, **encodings.get(encoding, {"inter_encoding": encoding}))
 
 
 @pytest.fixture

@@ -130,8 +130,8 @@ def test_importing_the_package_loads_little_more_than_the_stock_models():
     ]
     added = {name for name in loaded[1] - loaded[0] if not name.startswith(("transformers.", "huggingface_hub."))}
     model = {f"bipe_hf.model.{file.stem}" for file in (Path(bipe_hf.__file__).parent / "model").glob("*_bipe*.py")}
-    card = {"bipe_hf.hub", "bipe_hf.hub.card", "bipe_hf.hub.card_file", "bipe_hf.hub.records"}  # for what is pushed
-    assert added == {"bipe_hf", "bipe_hf.model", *model, *card}
+    pushed = {"bipe_hf.hub", *(f"bipe_hf.hub.{name}" for name in ("card", "card_file", "origin", "records"))}
+    assert added == {"bipe_hf", "bipe_hf.interrupted", "bipe_hf.model", *model, *pushed}
 
 
 def test_importing_the_package_loads_neither_data_sets_nor_the_lab():

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -436,7 +437,7 @@ def test_convert_passes_its_arguments_on_and_prints_the_report(monkeypatch, caps
 
     def convert_checkpoint(*args, **kwargs):
         calls.append((args, kwargs))
-        return "the report"
+        return SimpleNamespace(text=lambda verbose: "the report")
 
     monkeypatch.setattr("bipe_hf.lab.conversion.convert_checkpoint", convert_checkpoint)
     assert main(["convert", "theirs", "ours"]) == 0
@@ -453,7 +454,7 @@ def test_convert_passes_on_what_was_given_for_a_stock_checkpoint(monkeypatch, ca
 
     def convert_stock_checkpoint(*args, **kwargs):
         calls.append((args, kwargs))
-        return "the report"
+        return SimpleNamespace(text=lambda verbose: "the report")
 
     monkeypatch.setattr("bipe_hf.lab.conversion.convert_stock_checkpoint", convert_stock_checkpoint)
     words = ["convert", "theirs", "ours", "--from", "stock"]

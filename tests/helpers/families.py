@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import pytest
 import transformers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
@@ -51,6 +52,22 @@ FAMILIES = {
         {"rotary_pct": 0.25},
     ),
 }
+# What CI runs of families and encodings: each family with a rotary and with another one; the others are slow tests.
+QUICK_PAIRS = {("llama", "rope"), ("gpt_neox", "alibi"), ("llama", "levels")}
+
+
+def pairs(encodings) -> list:
+    """Each family with each of these encodings, as parameters of a test."""
+    marks = {True: (), False: (pytest.mark.slow,)}
+    return [
+        pytest.param(
+            (family, name), id=f"{family}-{name}", marks=marks[(family, name.removeprefix("bipe_")) in QUICK_PAIRS]
+        )
+        for family in FAMILIES
+        for name in encodings
+    ]
+
+
 HEADS = ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 

@@ -154,7 +154,7 @@ def test_overwriting_leaves_nothing_of_the_model_before(checkpoint, output):
     (stock / "tokenizer.json").unlink()
     convert_stock_checkpoint(stock, output, segmentation="document", overwrite=True)
     left = {path.name for path in output.iterdir() if path.suffix != ".py"}
-    assert left == {"config.json", "generation_config.json", WEIGHTS, "notes.txt", "README.md"}
+    assert left == {"config.json", "generation_config.json", WEIGHTS, "notes.txt", "README.md", "origin.json"}
     assert "whole text is one" in (output / "README.md").read_text()
 
 

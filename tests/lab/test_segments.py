@@ -392,7 +392,13 @@ def test_bad_argument_is_refused_before_the_text_is_read(tmp_path, words, option
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b" \n", "holds no text"), (b"\xff\xfe", "is not UTF-8"), (None, "missing.txt")]
+    ("content", "message"),
+    [
+        (b" \n", "holds no text"),
+        (b"\xff\xfe", "is UTF-16 text"),
+        (b"caf\xe9 au lait", "is not UTF-8"),
+        (None, "missing.txt"),
+    ],
 )
 def test_text_that_cannot_be_read_is_named(tmp_path, words, content, message, capsys):
     text = tmp_path / ("missing.txt" if content is None else "text.txt")

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, family_of
+from families import FAMILIES, family_of, pairs
 from tiny import LEVELS
 from transformers import DynamicCache, StaticCache
 from transformers import set_seed as seed_everything
@@ -32,14 +32,10 @@ WAYS_TO_CACHE = {
 }
 
 
-@pytest.fixture(params=ENCODINGS)
-def encoding(request):
-    return ENCODINGS[request.param]
-
-
-@pytest.fixture(params=FAMILIES)
-def model(request, encoding, tiny_model):
-    return tiny_model(request.param, **encoding)
+@pytest.fixture(params=pairs(ENCODINGS))
+def model(request, tiny_model):
+    family, encoding = request.param
+    return tiny_model(family, **ENCODINGS[encoding])
 
 
 @pytest.fixture(params=[{}, {"attn_implementation": "eager"}], ids=["sdpa", "eager"])
