@@ -136,7 +136,7 @@ def test_output_folder_loads_with_the_auto_classes(finished_run):
     config = model.config
     assert config.separator_token_ids == tokenizer.separator_token_ids
     separators = [tokenizer.decode(token_id) for token_id in tokenizer.separator_token_ids]
-    assert set(separators) - {tokenizer.eos_token} <= set(".!?\n\v\f")
+    assert set(separators) - {tokenizer.eos_token} <= set(".!?\n\r\v\f")
     assert (config.vocab_size, config.eos_token_id, config.pad_token_id) == (
         len(tokenizer),
         tokenizer.eos_token_id,
