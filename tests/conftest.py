@@ -14,6 +14,34 @@ from tiny import LEVELS, TINY
 from transformers.utils import logging
 
 
+# Tests that take seconds with each of their parameters: those with one of these words are slow tests. Quicker ones
+# cover the same families, sizes and types, and `make test-all` runs everything.
+SLOW_PARAMETERS = {
+    "test_16_bit_alibi_is_finite_over_thousands_of_segments": ["gpt_neox"],
+    "test_5000_segments_in_16_bits_stay_near_float64": ["levels", "rope-dtype1"],
+    "test_a_comparison_runs_with_its_configuration": ["extension", "books"],
+    "test_a_model_loads_without_the_package": ["gpt_neox-Model", "gpt_neox-ForSequence"],
+    "test_a_model_saved_without_the_package_is_complete": ["gpt_neox"],
+    "test_a_traced_model_serves_every_batch_and_length": ["gpt_neox"],
+    "test_accumulated_batches_train_as_one_batch": ["gpt_neox"],
+    "test_answers_are_those_of_one_request_at_a_time": ["levels-auto", "gpt_neox-alibi-auto"],
+    "test_backends_agree_on_a_bias": ["gpt_neox"],
+    "test_columns_are_as_near_float64_as_a_materialised_bias": ["bfloat16-64", "float32-128"],
+    "test_every_task_learns_an_easy_rule": ["gpt_neox"],
+    "test_one_program_serves_every_batch_and_length": ["llama-rope"],
+    "test_transformers_exports_a_step_with_its_cache": ["llama-rope"],
+    "test_two_interrupted_processes_train_what_one_does": ["fsdp2"],
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = item.name.partition("[")
+        if any(word in name[2] for word in SLOW_PARAMETERS.get(name[0], ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_hub():
     """No test asks the Hub, here or in a process that it starts: without a network a client tries for minutes."""
