@@ -7,7 +7,7 @@ import sys
 import peft
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, pairs
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -16,7 +16,7 @@ from bipe_hf.integrations.peft import lora_config
 from bipe_hf.model.compatibility_bipe import CACHE_NAME, NEW_CACHE_NAME
 
 
-one_inter_encoding = pytest.mark.parametrize("model", ["rope"], indirect=True)
+one_inter_encoding = pytest.mark.parametrize("model", pairs(["rope"]), indirect=True)
 """For what no position can change."""
 
 LABELS = {

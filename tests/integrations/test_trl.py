@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from families import pairs
 from paths import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy, logsigmoid
@@ -34,7 +35,7 @@ CHAT_TEMPLATE = (
     "{% generation %}{{ message.content }} </s>{% endgeneration %} {% endif %}{% endfor %}"
 )
 
-one_inter_encoding = pytest.mark.parametrize("model", ["rope"], indirect=True)
+one_inter_encoding = pytest.mark.parametrize("model", pairs(["rope"]), indirect=True)
 """For what is about the data: batches are compared with both encodings in the first tests."""
 
 PACKED = {"packing": True, "max_length": 64}
