@@ -17,7 +17,6 @@ from words import WORDS
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
 from bipe_hf.lab.common import session
-from bipe_hf.lab.common.files import write_bytes_whole
 from bipe_hf.lab.common.messages import as_input_error
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.errors_bipe import InputError
@@ -125,7 +124,7 @@ def test_nothing_half_written_is_left_by_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     monkeypatch.setattr(Path, "write_text", fail)
-    for write in (lambda: write_bytes_whole(tmp_path / "a", b"12345"), lambda: write_whole(tmp_path / "b", "12345")):
+    for write in (lambda: write_whole(tmp_path / "a", b"12345"), lambda: write_whole(tmp_path / "b", "12345")):
         with pytest.raises(OSError, match="No space"):
             write()
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from paths import HELPERS, ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from words import WORDS
+from words import write_corpus
 
 from bipe_hf.lab.common.run_folder import find_checkpoint
 from bipe_hf.lab.common.session import set_up_sharding
@@ -42,10 +41,7 @@ def folder(tmp_path_factory) -> Path:
     blocks twice, so that all processes have as many."""
     folder = tmp_path_factory.mktemp("accelerate")
     (folder / "texts").mkdir()
-    draw = random.Random(0)
-    for number in range(8):
-        lines = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) + "." for _ in range(48)]
-        (folder / "texts" / f"{number}.txt").write_text("\n".join(lines))
+    write_corpus(folder / "texts", files=8, lines=48)
     settings = {
         "data": str(folder / "texts"),
         "validation_fraction": 0.2,

@@ -1,7 +1,6 @@
 """Encodings that move while a model is trained."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from interruption import interrupt
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerState
-from words import WORDS
+from words import write_corpus
 
 from bipe_hf.lab.common.session import CurrentIntervals
 from bipe_hf.lab.training import pretrain
@@ -30,12 +29,7 @@ pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    draw = random.Random(0)
-    for number in range(6):
-        lines = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) + "." for _ in range(24)]
-        (folder / f"{number}.txt").write_text("\n".join(lines))
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus"), files=6)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
 )
-from words import WORDS
+from words import write_corpus
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.lab.data import SkippedIndices, StretchedIndices, load_documents, make_blocks, tokenize_documents
@@ -382,12 +382,7 @@ def test_a_batch_without_tokens_is_refused():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    draw = random.Random(0)
-    for number in range(8):
-        lines = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) + "." for _ in range(24)]
-        (folder / f"{number}.txt").write_text("\n".join(lines))
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus"), files=8)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import random
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.training_args import OptimizerNames
-from words import WORDS
+from words import write_corpus
 
 from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.lab.common.digests import rows_digest
@@ -44,12 +43,7 @@ pytestmark = pytest.mark.usefixtures("own_datasets_cache", "no_progress_bars")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    draw = random.Random(0)
-    for number in range(8):
-        lines = [" ".join(draw.choices(WORDS, k=draw.randint(2, 8))) + "." for _ in range(24)]
-        (folder / f"{number}.txt").write_text("\n".join(lines))
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus"), files=8)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 Truths: loops over single tokens, and the same model with `input_ids` alone.
 """
 
-from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operations import READS_A_VALUE, Operations
 from tiny import LEVELS, TINY
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 from word_tokenizer import EOS, make_word_tokenizer, random_words
 
@@ -245,18 +244,6 @@ def test_a_plain_trainer_on_joined_columns_learns_what_it_learns_without(family,
     assert losses[0] == losses[1]
 
 
-class Reads(TorchDispatchMode):
-    """Counts values that are read on the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[str(function)] += 1
-        return function(*args, **(kwargs or {}))
-
-
 @torch.no_grad()
 def test_one_warning_and_from_then_on_no_value_is_read(family, caplog):
     """On an accelerator a read waits for all that was queued before."""
@@ -264,9 +251,9 @@ def test_one_warning_and_from_then_on_no_value_is_read(family, caplog):
     ids = torch.tensor([[5, 3, 9, 7], [5, 4, 9, 8]])
     wrong = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0]])
     for step in range(3):
-        with Reads() as reads:
+        with Operations() as reads:
             model(ids, segment_ids=wrong, use_cache=False)
-        assert (reads.counts["aten._local_scalar_dense.default"] > 0) == (step == 0)
+        assert (reads.counts[READS_A_VALUE] > 0) == (step == 0)
     assert [record.message for record in caplog.records] == [
         "segment_ids of 1 of 2 rows do not fit input_ids: there the segments are those that the model finds by its own"
         " separators. Leave segment_ids out of the batch; ids that tell other segments apart are taken with"

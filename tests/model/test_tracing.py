@@ -97,6 +97,7 @@ def test_a_traced_model_keeps_what_its_arguments_say(family, name):
             torch.testing.assert_close(traced(**others), model(**others), atol=1e-5, rtol=0)
 
 
+NEEDS_ONNX = "needs pip install '.[onnx]', which make test does"
 WITHOUT_ONNX = {"aten.cummax.default", "aten.view.dtype", "aten.__rshift__.Tensor"}
 
 
@@ -110,7 +111,7 @@ def test_an_exported_graph_has_nothing_that_onnx_lacks(family, name):
 
 def onnx_session(model, folder, **options):
     """The model as an ONNX Runtime session, as a function of ids and mask."""
-    runtime = pytest.importorskip("onnxruntime")
+    runtime = pytest.importorskip("onnxruntime", reason=NEEDS_ONNX)
     path = folder / "model.onnx"
     torch.onnx.export(model, inputs_of(2, 12), path, **options)
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -128,7 +129,7 @@ AXES = {0: "batch", 1: "length"}
 
 @pytest.mark.parametrize("name", ["levels", "t5"])
 def test_the_older_onnx_exporter(family, name, tmp_path):
-    pytest.importorskip("onnx")
+    pytest.importorskip("onnx", reason=NEEDS_ONNX)
     model = model_of(family, name)
     names = {"input_names": ["ids", "mask"], "output_names": ["logits"], "dynamic_axes": {"ids": AXES, "mask": AXES}}
     compare(onnx_session(model, tmp_path, dynamo=False, **names), model)
@@ -137,7 +138,7 @@ def test_the_older_onnx_exporter(family, name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hybrid", "levels", "t5"])
 def test_the_newer_onnx_exporter(family, name, tmp_path):
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxscript", reason=NEEDS_ONNX)
     model = model_of(family, name)
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
     compare(onnx_session(model, tmp_path, dynamo=True, dynamic_shapes=(sizes, sizes), verbose=False), model)

@@ -1,26 +1,13 @@
 """What a forward does beyond a stock model's: positions once, for all layers, and nothing on the host."""
 
-from collections import Counter
-
 import pytest
 import torch
 from families import FAMILIES
-from torch.utils._python_dispatch import TorchDispatchMode
+from operations import READS_A_VALUE, Operations
 
 
 SHAPE = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
-READS_A_VALUE = "aten._local_scalar_dense.default"
 IDS = torch.randint(1, 60, (2, 24), generator=torch.Generator().manual_seed(1))
-
-
-class Operations(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[str(function)] += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(params=FAMILIES)

@@ -87,14 +87,7 @@ class SegmentCounter:
             is_token: bool of the same shape, False at padding; None where there is none.
         """
         if self._levels == 1:
-            ends = self._any_separator.take(ids, mode="clip")
-            if is_token is not None:
-                ends &= is_token
-            segment_ids = ends.cumsum(axis=1, dtype=np.int64)
-            segment_ids -= ends
-            if is_token is not None:
-                segment_ids[~is_token] = PADDING_SEGMENT_ID
-            return segment_ids
+            return self._segmenter.segment_ids(ids, is_token)
         starts_document = np.zeros(ids.shape, dtype=bool)
         starts_document[:, :1] = True
         of_tokens = self.of_stream(

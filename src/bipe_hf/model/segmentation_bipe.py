@@ -198,19 +198,21 @@ class Segmenter(nn.Module):
     def segment_ids(
         self, input_ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
     ) -> np.ndarray:
-        """The segments of one row that end at separators, for a tokenizer; arrays of shape `(length,)`, int64 or bool.
+        """The segments that end at separators, for a tokenizer; arrays of shape `(..., length)`, int64 or bool.
 
-        What it returns has the shape `(length, levels)` where there are inner levels, the segment first. It is
-        numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs once its
-        parent has used its threads.
+        Where there are inner levels the shape is `(length,)`, and `(length, levels)` what it returns, the segment
+        first. It is numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs
+        once its parent has used its threads.
         """
-        ends_segment = self._is_separator[np.minimum(input_ids, len(self._is_separator) - 1)]
+        ends_segment = self._is_separator.take(input_ids, mode="clip")
         if is_token is not None:
-            ends_segment = ends_segment & is_token
-        ended_before = np.cumsum(ends_segment) - ends_segment
+            ends_segment &= is_token
+        segment_ids = ends_segment.cumsum(axis=-1, dtype=np.int64)
+        segment_ids -= ends_segment
         if starts_document is not None:
-            ended_before -= np.maximum.accumulate(np.where(starts_document, ended_before, 0))
-        segment_ids = ended_before if is_token is None else np.where(is_token, ended_before, PADDING_SEGMENT_ID)
+            segment_ids -= np.maximum.accumulate(np.where(starts_document, segment_ids, 0), axis=-1)
+        if is_token is not None:
+            segment_ids[~is_token] = PADDING_SEGMENT_ID
         if not self.inner_separator_token_ids:
             return segment_ids
         levels = np.full((len(input_ids), 1 + len(self.inner_separator_token_ids)), PADDING_SEGMENT_ID)

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -125,14 +127,27 @@ def write_code(folder: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all, whenever the process is killed and whoever else writes it."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`: it becomes that one at the end, as a whole, or is removed.
+
+    So nothing is half written, whenever the process is killed, however full the disk is and whoever else writes it.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file as a whole or not at all (see [`whole_file`]); text as UTF-8."""
+    with whole_file(path) as partial:
+        if isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            partial.write_text(content, encoding="utf-8")
 
 
 def _code(folder: Path) -> dict[str, str]:

@@ -40,7 +40,7 @@ from ...hub.records import read_record
 from ...model.configuration_bipe import replaced_rope_parameters
 from ...model.errors_bipe import InputError, InputNotFoundError
 from .digests import file_digest
-from .files import read_json
+from .files import read_json, user_path
 from .messages import as_input_error, first_line
 from .run_folder import DATA_FILE
 
@@ -232,7 +232,7 @@ def local_folder(source: str | Path, revision: str | None = None, what: str = "m
 
     Raises `InputError` for a file, and for a folder with a `revision`, which only a repository has.
     """
-    folder = Path(source).expanduser()
+    folder = user_path(source)
     if folder.is_file():
         raise InputError(f"{what} {source}: this is a file, not a folder")
     if not folder.is_dir():
@@ -260,7 +260,7 @@ def open_folder(
     folder: str | Path, config_fields: dict[str, Any] | None = None, *, name: str | None = None
 ) -> Checkpoint:
     """[`open_checkpoint`] of a folder alone: where there is none, the Hub is not asked."""
-    path = Path(folder).expanduser().resolve()
+    path = user_path(folder).resolve()
     return _open(path, str(folder), name or path.name, None, config_fields)
 
 

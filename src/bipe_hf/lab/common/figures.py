@@ -1,6 +1,5 @@
 """What the figures of the lab have in common: looks, axes, legends, files."""
 
-import os
 import textwrap
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
@@ -8,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...model.travel_bipe import whole_file
 from .extras import require
 
 
@@ -45,12 +45,8 @@ def save_figure(figure: "Figure", output: Path) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # that is said already, once
         for target in pictures(output):
             kind = target.suffix.removeprefix(".")
-            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-            try:
+            with whole_file(target) as partial:
                 figure.savefig(partial, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
-                os.replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
 
 
 def use_fonts_of_all_scripts(figure: "Figure") -> None:

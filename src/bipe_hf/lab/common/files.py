@@ -1,7 +1,6 @@
 """Files that users name, and those that hold JSON."""
 
 import json
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -12,16 +11,6 @@ from ...model.errors_bipe import InputError, InputNotFoundError
 def user_path(path: str | Path) -> Path:
     """The path that a user gave, on the command line, in a file of settings or in Python: `~` is the home."""
     return Path(path).expanduser()
-
-
-def write_bytes_whole(path: Path, data: bytes) -> None:
-    """Writes a file as a whole or not at all, whatever ends the process and however full the disk is."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def name_of_file(text: str, also: str = "") -> str:

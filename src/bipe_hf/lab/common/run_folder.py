@@ -20,6 +20,7 @@ from transformers import TrainerState
 from ...hub.records import ORIGIN_FILE
 from ...model.errors_bipe import InputError, InputExistsError
 from ...model.travel_bipe import check_code, write_whole
+from .files import user_path
 from .trained_on import TRAINED_ON_FILE
 
 
@@ -183,7 +184,7 @@ def _with_nulls(value: Any) -> Any:
 def _check_inputs(folder: Path, settings: dict[str, Any]) -> None:
     """Refuses to delete a run together with what the new one is to read."""
     for key in ("initial_model", "tokenizer", "data"):
-        source = Path(settings.get(key) or "").expanduser()
+        source = user_path(settings.get(key) or "")
         if settings.get(key) and source.exists() and source.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"{key}: {settings[key]} lies in output_dir {folder}, whose run --overwrite deletes: give another"

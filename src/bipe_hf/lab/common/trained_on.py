@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import write_bytes_whole
+from ...model.travel_bipe import write_whole
 
 
 TRAINED_ON_FILE = "trained_on.npy"
@@ -27,7 +27,7 @@ def write_trained_on(folder: Path, texts: Iterable[str], initial: Path | None = 
         digests = np.concatenate([digests, earlier])
     content = io.BytesIO()
     np.save(content, np.unique(digests), allow_pickle=False)
-    write_bytes_whole(folder / TRAINED_ON_FILE, content.getvalue())
+    write_whole(folder / TRAINED_ON_FILE, content.getvalue())
 
 
 def read_trained_on(folder: Path) -> np.ndarray | None:

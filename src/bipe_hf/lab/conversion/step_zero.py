@@ -7,9 +7,12 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...model.errors_bipe import InputError, InputNotFoundError
+from ...model.errors_bipe import InputNotFoundError
 from ...model.tokenization_bipe import BipeTokenizer
+from ..common.files import user_path
+from ..common.messages import as_input_error
 from ..common.session import perplexity
+from ..data import read_text_file
 from ..data.python_corpus import python_installation, read_python
 from ..evaluation.scoring import block_windows, score
 
@@ -48,13 +51,11 @@ def read_sample(file: str | Path | None) -> str:
     does not.
 
     Raises:
-        ValueError: a file that cannot be read, or is no UTF-8.
+        ValueError: a file that cannot be read, or is no text.
     """
     if file is not None:
-        try:
-            return Path(file).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"text: {file} cannot be read as UTF-8 ({error})") from error
+        with as_input_error(f"text: {file} cannot be read", OSError):
+            return read_text_file(user_path(file))
     try:
         topics = read_python(**python_installation(), version=0)
     except InputNotFoundError:

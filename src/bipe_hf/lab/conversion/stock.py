@@ -165,8 +165,6 @@ def convert_stock_checkpoint(
         elif levels is None:
             levels = (encoding and encoding_levels(encoding)) or ["sentences"]
     config = make_config(config_class, carried | own)
-    stock_class = STOCK_CLASSES[model_class]
-    stock_config = make_config(stock_class.config_class, carried)
     described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
     report = ConversionReport(name, output, described, parameters=0)
     if no_padding:
@@ -175,15 +173,17 @@ def convert_stock_checkpoint(
     generation_config = _generation_config(folder, source, config)
 
     weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
-    stock_weights = {key: value for key, value in weights.items() if key not in report.created}
     _note_positions(config, report)
     report.notes.append(f"weights kept in {str(common_dtype(weights)).removeprefix('torch.')}")
     model = build_model(model_class, config, weights)
-    stock = build_model(stock_class, stock_config, stock_weights)
     model.generation_config = generation_config
     report.parameters = model.num_parameters()
     save(model, tokenizer, describe_origin(checkpoint, folder), output)
-    report.step_zero = None if tokenizer is None else measure_step_zero(stock, model, tokenizer, sample, text)
+    if tokenizer is not None:
+        stock_weights = {key: value for key, value in weights.items() if key not in report.created}
+        stock_class = STOCK_CLASSES[model_class]
+        stock = build_model(stock_class, make_config(stock_class.config_class, carried), stock_weights)
+        report.step_zero = measure_step_zero(stock, model, tokenizer, sample, text)
     note_step_zero(config, report)
     return report
 

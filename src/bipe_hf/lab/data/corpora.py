@@ -8,6 +8,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from datasets.fingerprint import Hasher
 
 from ...model.errors_bipe import InputError
+from ..common.files import user_path
 from .formats import read_text_file
 from .python_corpus import python_installation, read_python
 from .split import split_by_document
@@ -74,7 +75,7 @@ def load_documents(
         raise InputError(f"validation_fraction must lie between 0 and 1, both excluded, not {validation_fraction}")
     if not source:
         raise InputError("source is empty; it must name a file, a folder or a data set")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if source == DEFAULT_CORPUS:
         splits = {"train": _generated(source, read_python, python_installation(), streaming)}
     elif path.is_dir() and not holds_tables(path):

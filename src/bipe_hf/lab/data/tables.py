@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from ..common.files import user_path
 from .formats import check_zstd, content_suffix
 
 
@@ -48,7 +49,7 @@ def load_rows(source: str, *, validation_fraction: float = 0.1) -> DatasetDict:
     """
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1, both excluded, not {validation_fraction}")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists() and not holds_tables(path):
         raise InputError(f"{source} is no table ({', '.join(TABLES)}), folder of tables or saved data set")
     splits = read_tables(source)
@@ -112,7 +113,7 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
     In local `.csv` files only an empty cell is missing; `datasets` alone would take words such as NA, None and null
     for missing, too.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir() and is_saved_data_set(path):
         with reading(source):
             splits = datasets.load_from_disk(str(path))

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -10,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from ...model.errors_bipe import InputError
 from ..common.checkpoints import Checkpoint
 from ..common.digests import rows_digest
+from ..common.files import user_path
 from ..common.trained_on import document_digests, read_trained_on
 from ..data import load_documents
 
@@ -100,4 +100,4 @@ def _digest(data: str, text_column: str, fraction: float) -> str | None:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return user_path(one).resolve() == user_path(other).resolve()

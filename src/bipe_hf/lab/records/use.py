@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...model.errors_bipe import InputError, InputExistsError
-from ..common.files import user_path, write_bytes_whole
+from ...model.travel_bipe import write_whole
+from ..common.files import user_path
 from ..common.results import check_writable
 from .fill import Filled, check_fillable, fill_rows
 from .form import Row
@@ -113,4 +114,4 @@ def _write(rows: Sequence[Row], schema: Schema, columns: Sequence[str], output: 
     if output is None:
         sys.stdout.write(text)
     else:
-        write_bytes_whole(user_path(output), text.encode(schema.source.text_encoding))
+        write_whole(user_path(output), text.encode(schema.source.text_encoding))

@@ -1,7 +1,6 @@
 """What a report reads: the tokenizer, what ends its segments, and the documents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -11,6 +10,7 @@ from ...model.errors_bipe import InputError
 from ...model.separators_bipe import PRESETS
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import is_bipe, load_part, local_folder
+from ..common.files import user_path
 from ..data import load_documents, read_text_file
 from ..data.tables import holds_tables
 
@@ -149,7 +149,7 @@ def read_documents(source: str, text_column: str = "text") -> Dataset:
 
     A text file is one document. Raises as `load_documents` does.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_file() and not holds_tables(path):
         # `load_documents` would divide it, and needs a blank line to do so.
         text = read_text_file(path)

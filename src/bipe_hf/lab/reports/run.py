@@ -11,8 +11,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from ...model.errors_bipe import InputError, InputExistsError
+from ...model.travel_bipe import write_whole
 from ..common.figures import require_matplotlib, save_figure
-from ..common.files import user_path, write_bytes_whole
+from ..common.files import user_path
 from ..common.results import check_writable, moment, write_results
 from ..common.tables import require_tabulate
 from ..data import tokenize_documents
@@ -139,7 +140,7 @@ def _write(
     if len(units) > 1:
         facts += f" Inside: {_averages(report)}."
     page = render_page(documents, segmentation, name, len(ids), facts)
-    write_bytes_whole(output / "segments.html", page.encode())
+    write_whole(output / "segments.html", page)
 
 
 def _averages(report: LevelReport) -> str:

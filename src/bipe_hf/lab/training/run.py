@@ -60,17 +60,18 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
 
     folder = Path(training_args.output_dir)
     checkpoint = find_checkpoint(folder, stored, overwrite=overwrite, say=say, processes=training_args.world_size)
-    choice = None
+    choice, documents = None, None
     if model_args.encoding == AUTO:
         with training_args.main_process_first(desc="looking at the data"):
-            choice = choose_encoding(sample(read_documents(data_args)["train"]))
+            documents = read_documents(data_args)
+            choice = choose_encoding(sample(documents["train"]))
         say(str(choice))
         settings = settings.chosen(choice)
         model_args, data_args = settings.model, settings.data
     config = build_config(model_args, data_args) if checkpoint is None else None
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
-        documents = read_documents(data_args)
+        documents = read_documents(data_args) if documents is None else documents
         texts = documents.select_columns("text")
         digest = None if data_args.streaming else rows_digest(texts["train"], texts["validation"])
         if checkpoint is None:

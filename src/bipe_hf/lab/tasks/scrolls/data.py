@@ -9,6 +9,7 @@ from datasets import Dataset, Features, Value
 from huggingface_hub import hf_hub_download
 
 from ....model.errors_bipe import InputError, InputNotFoundError
+from ...common.files import user_path
 from ...data.tables import reading
 
 
@@ -31,7 +32,7 @@ def read_split(data: str, task: str, split: str) -> Dataset:
         FileNotFoundError: no such file.
         ValueError: it cannot be read, holds no rows, or anything but text in these columns.
     """
-    folder = Path(data).expanduser()
+    folder = user_path(data)
     if not folder.exists() and data.count("/") == 1 and not data.startswith((".", "/", "~")):
         name = f'"{data}" (no local folder, so taken for a data set of the Hugging Face Hub)'
         with reading(name):
