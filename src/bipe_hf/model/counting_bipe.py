@@ -1,25 +1,19 @@
 """Which segment every token of a text stands in, found beside a tokenizer at little of its cost.
 
-Lists are counted token by token, arrays as a whole: what a list gains in a short text, an array gains in a batch.
+Lists and few tokens are counted token by token, arrays as a whole: what a list gains in a short text, an array gains
+in a batch.
 """
 
 import gc
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 
-from .segmentation_bipe import PADDING_SEGMENT_ID, Segmenter
+from .segmentation_bipe import PADDING_SEGMENT_ID
 
 
-class _Separators(NamedTuple):
-    """The fields of a configuration whose segments end at separators."""
-
-    separator_token_ids: tuple[int, ...]
-    inner_separator_token_ids: tuple[tuple[int, ...], ...]
-    segmentation: str = "separators"
-    fixed_segment_length: int | None = None
+FEW_TOKENS = 64  # up to so many are counted one by one sooner than as an array
 
 
 class SegmentCounter:
@@ -34,9 +28,9 @@ class SegmentCounter:
         self._levels = len(levels)
         self._level_of = {token_id: at for at in reversed(range(len(levels))) for token_id in levels[at]}
         self._is_separator = frozenset(separators).__contains__
-        self._any_separator = np.zeros(max(self._level_of, default=-1) + 2, dtype=bool)  # False from the last entry on
-        self._any_separator[list(self._level_of)] = True
-        self._segmenter = Segmenter(_Separators(separators, inner_separators))
+        # The number of levels stands for no separator, in the last entry for all ids from there on.
+        self._level_table = np.full(max(self._level_of, default=-1) + 2, self._levels, dtype=np.int8)
+        self._level_table[list(self._level_of)] = list(self._level_of.values())
 
     @property
     def padding(self) -> int | list[int]:
@@ -68,54 +62,61 @@ class SegmentCounter:
     def _of_row(self, ids: Sequence[int], known: dict) -> list:
         if self._levels == 1:
             return list(accumulate(map(self._is_separator, ids[:-1]), initial=0)) if ids else []
-        found, indices, level_of = [], (0,) * self._levels, self._level_of
-        current = known.setdefault(indices, list(indices))
+        # A unit is [the list that its tokens share, the next unit of the innermost level]; `known` has the first of
+        # these in each unit of the level outside it.
+        found, level_of = [], self._level_of
+        add, innermost, zeros = found.append, self._levels - 1, (0,) * self._levels
+        unit = known.setdefault(zeros, [list(zeros), None])
+        indices = unit[0]
         for token_id in ids:
-            found.append(current)
+            add(indices)
             if token_id in level_of:
                 level = level_of[token_id]
-                indices = (*indices[:level], indices[level] + 1, *(0,) * (self._levels - 1 - level))
-                current = known.get(indices)
-                if current is None:
-                    current = known[indices] = list(indices)
+                if level == innermost:
+                    if unit[1] is None:
+                        unit[1] = [[*indices[:-1], indices[-1] + 1], None]
+                    unit = unit[1]
+                else:
+                    first = (*indices[:level], indices[level] + 1, *zeros[level + 1 :])
+                    if first not in known:
+                        known[first] = [list(first), None]
+                    unit = known[first]
+                indices = unit[0]
         return found
 
-    def of_array(self, ids: np.ndarray, is_token: np.ndarray | None) -> np.ndarray:
-        """Those of ids of shape `(batch, length)`: of that shape, or `(batch, length, levels)` with inner levels.
+    def of_batch(self, ids: np.ndarray, is_token: np.ndarray | None) -> np.ndarray:
+        """As [`of_array`], for ids of shape `(batch, length)` with padding on one side of each row."""
+        if not 0 < ids.size <= FEW_TOKENS:
+            return self.of_array(ids, is_token)
+        return np.array(self.of_rows(ids.tolist(), None if is_token is None else is_token.tolist()), dtype=np.int64)
+
+    def of_array(
+        self, ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Those of ids of shape `(..., length)`: of that shape, or `(..., length, levels)` with inner levels.
+
+        It is numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs once
+        its parent has used its threads.
 
         Args:
             is_token: bool of the same shape, False at padding; None where there is none.
+            starts_document: bool of the same shape, True where another document starts; None where one is all.
         """
-        if self._levels == 1:
-            return self._segmenter.segment_ids(ids, is_token)
-        starts_document = np.zeros(ids.shape, dtype=bool)
-        starts_document[:, :1] = True
-        of_tokens = self.of_stream(
-            ids.ravel(), is_token if is_token is None else is_token.ravel(), starts_document.ravel()
-        )
-        return of_tokens.reshape(*ids.shape, self._levels)
-
-    def of_stream(
-        self, ids: np.ndarray, is_token: np.ndarray | None, starts_document: np.ndarray | None
-    ) -> np.ndarray:
-        """Those of documents in one row of ids, of shape `(length,)` or `(length, levels)`.
-
-        Only the last token of each run that shares its indices is looked at: a run ends with a separator of any level,
-        with a document, and where padding starts or ends.
-        """
-        if len(ids) == 0:
-            return np.zeros((0, self._levels) if self._levels > 1 else 0, dtype=np.int64)
-        is_last = self._any_separator.take(ids, mode="clip")
-        is_last[-1] = True
-        if starts_document is not None:
-            is_last[:-1] |= starts_document[1:]
+        ended = self._level_table.take(ids, mode="clip")  # the coarsest level of which a unit ends with the token
         if is_token is not None:
-            is_last[:-1] |= is_token[1:] != is_token[:-1]
-        (last,) = is_last.nonzero()
-        first = np.zeros_like(last)
-        first[1:] = last[:-1] + 1
-        if starts_document is not None:
-            starts_document = starts_document[first]
+            np.copyto(ended, self._levels, where=~is_token)
+        indices = np.empty((*ids.shape, self._levels), dtype=np.int64)
+        for level in range(self._levels):
+            ends = ended == level
+            index = ends.cumsum(axis=-1, dtype=np.int64)
+            index -= ends
+            restarts = starts_document
+            if level > 0:  # with the units of all coarser levels
+                restarts = np.zeros_like(ends) if starts_document is None else starts_document.copy()
+                restarts[..., 1:] |= ended[..., :-1] < level
+            if restarts is not None:
+                index -= np.maximum.accumulate(index * restarts, axis=-1)
+            indices[..., level] = index
         if is_token is not None:
-            is_token = is_token[last]
-        return self._segmenter.segment_ids(ids[last], is_token, starts_document).repeat(last - first + 1, axis=0)
+            np.copyto(indices, PADDING_SEGMENT_ID, where=~is_token[..., None])
+        return indices[..., 0] if self._levels == 1 else indices

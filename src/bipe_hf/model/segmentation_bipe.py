@@ -21,11 +21,9 @@ Three conventions hold in the whole package:
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import chain
 from typing import NamedTuple, Protocol, Self
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -194,66 +192,6 @@ class Segmenter(nn.Module):
         num_rows = int((~fits).sum())
         if num_rows:
             logger.warning(f"segment_ids of {num_rows} of {len(fits)} rows {otherwise}.")
-
-    def segment_ids(
-        self, input_ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The segments that end at separators, for a tokenizer; arrays of shape `(..., length)`, int64 or bool.
-
-        Where there are inner levels the shape is `(length,)`, and `(length, levels)` what it returns, the segment
-        first. It is numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs
-        once its parent has used its threads.
-        """
-        ends_segment = self._is_separator.take(input_ids, mode="clip")
-        if is_token is not None:
-            ends_segment &= is_token
-        segment_ids = ends_segment.cumsum(axis=-1, dtype=np.int64)
-        segment_ids -= ends_segment
-        if starts_document is not None:
-            segment_ids -= np.maximum.accumulate(np.where(starts_document, segment_ids, 0), axis=-1)
-        if is_token is not None:
-            segment_ids[~is_token] = PADDING_SEGMENT_ID
-        if not self.inner_separator_token_ids:
-            return segment_ids
-        levels = np.full((len(input_ids), 1 + len(self.inner_separator_token_ids)), PADDING_SEGMENT_ID)
-        levels[:, 0] = segment_ids
-        tokens = slice(None) if is_token is None else is_token
-        document = None if starts_document is None else np.cumsum(starts_document)[tokens]
-        levels[tokens, 1:] = self._inner_indices(input_ids[tokens], segment_ids[tokens], document)
-        return levels
-
-    def _inner_indices(
-        self, input_ids: np.ndarray, segment_ids: np.ndarray, document: np.ndarray | None
-    ) -> np.ndarray:
-        """The indices of the inner levels, of shape `(length, inner levels)`; nothing given is padding."""
-        is_separator = self._is_inner_separator[:, np.minimum(input_ids, self._is_inner_separator.shape[1] - 1)]
-        starts = np.ones(len(input_ids), dtype=bool)
-        starts[1:] = segment_ids[1:] != segment_ids[:-1]
-        if document is not None:
-            starts[1:] |= document[1:] != document[:-1]
-        indices = []
-        for ends in is_separator:
-            parent_starts, starts = starts, starts.copy()
-            starts[1:] |= ends[:-1]
-            count = np.cumsum(starts)
-            indices.append(count - np.maximum.accumulate(np.where(parent_starts, count, 0)))
-        return np.stack(indices, axis=-1)
-
-    @cached_property
-    def _is_separator(self) -> np.ndarray:
-        """As [`separator_table`]."""
-        table = np.zeros(max(self.separator_token_ids, default=-1) + 2, dtype=bool)
-        table[np.array(self.separator_token_ids, dtype=np.int64)] = True
-        return table
-
-    @cached_property
-    def _is_inner_separator(self) -> np.ndarray:
-        """As `_inner_table`."""
-        levels = self.inner_separator_token_ids
-        table = np.zeros((len(levels), max(chain.from_iterable(levels), default=-1) + 2), dtype=bool)
-        for row, level in zip(table, levels, strict=True):
-            row[np.array(level, dtype=np.int64)] = True
-        return table
 
     def _inner_table(self) -> torch.Tensor:
         """As [`separator_table`], a row for each inner level."""

@@ -285,7 +285,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         if is_padded:
             mask = batch.get("attention_mask")
             is_token = np.asarray([each.attention_mask for each in batch.encodings] if mask is None else mask) != 0
-        segment_ids = self._counter.of_array(np.asarray(input_ids), is_token)
+        segment_ids = self._counter.of_batch(np.asarray(input_ids), is_token)
         if isinstance(input_ids, torch.Tensor):
             batch["segment_ids"] = torch.from_numpy(segment_ids)
         elif isinstance(input_ids, np.ndarray):
@@ -340,7 +340,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             tokens = slice(None) if is_token is None else is_token
             positions = np.asarray(position_ids, dtype=np.int64)[tokens]
             starts_document[np.arange(len(input_ids))[tokens][1:]] = positions[1:] <= positions[:-1]
-        return self._counter.of_stream(np.asarray(input_ids, dtype=np.int64), is_token, starts_document).tolist()
+        return self._counter.of_array(np.asarray(input_ids, dtype=np.int64), is_token, starts_document).tolist()
 
 
 def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
