@@ -38,6 +38,13 @@ ENCODINGS = {
         "token_share": 0.7,
     },
     "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
+    "axes": {
+        "inter_encoding": "axes",
+        "inner_separator_token_ids": [[4, 5, 6, 7], [6, 8, 10, 11, 13]],
+        "max_segment_length": 3,
+        "max_inner_index": 2,
+    },
+    "axes without inner levels": {"inter_encoding": "axes", "hybrid_alibi_scale": 0.5, "hybrid_alibi_power": 0.5},
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
     "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
@@ -335,7 +342,18 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
-        ({"inter_encoding": "fire"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, kerple, t5, none"),
+        (
+            {"inter_encoding": "fire"},
+            "inter_encoding must be one of rope, xpos, alibi, hybrid, axes, kerple, t5, none",
+        ),
+        ({"inter_encoding": "axes", "segmentation": "tokens"}, "needs a segmentation other than 'tokens'"),
+        ({"inter_encoding": "axes", "intra_encoding": "none"}, "and an intra_encoding, whose tables say where"),
+        ({"inter_encoding": "axes", "hybrid_alibi_scale": 0}, "by ALiBi alone: hybrid_alibi_scale is not 0"),
+        ({"inter_encoding": "axes", "hybrid_alibi_power": 1.5}, "hybrid_alibi_power must lie between 0 and 1"),
+        (
+            {"inter_encoding": "axes", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            "rope_parameters of inter_encoding 'axes' must have rope_type 'default'",
+        ),
     ],
 )
 def test_settings_that_make_no_encoding_are_refused(family, fields, message):

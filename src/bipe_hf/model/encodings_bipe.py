@@ -97,6 +97,9 @@ ENCODINGS = {
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
     "bipe_levels_hybrid": _with_levels(_hybrid("hybrid", "separators"), "BiPE-hybrid with levels"),
+    "bipe_levels_axes": _with_levels(
+        _bilevel("BiPE-axes", "axes", hybrid_alibi_scale=2.0, hybrid_alibi_power=0.5), "BiPE-axes with levels"
+    ),
 }
 ENCODING_NAMES = tuple(ENCODINGS)
 
@@ -105,7 +108,7 @@ _INTER_LABELS = {
     encoding.fields["inter_encoding"]: encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens"
-}
+} | {"axes": "axes"}  # which are no encoding over tokens
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
+        if config.inter_encoding not in ("hybrid", "axes"):  # but for pairs that turn with something else
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":

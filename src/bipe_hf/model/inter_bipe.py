@@ -236,6 +236,51 @@ class HybridInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(rotary=rotary, columns=columns)
 
 
+class AxesInterEncoding(InterEncoding):
+    """Rotary pairs turn with the indices inside a segment, with ALiBi over segments.
+
+    After the RoPE of images (Heo et al., ECCV 2024, arXiv 2403.13298), which deals the pairs to the axes of the image:
+    here the pairs go in turn to the index of each inner level, coarse to fine, and to the place in the innermost unit.
+    An index ends where its table in the intra encoding ends, so no text, however long, brings an angle that training
+    cannot have seen. Segments, which do grow with the text, have ALiBi, with the slopes of a hybrid.
+    """
+
+    has_columns = True
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        self.num_axes = len(config.inner_separator_token_ids) + 1
+        self.last_inner, self.last_place = config.max_inner_index - 1, config.max_segment_length - 1
+        self.alibi = AlibiBias(
+            config.num_attention_heads,
+            head_dim,
+            config.hybrid_alibi_scale,
+            "hybrid_alibi_scale",
+            slope_power=config.hybrid_alibi_power,
+        )
+        self.axes = nn.Buffer(self.axis_of_dimensions(), persistent=False)
+
+    def axis_of_dimensions(self) -> torch.Tensor:
+        """The axis that each rotary dimension turns with, of shape `(rotary dimensions,)`."""
+        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
+        return (torch.arange(len(frequencies)) % self.num_axes).repeat(2)
+
+    def fill_buffers(self) -> None:
+        init.copy_(self.axes, self.axis_of_dimensions())
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        indices = [index.clamp(max=self.last_inner) for index in segments.inner_indices]
+        indices.append(segments.intra_positions.clamp(max=self.last_place))
+        cos, sin = self.rotary_emb(hidden_states, position_ids=indices[0])
+        for axis, index in enumerate(indices[1:], start=1):
+            is_axis = self.axes == axis
+            of_axis = self.rotary_emb(hidden_states, position_ids=index)
+            cos, sin = (torch.where(is_axis, new, old) for new, old in zip(of_axis, (cos, sin), strict=True))
+        columns = self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(rotary=(cos, sin), columns=columns)
+
+
 class BiasInterEncoding(InterEncoding):
     """Base of those with a bias that is no product of a query column with a key column.
 
@@ -314,6 +359,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "xpos": XposInterEncoding,
     "alibi": AlibiInterEncoding,
     "hybrid": HybridInterEncoding,
+    "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
     "none": InterEncoding,
