@@ -55,7 +55,11 @@ def naive_rotation(config, head_dim, segment, token, inside):
         elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
             query = key = cmath.exp(1j * frequency * index)
         elif config.inter_encoding == "axes":
-            query = key = cmath.exp(1j * frequency * inside[i % len(inside)])
+            axis = i % (len(inside) + 1)
+            if axis < len(inside):
+                query = key = cmath.exp(1j * frequency * inside[axis])
+            elif 2 * math.pi / frequency <= config.hybrid_max_period:
+                query = key = cmath.exp(1j * frequency * token)
         if config.inter_encoding == "xpos":
             zeta = (i / len(pairs) + 0.4) / 1.4
             query, key = query * zeta ** (segment / 512), key * zeta ** (-segment / 512)

@@ -18,7 +18,7 @@ ENCODINGS = {
     "bipe_rope": {"inter_encoding": "rope"},
     "bipe_alibi": {"inter_encoding": "alibi"},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
-    "bipe_levels_axes": {"inter_encoding": "axes", **LEVELS},
+    "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
 }
 REPEATING = torch.tensor([[5, 3, 9, 12, 7] * 3])  # two segments over and over, so that there is something to look up
 NEW_TOKENS = 9

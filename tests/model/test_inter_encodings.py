@@ -40,11 +40,17 @@ ENCODINGS = {
     "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
     "axes": {
         "inter_encoding": "axes",
+        "hybrid_max_period": 20.0,
         "inner_separator_token_ids": [[4, 5, 6, 7], [6, 8, 10, 11, 13]],
         "max_segment_length": 3,
         "max_inner_index": 2,
     },
-    "axes without inner levels": {"inter_encoding": "axes", "hybrid_alibi_scale": 0.5, "hybrid_alibi_power": 0.5},
+    "axes without inner levels": {
+        "inter_encoding": "axes",
+        "hybrid_max_period": 8.0,
+        "hybrid_alibi_scale": 0.5,
+        "hybrid_alibi_power": 0.5,
+    },
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
     "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
@@ -346,12 +352,29 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
             {"inter_encoding": "fire"},
             "inter_encoding must be one of rope, xpos, alibi, hybrid, axes, kerple, t5, none",
         ),
-        ({"inter_encoding": "axes", "segmentation": "tokens"}, "needs a segmentation other than 'tokens'"),
-        ({"inter_encoding": "axes", "intra_encoding": "none"}, "and an intra_encoding, whose tables say where"),
-        ({"inter_encoding": "axes", "hybrid_alibi_scale": 0}, "by ALiBi alone: hybrid_alibi_scale is not 0"),
-        ({"inter_encoding": "axes", "hybrid_alibi_power": 1.5}, "hybrid_alibi_power must lie between 0 and 1"),
+        ({"inter_encoding": "axes"}, "inter_encoding 'axes' needs hybrid_max_period"),
         (
-            {"inter_encoding": "axes", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "segmentation": "tokens"},
+            "needs a segmentation other than 'tokens'",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "intra_encoding": "none"},
+            "and an intra_encoding, whose tables say where",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "hybrid_alibi_scale": 0},
+            "by ALiBi alone: hybrid_alibi_scale is not 0",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "hybrid_alibi_power": 1.5},
+            "hybrid_alibi_power must lie between 0 and 1",
+        ),
+        (
+            {
+                "inter_encoding": "axes",
+                "hybrid_max_period": 64,
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+            },
             "rope_parameters of inter_encoding 'axes' must have rope_type 'default'",
         ),
     ],

@@ -168,7 +168,7 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": ("hybrid",)},
+        read_by={"inter_encoding": ("hybrid", "axes")},
     )
     hybrid_slow_pairs: str = _field(
         "none",
@@ -349,6 +349,11 @@ class BipeConfigMixin(PreTrainedConfig):
 
     def _validate_slopes_and_rotary(self):
         """What a hybrid and axes have alike."""
+        if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
+            raise InputError(
+                f"inter_encoding {self.inter_encoding!r} needs hybrid_max_period, a number of tokens above 0 such as"
+                f" half of the train length, got {self.hybrid_max_period}"
+            )
         if self.hybrid_alibi_scale != 0 and not 1e-6 <= self.hybrid_alibi_scale <= 1e6:
             raise InputError(
                 f"hybrid_alibi_scale must be 0 or lie between 1e-6 and 1e6, got {self.hybrid_alibi_scale}"
@@ -362,11 +367,6 @@ class BipeConfigMixin(PreTrainedConfig):
             )
 
     def _validate_hybrid(self):
-        if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
-            raise InputError(
-                "inter_encoding 'hybrid' needs hybrid_max_period, a number of tokens above 0 such as half of the "
-                f"train length, got {self.hybrid_max_period}"
-            )
         if self.token_share != 0 and self.hybrid_slow_pairs == "none":
             raise InputError(
                 f"token_share is {self.token_share}, but hybrid_slow_pairs is 'none': no pair turns with that index."
@@ -401,7 +401,7 @@ class BipeConfigMixin(PreTrainedConfig):
           table of the places in a segment; ALiBi with the paper's factor of 96.
         - `"bipe_levels"`: BiPE-RoPE with inner levels, a learned table for each; `"bipe_levels_hybrid"` with the inter
           encoding of a hybrid instead; `"bipe_levels_axes"` with rotary pairs that turn with the indices inside a
-          segment and ALiBi over segments (`hybrid_alibi_scale=2.0`, `hybrid_alibi_power=0.5`).
+          segment, those of a wavelength up to half of `train_length` with the token, and the ALiBi of a hybrid.
         - `"hybrid"` over tokens and `"bipe_hybrid"` over segments, which end with clauses: rotary pairs of a
           wavelength up to half of `train_length` (`hybrid_max_period`) turn with the token, the others not at all
           (`hybrid_slow_pairs="none"`); `hybrid_alibi_scale=2.0` and `hybrid_alibi_power=0.5`; no intra encoding.
