@@ -7,7 +7,6 @@ apply what they find there and know no encoding by name. To add an encoding: wri
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,22 +14,12 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import is_tracing
 
-from .alibi_bipe import AlibiBias, BiasColumns, kernel_dtype
+from .alibi_bipe import AlibiBias, kernel_dtype
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable
+from .inter_terms_bipe import InterTerms
+from .layer_encoding_bipe import LayerEncoding
 from .segmentation_bipe import Segments
-
-
-class InterTerms(NamedTuple):
-    """What an inter encoding contributes to attention, computed once per forward and used by every layer."""
-
-    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
-    columns: BiasColumns | None = None
-    query_scale: torch.Tensor | None = None
-    """Factor on the queries, of shape `(batch, 1, length, 1 or head_dim)`."""
-    key_scale: torch.Tensor | None = None
-    """Factor on the keys, of shape `(batch, 1, length, head_dim)`."""
 
 
 class InterEncoding(nn.Module):
@@ -40,6 +29,8 @@ class InterEncoding(nn.Module):
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
     has_bias = False
     """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
+    layer_class: type[LayerEncoding] | None = None
+    """What every attention layer has a module of, where its hidden states take part (see [`LayerEncoding`])."""
     moving_fields: tuple[str, ...] = ()
     """Fields of the configuration that may change while a model is in use, since no weight depends on them."""
 
