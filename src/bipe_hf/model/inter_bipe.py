@@ -15,8 +15,10 @@ from transformers import initialization as init
 from transformers.utils import is_tracing
 
 from .alibi_bipe import AlibiBias, kernel_dtype
+from .cable_bipe import CableDecrements
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable
+from .fox_bipe import ForgetGate
 from .inter_terms_bipe import InterTerms
 from .layer_encoding_bipe import LayerEncoding
 from .segmentation_bipe import Segments
@@ -300,6 +302,32 @@ class T5InterEncoding(BiasInterEncoding):
         return self.table(buckets).permute(0, 3, 1, 2)
 
 
+class FoxInterEncoding(InterEncoding):
+    """FoX: forget gates in every layer (see [`ForgetGate`]), with RoPE over segments besides where `fox_rotation` says
+    so.
+    """
+
+    has_columns = True
+    layer_class = ForgetGate
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config) if config.fox_rotation == "rope" else None
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        terms = super().forward(segments, hidden_states)
+        if self.rotary_emb is None:
+            return terms
+        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+
+
+class CableInterEncoding(InterEncoding):
+    """CABLE: learnt decrements in every layer (see [`CableDecrements`])."""
+
+    has_columns = True
+    layer_class = CableDecrements
+
+
 INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "rope": RotaryInterEncoding,
     "xpos": XposInterEncoding,
@@ -307,5 +335,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "hybrid": HybridInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
+    "fox": FoxInterEncoding,
+    "cable": CableInterEncoding,
     "none": InterEncoding,
 }

@@ -15,6 +15,7 @@ from .errors_bipe import InputExistsError
 FILES = (
     "alibi_bipe.py",
     "attention_bipe.py",
+    "cable_bipe.py",
     "cache_bipe.py",
     "compatibility_bipe.py",
     "configuration_bipe.py",
@@ -22,6 +23,7 @@ FILES = (
     "encodings_bipe.py",
     "errors_bipe.py",
     "first_values_bipe.py",
+    "fox_bipe.py",
     "generation_bipe.py",
     "heads_bipe.py",
     "index_steps_bipe.py",
@@ -36,6 +38,7 @@ FILES = (
     "pair_bipe.py",
     "push_bipe.py",
     "registries_bipe.py",
+    "running_bias_bipe.py",
     "segmentation_bipe.py",
     "separators_bipe.py",
     "split_marks_bipe.py",
