@@ -19,11 +19,18 @@ class CableDecrements(RunningBiasEncoding):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
-        self.decrement = F.softplus if config.cable_kind == "released" else F.relu
+        self.decrement = softplus if config.cable_kind == "released" else F.relu
         self.map = EncodingMap(config.hidden_size, self.num_heads)
         is_weighted = config.cable_kind == "weighted"
         self.weight_map = EncodingMap(config.hidden_size, self.num_heads) if is_weighted else None
 
     def brought(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weights = None if self.weight_map is None else F.softplus(self.weight_map(hidden_states))
+        weights = None if self.weight_map is None else softplus(self.weight_map(hidden_states))
         return -self.decrement(self.map(hidden_states)), weights
+
+
+def softplus(numbers: torch.Tensor) -> torch.Tensor:
+    """`log(1 + exp(numbers))`. The gradient of torch's own has other strides in a compiled step than it was compiled
+    for.
+    """
+    return -F.logsigmoid(-numbers)

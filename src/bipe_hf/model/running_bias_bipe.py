@@ -113,7 +113,8 @@ def running_columns(
 
     - Each number is written in parts: the first bits of it, the first bits of what is left, and so on. The sum of
       three of 8 bits is as good as one of 24, where a single bfloat16 would be off by 16 at 8192 tokens.
-    - `g_i S_i` is the same for all keys, so softmax does not see it. It is there to cancel.
+    - `g_i S_i` is the same for all keys, so softmax does not see it. It is there to cancel, in the sum and in the
+      gradient: without it that of g would be as large as S, times what a 16-bit kernel rounds away.
     - Each query head has its own sums. The keys of a group carry the columns of all its heads, and a query has its
       weight in those of its head, 0 elsewhere.
 
@@ -176,14 +177,10 @@ def parts(numbers: torch.Tensor, bits: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def leading_bits(numbers: torch.Tensor, bits: int) -> torch.Tensor:
-    """Float64 numbers rounded to so many significant bits: 53, or 24 at most.
+    """Float64 numbers rounded to so many significant bits.
 
-    By the bits of a float32, since a compiler may leave out a cast to 16 bits and back.
+    What is added lies so high that the sum has no room for the others. It is a power of two times the number, so that
+    it is exact, also where a compiler fuses it with the sum; a cast to 16 bits and back it may leave out.
     """
-    if bits == 53:
-        return numbers
-    rounded = numbers.float()
-    if bits < 24:
-        half = 1 << (23 - bits)
-        rounded = ((rounded.view(torch.int32) + half) & -(2 * half)).view(torch.float32)
-    return rounded.double()
+    far = numbers * 2.0 ** (53 - bits)
+    return (numbers + far) - far if bits < 53 else numbers
