@@ -79,7 +79,9 @@ def decoding_steps(model: torch.nn.Module, setting: Setting, length: int, count:
         cache = model(ids[:, :computed], use_cache=True, logits_to_keep=1).past_key_values
         for layer in cache.layers:
             if isinstance(layer, SegmentHistoryLayer):
-                layer.states = layer.states.repeat(1, length // computed, 1)
+                times = (1, length // computed, 1)
+                layer.states = layer.states.repeat(times)
+                layer.layer_states = {at: states.repeat(times) for at, states in layer.layer_states.items()}
             else:
                 layer.keys, layer.values = (
                     each.repeat(1, 1, length // computed, 1) for each in (layer.keys, layer.values)

@@ -10,6 +10,8 @@ from bipe_hf.model.alibi_bipe import alibi_slopes
 
 def naive_positions(config, ids):
     """Segment of each token, found in a loop; the token's index is that in the list."""
+    if config.segmentation == "tokens":
+        return list(range(len(ids)))
     segments, current = [], 0
     for token in ids:
         segments.append(current)
@@ -48,7 +50,8 @@ def naive_rotation(config, head_dim, segment, token, inside):
     for i, (frequency, _, _) in enumerate(pairs):
         query = key = 1 + 0j
         index = config.token_share * token + (1 - config.token_share) * segment
-        if config.inter_encoding in ("rope", "xpos"):
+        turns = config.inter_encoding == "fox" and config.fox_rotation == "rope"
+        if turns or config.inter_encoding in ("rope", "xpos"):
             query = key = cmath.exp(1j * frequency * index)
         elif config.inter_encoding == "hybrid" and 2 * math.pi / frequency <= config.hybrid_max_period:
             query = key = cmath.exp(1j * frequency * token)
@@ -89,6 +92,37 @@ def naive_bias(model, head, distance):
     return 0.0
 
 
+def naive_brought(encoding, config, x, head):
+    """What a token of hidden states `x` adds to the running sum of a head: number by number."""
+
+    def of(linear):
+        weight, bias = linear.weight[head].tolist(), linear.bias[head].item()
+        return sum(a * b for a, b in zip(weight, x, strict=True)) + bias
+
+    if config.inter_encoding == "cable":
+        h = of(encoding.map)
+        return -math.log1p(math.exp(h)) if config.cable_kind == "released" else -max(h, 0.0)
+    if config.fox_gate == "fixed":
+        share = head / (config.num_attention_heads - 1)
+        return -1 / (config.fox_min_time ** (1 - share) * config.fox_max_time**share)
+    h = of(encoding.map) if config.fox_gate == "full" else encoding.bias[head].item()
+    return math.log(1 / (1 + math.exp(-h)))
+
+
+def naive_running_bias(model, encoding, hidden_states, ids, head, i, j):
+    """That of FoX and CABLE: what stands between the key and the query, summed up."""
+    config = model.config
+    between = range(j + 1, i + 1)
+    if config.segmentation != "tokens":
+        between = [t for t in range(j, i) if ids[t] in config.separator_token_ids]
+    total = sum(naive_brought(encoding, config, hidden_states[t].tolist(), head) for t in between)
+    if config.inter_encoding == "cable" and config.cable_kind == "weighted":
+        weight_map = encoding.weight_map
+        h = sum(a * b for a, b in zip(weight_map.weight[head].tolist(), hidden_states[i].tolist(), strict=True))
+        total *= math.log1p(math.exp(h + weight_map.bias[head].item()))
+    return total
+
+
 def naive_query_factor(config, segment, token):
     factor = 1.0
     if config.logn_train_length is not None:
@@ -98,8 +132,12 @@ def naive_query_factor(config, segment, token):
     return factor
 
 
-def naive_weights(model, query, key, ids):
-    """Attention weights of one row from its queries and keys before any encoding, `(heads, length, head_dim)`."""
+def naive_weights(model, query, key, ids, encoding=None, hidden_states=None):
+    """Attention weights of one row from its queries and keys before any encoding, `(heads, length, head_dim)`.
+
+    `encoding` is the part of the inter encoding that the layer has, `hidden_states` of `(length, hidden_size)` what
+    enters the layer.
+    """
     config = model.config
     segments = naive_positions(config, ids)
     heads, length, head_dim = query.shape
@@ -119,6 +157,10 @@ def naive_weights(model, query, key, ids):
                         complex(q[i][a], q[i][b]) * turn_i * (complex(k[j][a], k[j][b]) * turn_j).conjugate()
                     ).real
                 product *= naive_query_factor(config, segments[i], i) / math.sqrt(head_dim)
-                logits.append(product + naive_bias(model, head, segments[i] - segments[j]))
+                if encoding is None:
+                    bias = naive_bias(model, head, segments[i] - segments[j])
+                else:
+                    bias = naive_running_bias(model, encoding, hidden_states, ids, head, i, j)
+                logits.append(product + bias)
             weights[head, i, : i + 1] = torch.tensor(logits, dtype=torch.float64).softmax(-1)
     return weights

@@ -34,6 +34,8 @@ FAMILIES = {
         "tiny_bipe_rope.yaml",
         "tiny_bipe_alibi.yaml",
         "tiny_bipe_hybrid.yaml",
+        "tiny_fox.yaml",
+        "tiny_cable.yaml",
     ),
 }
 ENCODING_KEYS = {

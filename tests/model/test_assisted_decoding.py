@@ -16,6 +16,7 @@ ENCODINGS = {
     "alibi": {"inter_encoding": "alibi"},
     "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16},
     "kerple": {"inter_encoding": "kerple"},
+    "fox": {"inter_encoding": "fox"},
     "levels": LEVELS,
 }
 SHAPE = {name: TINY[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}

@@ -12,12 +12,14 @@ from bipe_hf.model.segmentation_bipe import SegmentState
 
 ROOM, ROWS = 12, 3
 BEFORE_ANY_TOKEN = torch.tensor([-1, -1, 1, -1, -1, 1])  # the last two of one level inside segments
+LAYERS = {0: 2, 3: 5}  # those whose encoding has a state, of so many numbers
 
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.integers(1, 5)),
         st.tuples(st.just("crop"), st.integers(0, 4)),
         st.tuples(st.just("reorder"), st.permutations(range(ROWS))),
+        st.tuples(st.just("repeat"), st.none()),
         st.tuples(st.just("reset"), st.none()),
     ),
     max_size=8,
@@ -26,6 +28,7 @@ steps = st.lists(
 
 @given(steps, st.sampled_from([SegmentHistoryLayer, StaticSegmentHistoryLayer]))
 def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
+    """That of segments and those of layers: one of these is the state of the segments in other numbers."""
     first_layer = StaticCache(BipeLlamaConfig(num_hidden_layers=1), max_cache_len=ROOM).layers[0]
     layer, truth = layer_class(first_layer), torch.empty(ROWS, 0, 6, dtype=torch.long)
     for number, (name, argument) in enumerate(steps):
@@ -35,6 +38,13 @@ def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
                 continue
             new = torch.arange(ROWS * argument * 6).view(ROWS, argument, 6) + 100 * number
             layer.append(SegmentState.from_columns(new.unbind(-1)))
+            for layer_idx, size in LAYERS.items():
+                before = layer.latest_of_layer(layer_idx, new_length=argument)
+                if truth.shape[1]:
+                    assert torch.equal(before, truth[:, -1:, :size] / 8)
+                else:
+                    assert before is None or not before.any()
+                layer.append_of_layer(layer_idx, new[..., :size] / 8)
             truth = torch.cat([truth, new], dim=1)
         elif name == "crop":
             argument = min(argument, truth.shape[1])
@@ -43,6 +53,10 @@ def test_the_latest_state_is_that_of_the_last_token_left(steps, layer_class):
         elif name == "reorder":
             layer.reorder_cache(torch.tensor(argument))
             truth = truth[torch.tensor(argument)]
+        elif name == "repeat":
+            layer.batch_repeat_interleave(2)
+            layer.batch_select_indices(torch.arange(ROWS) + 1)
+            truth = truth.repeat_interleave(2, dim=0)[1 : ROWS + 1]
         else:
             layer.reset()
             truth = truth[:, :0]

@@ -13,6 +13,8 @@ ENCODINGS = {
     "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16.0},
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
+    "fox": {"inter_encoding": "fox"},
+    "cable": {"inter_encoding": "cable"},
     "none": {"inter_encoding": "none"},
     "kerple with levels": {"inter_encoding": "kerple", **LEVELS},
 }

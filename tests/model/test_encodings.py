@@ -26,6 +26,9 @@ EXPECTED = {
     "alibi": ("ALiBi", {"inter_encoding": "alibi", "alibi_slope_scale": 1.0, **OVER_TOKENS}),
     "kerple": ("Kerple", {"inter_encoding": "kerple", **OVER_TOKENS}),
     "t5": ("T5 bias", {"inter_encoding": "t5", **OVER_TOKENS}),
+    "fox": ("FoX", {"inter_encoding": "fox", **OVER_TOKENS}),
+    "fox_rope": ("FoX with RoPE", {"inter_encoding": "fox", "fox_rotation": "rope", **OVER_TOKENS}),
+    "cable": ("CABLE", {"inter_encoding": "cable", **OVER_TOKENS}),
     "nope": ("NoPE", {"inter_encoding": "none", **OVER_TOKENS}),
     "hybrid": ("hybrid", {**HYBRID, "segmentation": "tokens"}),
     "sinusoidal": (
@@ -46,6 +49,8 @@ EXPECTED = {
     "bipe_alibi": ("BiPE-ALiBi", {"inter_encoding": "alibi", "alibi_slope_scale": 96.0, **BILEVEL}),
     "bipe_kerple": ("BiPE-Kerple", {"inter_encoding": "kerple", **BILEVEL}),
     "bipe_t5": ("BiPE-T5 bias", {"inter_encoding": "t5", **BILEVEL}),
+    "bipe_fox": ("BiPE-FoX", {"inter_encoding": "fox", **BILEVEL}),
+    "bipe_cable": ("BiPE-CABLE", {"inter_encoding": "cable", **BILEVEL}),
     "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
     "bipe_levels": ("BiPE-RoPE with levels", {"inter_encoding": "rope", **BILEVEL}),

@@ -17,6 +17,8 @@ VOCABULARY_SIZE, SEPARATORS = 60, [3, 7, 11, 19]  # those of `tiny_model`
 ENCODINGS = {
     "bipe_rope": {"inter_encoding": "rope"},
     "bipe_alibi": {"inter_encoding": "alibi"},
+    "bipe_fox": {"inter_encoding": "fox"},
+    "bipe_cable": {"inter_encoding": "cable"},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
     "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
 }

@@ -55,9 +55,17 @@ ENCODINGS = {
     "t5": {"inter_encoding": "t5"},
     "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
     "log-n and log scale": {"inter_encoding": "rope", "logn_train_length": 12, "log_scale_train_length": 5},
+    "fox": {"inter_encoding": "fox"},
+    "fox, one gate a head": {"inter_encoding": "fox", "fox_gate": "bias_only"},
+    "fox, fixed gates": {"inter_encoding": "fox", "fox_gate": "fixed"},
+    "fox with rope, by token": {"inter_encoding": "fox", "fox_rotation": "rope", "segmentation": "tokens"},
+    "cable": {"inter_encoding": "cable"},
+    "cable without weights": {"inter_encoding": "cable", "cable_kind": "unweighted"},
+    "cable as released, by token": {"inter_encoding": "cable", "cable_kind": "released", "segmentation": "tokens"},
     "none": {"inter_encoding": "none"},
 }
 BIASES = ["kerple", "t5"]
+IN_LAYERS = ["fox", "cable"]
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 
 
@@ -73,13 +81,14 @@ def bipe(family, encoding, tiny_model):
 
 
 def captured(model, monkeypatch, **inputs):
-    """Queries and keys of the first layer before any encoding, and the attention weights that follow from them."""
+    """Queries and keys of the first layer before any encoding, the attention weights that follow from them, the
+    encoding of the layer and what enters it."""
     module = importlib.import_module(type(model).__module__)
     attend, seen = module.bilevel_attention, []
 
     def capture(layer, query, key, *args, **kwargs):
         output, weights = attend(layer, query, key, *args, **kwargs)
-        seen.append((query, key, weights))
+        seen.append((query, key, weights, layer.layer_encoding, kwargs["hidden_states"]))
         return output, weights
 
     monkeypatch.setattr(module, "bilevel_attention", capture)
@@ -103,8 +112,9 @@ def test_attention_weights_follow_the_formula(family, encoding, dtype, tolerance
         **ENCODINGS[encoding],
     )
     model = model.to(dtype).eval()
-    query, key, weights = captured(model, monkeypatch, input_ids=IDS[:1])
-    expected = naive_weights(model, query[0].double(), key[0].double(), IDS[0].tolist())
+    query, key, weights, *of_layer = captured(model, monkeypatch, input_ids=IDS[:1])
+    ids, (layer_encoding, hidden_states) = IDS[0].tolist(), of_layer
+    expected = naive_weights(model, query[0].double(), key[0].double(), ids, layer_encoding, hidden_states[0].double())
     torch.testing.assert_close(weights[0].double(), expected, rtol=0, atol=tolerance)
 
 
@@ -119,16 +129,20 @@ def test_t5_buckets_are_those_of_transformers():
         assert torch.equal(encoding.bias_of(distance), expected)
 
 
-@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize("name", [*BIASES, *IN_LAYERS])
 def test_the_learnt_bias_has_the_gradient_of_its_formula(tiny_model, family, name):
     """A step along the gradient changes the loss by what the gradient says.
 
-    By central differences, of losses that Llama's float32 norms make a little rough.
+    By central differences, of losses that Llama's float32 norms make a little rough; CABLE in its form without a kink.
     """
     torch.manual_seed(0)
-    model = FAMILIES[family].make_causal_lm(**tiny_model(family).config.to_diff_dict() | {"inter_encoding": name})
+    fields = {"inter_encoding": name, "cable_kind": "released"}
+    model = FAMILIES[family].make_causal_lm(**tiny_model(family).config.to_diff_dict() | fields)
     model = model.double().eval()
-    parameters = dict(model.base_model.inter_encoding.named_parameters())
+    parameters = {
+        name: each for name, each in model.named_parameters() if "inter_encoding" in name or "layer_encoding" in name
+    }
+    assert len(parameters) == {"kerple": 2, "t5": 1, "fox": 4, "cable": 4}[name]
 
     def loss():  # that of transformers is float32
         return torch.nn.functional.cross_entropy(
@@ -348,10 +362,13 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
-        (
-            {"inter_encoding": "fire"},
-            "inter_encoding must be one of rope, xpos, alibi, hybrid, axes, kerple, t5, none",
-        ),
+        ({"inter_encoding": "fire"}, "one of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none"),
+        ({"fox_gate": "half"}, "fox_gate must be one of full, bias_only, fixed, got 'half'"),
+        ({"fox_rotation": "xpos"}, "fox_rotation must be one of none, rope, got 'xpos'"),
+        ({"fox_min_time": 0.0}, "fox_min_time and fox_max_time must be above 0, the second at least the first, got 0"),
+        ({"fox_min_time": 9.0, "fox_max_time": 8.0}, "the second at least the first, got 9.0 and 8.0"),
+        ({"fox_max_time": float("nan")}, "the second at least the first, got 2.0 and nan"),
+        ({"cable_kind": "kernel"}, "cable_kind must be one of weighted, unweighted, released, got 'kernel'"),
         ({"inter_encoding": "axes"}, "inter_encoding 'axes' needs hybrid_max_period"),
         (
             {"inter_encoding": "axes", "hybrid_max_period": 64, "segmentation": "tokens"},

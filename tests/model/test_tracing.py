@@ -19,6 +19,8 @@ ENCODINGS = {
     "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16.0},
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
+    "fox": {"inter_encoding": "fox"},
+    "cable": {"inter_encoding": "cable"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},
 }

@@ -76,7 +76,7 @@ def test_a_gguf_file_is_refused(family, head, tmp_path):
 def test_a_quantized_cache_is_refused_with_alibi(family, inter_encoding, tiny_model):
     model = tiny_model(family, inter_encoding=inter_encoding, hybrid_max_period=20.0)
     refusal = pytest.raises(
-        ValueError, match=f"a quantized cache rounds the segment indices that inter_encoding='{inter_encoding}'"
+        ValueError, match=f"a quantized cache rounds the columns that inter_encoding='{inter_encoding}'"
     )
     with refusal:
         generate(model, **FP8)
@@ -115,7 +115,7 @@ def test_heads_that_are_split_over_devices_are_refused_with_alibi(family):
         if name.endswith(("q_proj", "k_proj", "v_proj", "query_key_value")):
             for parameter in module.parameters():
                 parameter.data = parameter.data[: len(parameter) // 2]
-    with pytest.raises(ValueError, match="slope for each of 4 heads, attention got 2: tensor parallelism is not"):
+    with pytest.raises(ValueError, match="columns for each of 4 heads, attention got 2: tensor parallelism is not"):
         model(prompt()["input_ids"])
 
 

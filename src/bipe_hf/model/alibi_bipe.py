@@ -18,7 +18,7 @@ class BiasColumns(NamedTuple):
     query: torch.Tensor
     """Of shape `(batch, heads, length, columns)`."""
     key: torch.Tensor
-    """Of shape `(batch, 1, length, columns)`: the same for all heads, so grouped-query attention shares it."""
+    """Of shape `(batch, 1, length, columns)`, the same for all heads, or `(batch, key heads, length, columns)`."""
     scaling: float
     """Factor that the attention kernel must put on the logits, columns included."""
     query_factor: float
@@ -58,7 +58,7 @@ class AlibiBias(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.scale_name = scale_name
-        self.scalings = (2.0 ** math.floor(math.log2(self.head_dim**-0.5)), self.head_dim**-0.5)
+        self.scalings = kernel_scalings(head_dim)
         self.unscaled_slopes = [slope**slope_power for slope in alibi_slopes(num_heads)]
         self.slopes = [slope_scale * slope for slope in self.unscaled_slopes]
         # Integers, because a cast of the model to 16 bits casts every float buffer.
@@ -256,6 +256,11 @@ def alibi_columns(
     power = 2.0**exponent
     columns = torch.addcmul(fixed * -power, digits.float(), factors * power).to(dtype)
     return columns[:, :-1], columns[:, -1:]  # of (batch, heads + 1, length, columns)
+
+
+def kernel_scalings(head_dim: int) -> tuple[float, float]:
+    """The factor that a kernel must put on logits with columns, in 32 and 64 bits and in 16 (see [`AlibiBias`])."""
+    return 2.0 ** math.floor(math.log2(head_dim**-0.5)), head_dim**-0.5
 
 
 def is_16_bit(dtype: torch.dtype) -> bool:

@@ -3,18 +3,28 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alibi_bipe import BiasColumns
 from .errors_bipe import InputError
-from .inter_bipe import InterTerms
+from .inter_bipe import INTER_ENCODINGS
+from .inter_terms_bipe import InterTerms
+
+
+class BipeAttentionMixin:
+    """An attention module with the part that its inter encoding has in every layer. Comes before the family's own."""
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        layer_class = INTER_ENCODINGS[config.inter_encoding].layer_class
+        self.layer_encoding = None if layer_class is None else layer_class(config)
 
 
 def bilevel_attention(
-    layer: nn.Module,
+    layer: BipeAttentionMixin,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -22,6 +32,7 @@ def bilevel_attention(
     attention_mask: torch.Tensor | None,
     cache: Cache | None,
     *,
+    hidden_states: torch.Tensor,
     rotate: Callable,
     eager_attention: Callable,
     **kwargs,
@@ -36,6 +47,7 @@ def bilevel_attention(
         terms ([`InterTerms`])
         attention_mask: in the form that the backend wants.
         cache ([`~transformers.Cache`], *optional*): gets the keys as attention sees them, columns included.
+        hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters the layer.
         rotate: the family's `apply_rotary_pos_emb`.
         eager_attention: the family's `eager_attention_forward`.
 
@@ -43,6 +55,8 @@ def bilevel_attention(
         Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them.
     """
     head_dim, scaling = value.shape[-1], layer.scaling
+    if layer.layer_encoding is not None:
+        terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if terms.query_scale is not None:
         query = query * terms.query_scale
     if terms.key_scale is not None:
@@ -82,7 +96,7 @@ def attach_columns(
     """
     if columns.query.shape[1] != query.shape[1]:
         raise InputError(
-            f"ALiBi has a slope for each of {columns.query.shape[1]} heads, attention got "
+            f"the bias of inter_encoding has columns for each of {columns.query.shape[1]} heads, attention got "
             f"{query.shape[1]}: tensor parallelism is not supported with it"
         )
     if columns.query_factor != 1.0:

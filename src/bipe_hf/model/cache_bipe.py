@@ -6,6 +6,8 @@ A cached step sees only the new tokens, so the running segment index and the int
 with the keys.
 """
 
+from collections.abc import Callable
+
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -15,7 +17,7 @@ from .segmentation_bipe import SegmentState, initial_state
 
 
 class SegmentHistoryLayer(CacheLayerMixin):
-    """Keeps the segment state after every cached token.
+    """Keeps the segment state after every cached token, and the states of encodings that see a layer.
 
     It stands behind the layers of the model, so `len(cache)` is one more than their number, and it has no keys.
 
@@ -33,6 +35,8 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.first_layer = first_layer
         # `torch.LongTensor` of shape (batch, cached length, 4 + 2 * inner levels): the columns of SegmentState
         self.states: torch.Tensor | None = None
+        # of each layer whose encoding has a state, a `torch.Tensor` of shape (batch, cached length, numbers)
+        self.layer_states: dict[int, torch.Tensor] = {}
 
     def latest(self) -> SegmentState | None:
         """The state after the last cached token, entries of shape `(batch, 1)`; None while nothing is cached."""
@@ -50,13 +54,27 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
         self.is_initialized = True
 
+    def latest_of_layer(self, layer_idx: int, new_length: int) -> torch.Tensor | None:
+        """The state of a layer's encoding before the `new_length` tokens whose segments were appended last.
+
+        Of shape `(batch, 1, numbers)`; None while nothing of the layer is cached.
+        """
+        states = self.layer_states.get(layer_idx)
+        return None if states is None or states.shape[1] == 0 else states[:, -1:]
+
+    def append_of_layer(self, layer_idx: int, states: torch.Tensor) -> None:
+        """Adds the states of a layer's encoding after the tokens whose segments were appended last."""
+        before = self.layer_states.get(layer_idx)
+        self.layer_states[layer_idx] = states if before is None else torch.cat([before, states], dim=1)
+
     def crop(self, tokens_to_remove: int) -> None:
         # A negative number, as transformers has it: so many go from the end.
-        if self.states is not None and tokens_to_remove != 0:
-            self.states = self.states[:, :tokens_to_remove]
+        if tokens_to_remove != 0:
+            self._change(lambda states: states[:, :tokens_to_remove])
 
     def reset(self) -> None:
         self.states = None
+        self.layer_states.clear()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._select(beam_idx)
@@ -65,12 +83,16 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self._select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.states is not None:
-            self.states = self.states.repeat_interleave(repeats, dim=0)
+        self._change(lambda states: states.repeat_interleave(repeats, dim=0))
 
     def _select(self, rows: torch.Tensor) -> None:
+        self._change(lambda states: states[rows.to(states.device)])
+
+    def _change(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Does the same to the states of the segments and of all layers."""
         if self.states is not None:
-            self.states = self.states[rows.to(self.states.device)]
+            self.states = change(self.states)
+        self.layer_states = {layer_idx: change(states) for layer_idx, states in self.layer_states.items()}
 
     def get_seq_length(self) -> int | torch.Tensor:
         return 0 if self.states is None else self.states.shape[1]
@@ -129,6 +151,23 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
         self.states.index_copy_(1, columns, states)
         self.length.add_(new_length)
         self.is_initialized = True
+
+    def latest_of_layer(self, layer_idx: int, new_length: int) -> torch.Tensor | None:
+        states = self.layer_states.get(layer_idx)
+        if states is None:
+            return None
+        return states.index_select(1, (self.length - new_length).to(states.device))
+
+    def append_of_layer(self, layer_idx: int, states: torch.Tensor) -> None:
+        if layer_idx not in self.layer_states:
+            batch_size, _, numbers = states.shape
+            room = states.new_zeros(batch_size, 1 + self.first_layer.max_cache_len, numbers)
+            self.layer_states[layer_idx] = room
+            if not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(room)
+        room = self.layer_states[layer_idx]
+        columns = self.length + torch.arange(1 - states.shape[1], 1, device=self.length.device)
+        room.index_copy_(1, columns.to(room.device), states)
 
     def crop(self, tokens_to_remove: int) -> None:
         if self.states is not None:
@@ -197,6 +236,19 @@ def cached_segment_ids(cache: Cache) -> torch.Tensor:
     In a static cache the keys, and so the ids, include those yet to come, whose values mean nothing.
     """
     return _segment_history_layer(cache).segment_ids()
+
+
+def latest_layer_state(cache: Cache, layer_idx: int, new_length: int) -> torch.Tensor | None:
+    """The state of a layer's encoding after the last token before the `new_length` that this forward brings.
+
+    Of shape `(batch, 1, numbers)`; None where none came before.
+    """
+    return _segment_history_layer(cache).latest_of_layer(layer_idx, new_length)
+
+
+def append_layer_states(cache: Cache, layer_idx: int, states: torch.Tensor) -> None:
+    """Adds the states of a layer's encoding after each new token, of shape `(batch, new tokens, numbers)`."""
+    _segment_history_layer(cache).append_of_layer(layer_idx, states)
 
 
 def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:

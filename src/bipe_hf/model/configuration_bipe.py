@@ -24,10 +24,13 @@ from .version_bipe import __version__
 
 logger = logging.get_logger(__name__)
 
-INTER_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "none")
+INTER_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fox", "cable", "none")
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
 SLOW_PAIRS = ("none", "segments")
+FOX_GATES = ("full", "bias_only", "fixed")
+FOX_ROTATIONS = ("none", "rope")
+CABLE_KINDS = ("weighted", "unweighted", "released")
 
 # What transformers keeps in a configuration without declaring it.
 UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
@@ -187,6 +190,36 @@ class BipeConfigMixin(PreTrainedConfig):
         "exponent put on the slopes of Press et al. before that factor, from 0 (all heads alike) to 1 (as in ALiBi)",
         read_by={"inter_encoding": ("hybrid", "axes")},
     )
+    fox_gate: str = _field(
+        "full",
+        "forget gates of FoX: full (of each token, learnt), bias_only (one number a head, learnt), fixed (not learnt)",
+        choices=FOX_GATES,
+        read_by={"inter_encoding": ("fox",)},
+    )
+    fox_min_time: float | int = _field(
+        2.0,
+        "decay time of the first head, in tokens or segments, from which the gates of bias_only start and which those"
+        " of fixed keep: as slopes of ALiBi 1 / this; from 2 to 256 those of eight heads are the ones of Press et al.",
+        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+    )
+    fox_max_time: float | int = _field(
+        256.0,
+        "decay time of the last head; those between are spaced evenly in their logarithm",
+        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+    )
+    fox_rotation: str = _field(
+        "none",
+        "whether queries and keys of FoX turn as well, rope: with the segment (over tokens, with the token)",
+        choices=FOX_ROTATIONS,
+        read_by={"inter_encoding": ("fox",)},
+    )
+    cable_kind: str = _field(
+        "weighted",
+        "decrements of CABLE: weighted (relu, times a learnt weight of the query: version 3 of the paper), unweighted"
+        " (without that weight), released (softplus, no weight: version 1 and the authors' code)",
+        choices=CABLE_KINDS,
+        read_by={"inter_encoding": ("cable",)},
+    )
     bipe_hf_version: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -332,6 +365,11 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if not 0 <= self.token_share <= 1:
             raise InputError(f"token_share must lie between 0 and 1, got {self.token_share}")
+        if not 0 < self.fox_min_time <= self.fox_max_time < math.inf:
+            raise InputError(
+                "fox_min_time and fox_max_time must be above 0, the second at least the first, got "
+                f"{self.fox_min_time} and {self.fox_max_time}"
+            )
         if self.inter_encoding in ("hybrid", "axes"):
             self._validate_slopes_and_rotary()
         if self.inter_encoding == "hybrid":
@@ -396,6 +434,8 @@ class BipeConfigMixin(PreTrainedConfig):
         `BipeLlamaConfig.for_encoding("bipe_rope", tokenizer=tokenizer, train_length=1024, hidden_size=768, ...)`
 
         - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"nope"`: over tokens, as their papers have them.
+        - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
+          second turns queries and keys as well.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.
         - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
           table of the places in a segment; ALiBi with the paper's factor of 96.

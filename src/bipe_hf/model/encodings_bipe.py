@@ -94,6 +94,9 @@ ENCODINGS = {
     "alibi": _over_tokens("ALiBi", "alibi", alibi_slope_scale=1.0),
     "kerple": _over_tokens("Kerple", "kerple"),
     "t5": _over_tokens("T5 bias", "t5"),
+    "fox": _over_tokens("FoX", "fox"),
+    "fox_rope": _over_tokens("FoX with RoPE", "fox", fox_rotation="rope"),
+    "cable": _over_tokens("CABLE", "cable"),
     "nope": _over_tokens("NoPE", "none"),
     "hybrid": _hybrid("hybrid", "tokens"),
     "sinusoidal": _over_document("sinusoidal APE", "sinusoidal"),
@@ -103,6 +106,8 @@ ENCODINGS = {
     "bipe_alibi": _bilevel("BiPE-ALiBi", "alibi", alibi_slope_scale=96.0),
     "bipe_kerple": _bilevel("BiPE-Kerple", "kerple"),
     "bipe_t5": _bilevel("BiPE-T5 bias", "t5"),
+    "bipe_fox": _bilevel("BiPE-FoX", "fox"),
+    "bipe_cable": _bilevel("BiPE-CABLE", "cable"),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
@@ -113,10 +118,10 @@ ENCODING_NAMES = tuple(ENCODINGS)
 
 # What relative encodings are called where they stand alone.
 _INTER_LABELS = {
-    encoding.fields["inter_encoding"]: encoding.label
+    (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens"
-} | {"axes": "axes"}  # which are no encoding over tokens
+} | {("axes", "none"): "axes"}  # which are no encoding over tokens
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -185,7 +190,8 @@ def encoding_name(label: str) -> str | None:
 
 def encoding_label(config: PreTrainedConfig) -> str:
     """What the field calls the encoding of a configuration, whether or not it has a name here."""
-    inter = _INTER_LABELS[config.inter_encoding]
+    rotation = config.fox_rotation if config.inter_encoding == "fox" else "none"
+    inter = _INTER_LABELS[config.inter_encoding, rotation]
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
         return inter
     ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]

@@ -7,6 +7,7 @@ import zlib
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 
 
@@ -24,6 +25,30 @@ class EncodingTable(nn.Embedding):
     def draw(self, generator: torch.Generator, std: float) -> None:
         """Draws the first values; `std` is that of the other weights."""
         init.normal_(self.weight, std=std if self.std is None else self.std, generator=generator)
+
+
+class EncodingMap(nn.Module):
+    """A linear map with bias that an encoding learns, from hidden states to a number for each head.
+
+    It computes in float32 at least, under autocast too. It is no `nn.Linear`: quantization and adapters of all linear
+    layers leave it alone.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_heads, hidden_size))
+        self.bias = nn.Parameter(torch.empty(num_heads))
+
+    def draw(self, generator: torch.Generator, std: float) -> None:
+        """Draws the first values: normal weights of that standard deviation, biases 0."""
+        init.normal_(self.weight, std=std, generator=generator)
+        init.zeros_(self.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, hidden_size)` to `(batch, length, heads)`, in float32, of float64 in float64."""
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return F.linear(hidden_states.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 def generator_for(name: str, device: torch.device) -> torch.Generator:

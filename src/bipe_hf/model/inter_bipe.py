@@ -7,7 +7,6 @@ apply what they find there and know no encoding by name. To add an encoding: wri
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,22 +14,14 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import is_tracing
 
-from .alibi_bipe import AlibiBias, BiasColumns, kernel_dtype
+from .alibi_bipe import AlibiBias, kernel_dtype
+from .cable_bipe import CableDecrements
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingTable
+from .fox_bipe import ForgetGate
+from .inter_terms_bipe import InterTerms
+from .layer_encoding_bipe import LayerEncoding
 from .segmentation_bipe import Segments
-
-
-class InterTerms(NamedTuple):
-    """What an inter encoding contributes to attention, computed once per forward and used by every layer."""
-
-    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
-    columns: BiasColumns | None = None
-    query_scale: torch.Tensor | None = None
-    """Factor on the queries, of shape `(batch, 1, length, 1 or head_dim)`."""
-    key_scale: torch.Tensor | None = None
-    """Factor on the keys, of shape `(batch, 1, length, head_dim)`."""
 
 
 class InterEncoding(nn.Module):
@@ -40,6 +31,8 @@ class InterEncoding(nn.Module):
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
     has_bias = False
     """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
+    layer_class: type[LayerEncoding] | None = None
+    """What every attention layer has a module of, where its hidden states take part (see [`LayerEncoding`])."""
     moving_fields: tuple[str, ...] = ()
     """Fields of the configuration that may change while a model is in use, since no weight depends on them."""
 
@@ -359,6 +352,32 @@ class T5InterEncoding(BiasInterEncoding):
         return self.table(buckets).permute(0, 3, 1, 2)
 
 
+class FoxInterEncoding(InterEncoding):
+    """FoX: forget gates in every layer (see [`ForgetGate`]), with RoPE over segments besides where `fox_rotation` says
+    so.
+    """
+
+    has_columns = True
+    layer_class = ForgetGate
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config) if config.fox_rotation == "rope" else None
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        terms = super().forward(segments, hidden_states)
+        if self.rotary_emb is None:
+            return terms
+        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+
+
+class CableInterEncoding(InterEncoding):
+    """CABLE: learnt decrements in every layer (see [`CableDecrements`])."""
+
+    has_columns = True
+    layer_class = CableDecrements
+
+
 INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "rope": RotaryInterEncoding,
     "xpos": XposInterEncoding,
@@ -367,5 +386,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
+    "fox": FoxInterEncoding,
+    "cable": CableInterEncoding,
     "none": InterEncoding,
 }

@@ -23,9 +23,12 @@ from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import own_fields
 from .errors_bipe import InputError
-from .first_values_bipe import EncodingTable, generator_for
-from .inter_bipe import INTER_ENCODINGS, InterEncoding, InterTerms
+from .first_values_bipe import EncodingMap, EncodingTable, generator_for
+from .index_steps_bipe import index_steps
+from .inter_bipe import INTER_ENCODINGS, InterEncoding
+from .inter_terms_bipe import InterTerms
 from .intra_bipe import build_inner_encodings, build_intra_encoding
+from .layer_encoding_bipe import LayerEncoding
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
@@ -132,14 +135,14 @@ class BipePreTrainedMixin(PushMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, EncodingTable | InterEncoding):
+        if isinstance(module, EncodingTable | EncodingMap | InterEncoding | LayerEncoding):
             self._draw_first_values(module)
         else:
             super()._init_weights(module)
         if isinstance(module, AlibiBias | InterEncoding | Segmenter):
             module.fill_buffers()
 
-    def _draw_first_values(self, module: EncodingTable | InterEncoding) -> None:
+    def _draw_first_values(self, module: EncodingTable | EncodingMap | InterEncoding | LayerEncoding) -> None:
         device = next((parameter.device for parameter in module.parameters()), None)
         if device is not None and device.type != "meta":  # which holds no values
             name = next(name for name, each in self.named_modules() if each is module)
@@ -327,14 +330,8 @@ class BipeModelMixin:
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
-        segments = self.segment(
-            input_ids,
-            inputs_embeds,
-            is_token=is_token,
-            starts_document=starts_document,
-            segment_ids=segment_ids,
-            past=read_segment_history(cache),
-        )
+        given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
+        segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
         hidden_states = inputs_embeds
         for inner_encoding, indices in zip(self.inner_encodings, segments.inner_indices, strict=True):
             inner = inner_encoding(indices, hidden_states.dtype)
@@ -343,15 +340,17 @@ class BipeModelMixin:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments, hidden_states)
-        if terms.columns is not None and isinstance(cache, QuantizedCache):
+        if self.inter_encoding.layer_class is not None:
+            terms = terms._replace(steps=index_steps(segments.state, **given))
+        if self.inter_encoding.has_columns and isinstance(cache, QuantizedCache):
             raise InputError(
-                "a quantized cache rounds the segment indices that inter_encoding="
+                "a quantized cache rounds the columns that inter_encoding="
                 f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
             )
 
         mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
-        if terms.columns is not None and is_16_bit and self.config._attn_implementation == "eager":
+        if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
         is_packed = starts_document is not None and not is_tracing()
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state

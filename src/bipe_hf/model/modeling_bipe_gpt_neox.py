@@ -26,15 +26,15 @@ from transformers.models.gpt_neox.modeling_gpt_neox import (
     eager_attention_forward,
 )
 
-from .attention_bipe import bilevel_attention
+from .attention_bipe import BipeAttentionMixin, bilevel_attention
 from .configuration_bipe import BipeGPTNeoXConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
-from .inter_bipe import InterTerms
+from .inter_terms_bipe import InterTerms
 from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
 from .registries_bipe import register_family
 
 
-class BipeGPTNeoXAttention(GPTNeoXAttention):
+class BipeGPTNeoXAttention(BipeAttentionMixin, GPTNeoXAttention):
     """GPT-NeoX's attention with the terms of any inter encoding."""
 
     def forward(
@@ -53,6 +53,7 @@ class BipeGPTNeoXAttention(GPTNeoXAttention):
             position_embeddings,
             attention_mask,
             layer_past,
+            hidden_states=hidden_states,
             rotate=apply_rotary_pos_emb,
             eager_attention=eager_attention_forward,
             **kwargs,

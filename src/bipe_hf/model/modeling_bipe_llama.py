@@ -25,16 +25,16 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
-from .attention_bipe import bilevel_attention
+from .attention_bipe import BipeAttentionMixin, bilevel_attention
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import BipeLlamaConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
-from .inter_bipe import InterTerms
+from .inter_terms_bipe import InterTerms
 from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
 from .registries_bipe import register_family
 
 
-class BipeLlamaAttention(LlamaAttention):
+class BipeLlamaAttention(BipeAttentionMixin, LlamaAttention):
     """Llama's attention with the terms of any inter encoding."""
 
     @takes_cache
@@ -55,6 +55,7 @@ class BipeLlamaAttention(LlamaAttention):
             position_embeddings,
             attention_mask,
             cache,
+            hidden_states=hidden_states,
             rotate=apply_rotary_pos_emb,
             eager_attention=eager_attention_forward,
             **kwargs,

@@ -1,0 +1,26 @@
+"""What an inter encoding contributes to attention."""
+
+from typing import NamedTuple
+
+import torch
+
+from .alibi_bipe import BiasColumns
+from .index_steps_bipe import IndexSteps
+
+
+class InterTerms(NamedTuple):
+    """What an inter encoding contributes to attention.
+
+    The terms of positions are computed once per forward and used by every layer. A [`LayerEncoding`] replaces some of
+    them by those of its layer.
+    """
+
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
+    columns: BiasColumns | None = None
+    query_scale: torch.Tensor | None = None
+    """Factor on the queries, of shape `(batch, 1 or heads, length, 1 or head_dim)`."""
+    key_scale: torch.Tensor | None = None
+    """Factor on the keys, of shape `(batch, 1 or key heads, length, head_dim)`."""
+    steps: IndexSteps | None = None
+    """For encodings that have a [`LayerEncoding`]: how the segment index goes on, from token to token."""

@@ -1,0 +1,401 @@
+"""FoX and CABLE: the authors' numbers, limits that are another encoding, and columns as exact as a bias made apart."""
+
+import json
+import math
+
+import pytest
+import torch
+from families import FAMILIES
+from paths import GOLDEN_RELATIVES
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import DynamicCache, StaticCache
+
+from bipe_hf.model.alibi_bipe import alibi_slopes
+from bipe_hf.model.attention_bipe import attach_columns
+from bipe_hf.model.compatibility_bipe import CACHE_NAME
+from bipe_hf.model.running_bias_bipe import leading_bits, parts, running_columns
+
+
+HEADS, HEAD_DIM, HIDDEN = 4, 8, 32  # of the authors' layers
+HEAD_DIM_OF_KERNELS = 64
+IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
+ENCODINGS = {"fox": {"inter_encoding": "fox"}, "cable": {"inter_encoding": "cable"}}
+
+
+# The authors' numbers
+
+
+def golden(name):
+    tolerance = json.loads((GOLDEN_RELATIVES / name / "config.json").read_text())["tolerance"]
+    tensors = load_file(GOLDEN_RELATIVES / name / "golden.safetensors")
+
+    def assert_agrees(got, expected):
+        assert (got - expected).abs().max() <= tolerance * max(1, expected.abs().max())
+
+    return tensors, assert_agrees
+
+
+class OneLayer:
+    """The attention layer of a family, which sees the given hidden states, with given weights."""
+
+    def __init__(self, family, *, has_bias, **fields):
+        shape = {"num_key_value_heads": HEADS} if family == "llama" else {}
+        self.model = FAMILIES[family].make_causal_lm(
+            vocab_size=8,
+            hidden_size=HIDDEN,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=HEADS,
+            attention_bias=has_bias,
+            segmentation="tokens",
+            intra_encoding="none",
+            attn_implementation="eager",
+            **shape,
+            **fields,
+        )
+        self.model = self.model.base_model.eval()
+        (layer,) = self.model.layers
+        layer.input_layernorm = torch.nn.Identity()
+        self.attention = layer.self_attn if family == "llama" else layer.attention
+        self.encoding = self.attention.layer_encoding
+
+    def load(self, query, key, value, output):
+        """Each a weight, or a weight and a bias."""
+        names = self.attention.state_dict().keys()
+        for kind, *values in zip(("weight", "bias"), query, key, value, output, strict=False):
+            if f"q_proj.{kind}" in names:
+                given = dict(zip(("q_proj", "k_proj", "v_proj", "o_proj"), values, strict=True))
+            else:  # one projection to the queries, keys and values of the first head, of the second, ...
+                heads = torch.stack([each.unflatten(0, (HEADS, HEAD_DIM)) for each in values[:3]], dim=1)
+                given = {"query_key_value": heads.flatten(0, 2), "dense": values[3]}
+            for module, numbers in given.items():
+                getattr(self.attention.get_submodule(module), kind).data.copy_(numbers)
+
+    @torch.no_grad()
+    def __call__(self, x, mask=None):
+        """The bias below the diagonal, the weights and the output."""
+        seen = {}
+        hooks = [
+            self.encoding.register_forward_hook(lambda module, given, terms: seen.update(columns=terms.columns)),
+            self.attention.register_forward_hook(lambda module, given, result: seen.update(result=result)),
+        ]
+        self.model(inputs_embeds=x, attention_mask=mask, use_cache=False)
+        for hook in hooks:
+            hook.remove()
+        bias = seen["columns"].query @ seen["columns"].key.transpose(2, 3) * seen["columns"].scaling
+        output, weights = seen["result"]
+        return bias.tril(), weights, output
+
+
+def set_map(module, weight, bias):
+    module.weight.data.copy_(weight)
+    module.bias.data.copy_(bias)
+
+
+def test_fox_is_that_of_its_authors(family):
+    tensors, assert_agrees = golden("fox")
+    layer = OneLayer(family, has_bias=False, inter_encoding="fox")
+    for variant in ("plain", "pro"):
+        gate = (tensors[f"{variant}.fgate_proj.{kind}"] for kind in ("weight", "bias"))
+        set_map(layer.encoding.map, *gate)
+        assert_agrees(layer(tensors["x"])[0], tensors[f"{variant}.bias"])
+    set_map(layer.encoding.map, tensors["plain.fgate_proj.weight"], tensors["plain.fgate_proj.bias"])
+    layer.load(*([tensors[f"plain.{name}_proj.weight"]] for name in "qkvo"))
+    assert_agrees(layer(tensors["x"])[2], tensors["plain.output"])
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[0, :3] = 0
+    output = layer(tensors["x"], mask)[2] * mask[..., None]
+    assert_agrees(output, tensors["plain.padded.output"])
+
+
+@pytest.mark.parametrize("kind", ["released", "weighted"])
+def test_cable_is_that_of_its_authors(family, kind):
+    tensors, assert_agrees = golden("cable")
+    layer = OneLayer(family, has_bias=True, inter_encoding="cable", cable_kind=kind)
+    set_map(layer.encoding.map, tensors["layer.h_attn.weight"], tensors["layer.h_attn.bias"])
+    if kind == "weighted":
+        set_map(layer.encoding.weight_map, tensors["scale.weight"], tensors["scale.bias"])
+    query, key, value = zip(*(tensors[f"layer.c_attn.{each}"].chunk(3) for each in ("weight", "bias")), strict=True)
+    if kind == "released":  # whose logits have no scale
+        query = [each * HEAD_DIM**0.5 for each in query]
+    layer.load(query, key, value, [tensors["layer.c_proj.weight"], tensors["layer.c_proj.bias"]])
+    bias, weights, output = layer(tensors["x"])
+    assert_agrees(bias, tensors[f"{kind}.bias"])
+    assert_agrees(output, tensors[f"{kind}.output"])
+    if kind == "released":
+        later = torch.ones(24, 24).triu(1).bool()
+        assert_agrees(weights, tensors["released.scores"].masked_fill(later, -math.inf).softmax(-1))
+
+
+# Limits
+
+
+def layer_encodings(model):
+    return [module for name, module in model.named_modules() if name.endswith(".layer_encoding")]
+
+
+def with_constant(tiny_model, family, fields, numbers):
+    """A tiny model whose maps have zero weights and these biases, one a head."""
+    model = FAMILIES[family].make_causal_lm(**tiny_model(family).config.to_diff_dict() | fields).eval()
+    for encoding in layer_encodings(model):
+        set_map(encoding.map, torch.zeros(()), numbers)
+    return model
+
+
+def assert_same_logits(model, other):
+    other.load_state_dict({name: each for name, each in model.state_dict().items() if "layer_encoding" not in name})
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, other(IDS).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("over", [{}, {"segmentation": "tokens"}], ids=["segments", "tokens"])
+@pytest.mark.parametrize("name", ["fox", "cable"])
+def test_a_constant_decrement_is_alibi(tiny_model, family, name, over):
+    alibi = tiny_model(family, inter_encoding="alibi", **over)
+    slopes = 4.0 * torch.tensor(alibi_slopes(HEADS))
+    numbers = slopes if name == "cable" else -torch.expm1(slopes).log()  # log sigmoid of it is minus the slope
+    fields = {"inter_encoding": name, "cable_kind": "unweighted", **over}
+    assert_same_logits(with_constant(tiny_model, family, fields, numbers), alibi)
+
+
+@pytest.mark.parametrize("gate", ["fixed", "bias_only"])
+def test_gates_without_weights_start_as_alibi(tiny_model, family, gate):
+    """Four heads have slopes from 1/4 to 1/256, evenly spaced in their logarithm."""
+    fields = {"inter_encoding": "fox", "fox_gate": gate, "fox_min_time": 4.0}
+    alibi = FAMILIES[family].make_causal_lm(
+        **tiny_model(family).config.to_diff_dict() | {"inter_encoding": "alibi", "alibi_slope_scale": 1.0}
+    )
+    assert_same_logits(tiny_model(family, **fields), alibi.eval())
+    learnt = [name for name, _ in tiny_model(family, **fields).named_parameters() if "layer_encoding" in name]
+    assert len(learnt) == {"fixed": 0, "bias_only": 2}[gate]
+
+
+@pytest.mark.parametrize("name", ["fox", "cable"])
+def test_no_decrement_is_no_encoding(tiny_model, family, name):
+    numbers = torch.full((HEADS,), 40.0 if name == "fox" else -1.0)
+    model = with_constant(tiny_model, family, {"inter_encoding": name}, numbers)
+    assert_same_logits(model, tiny_model(family, inter_encoding="none"))
+
+
+def test_released_cable_is_fox_with_the_sign_of_the_map_turned(tiny_model, family):
+    fox = tiny_model(family, inter_encoding="fox")
+    cable = tiny_model(family, inter_encoding="cable", cable_kind="released")
+    cable.load_state_dict({name: -each if ".map." in name else each for name, each in fox.state_dict().items()})
+    with torch.no_grad():
+        torch.testing.assert_close(cable(IDS).logits, fox(IDS).logits, rtol=0, atol=1e-5)
+
+
+# Exactness
+
+
+def causal_attention(dtype, way, query, key, value, sums, weights):
+    """In one of three ways: with columns; with the whole bias, from float64; with that bias and no gradient to it.
+
+    A CPU kernel of less rounding runs where the bias has a gradient: the last way has the kernel of the columns.
+    """
+    query, key, value = (each.to(dtype) for each in (query, key, value))
+    if way == "columns":
+        columns = running_columns(sums, weights, query, key)
+        query, key, value = attach_columns(columns, query, key, value)
+        options = {"is_causal": True, "scale": columns.scaling, "enable_gqa": True}
+        return F.scaled_dot_product_attention(query, key, value, **options)[..., :HEAD_DIM_OF_KERNELS]
+    sums = sums.transpose(1, 2)
+    bias = sums[..., :, None] - sums[..., None, :]
+    if weights is not None:
+        bias = weights.transpose(1, 2)[..., None] * bias
+    if way == "whole bias":
+        bias = bias.detach()
+    later = torch.ones(bias.shape[-2:]).triu(1).bool()
+    bias = bias.to(dtype).masked_fill(later, torch.finfo(dtype).min)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
+
+
+def output_and_gradients(dtype, way, leaves, upstream):
+    """Of queries, keys, values, sums and weights; as many as the way has."""
+    leaves = [None if each is None else each.detach().clone().requires_grad_() for each in leaves]
+    output = causal_attention(dtype, way, *leaves)
+    (output * upstream.to(dtype)).sum().backward()
+    gradients = [None if each is None else each.grad for each in leaves]
+    return dict(
+        zip(("output", "query", "key", "value", "sums", "weights"), [output.detach(), *gradients], strict=True)
+    )
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("weighted", [False, True], ids=["sums", "weighted sums"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_running_columns_are_as_near_float64_as_a_materialised_bias(dtype, weighted, key_heads):
+    """1024 tokens; heads that forget at once, within a sentence, within a page, and hardly at all."""
+    generator = torch.Generator().manual_seed(0)
+    rates = torch.tensor([3.0, 0.7, 0.02, 1e-4], dtype=torch.float64)
+    sums = -(torch.rand(1, 1024, 4, generator=generator, dtype=torch.float64) * rates).cumsum(1)
+    weights = torch.rand(1, 1024, 4, generator=generator).double() + 0.2 if weighted else None
+    shapes = [(1, heads, 1024, HEAD_DIM_OF_KERNELS) for heads in (4, key_heads, key_heads, 4)]
+    *inputs, upstream = (torch.randn(shape, generator=generator).to(dtype).double() for shape in shapes)
+    leaves = [*inputs, sums, weights]
+    truth = output_and_gradients(torch.float64, "whole bias with a gradient", leaves, upstream)
+    peer, ours = (output_and_gradients(dtype, way, leaves, upstream) for way in ("whole bias", "columns"))
+
+    def error(found, name):
+        return ((found[name] - truth[name]).norm() / truth[name].norm()).item()
+
+    for name in ("output", "query", "key", "value"):
+        assert error(ours, name) <= 1.2 * error(peer, name), name
+    assert error(ours, "sums") <= 4 * torch.finfo(dtype).eps
+    if weighted:  # a gradient that is the sum of many large numbers
+        assert error(ours, "weights") <= {torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}[dtype]
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["sums", "weighted sums"])
+def test_neighbouring_keys_differ_exactly_at_8192_tokens(weighted):
+    """The sum there is 5.7e3, of which one bfloat16 holds multiples of 32."""
+    sums = (-0.69 * torch.arange(8192, dtype=torch.float64)).view(1, -1, 1)[:, -64:]
+    weights = torch.full((1, 64, 1), 0.75, dtype=torch.float64) if weighted else None
+    place = torch.arange(64, dtype=torch.float64)
+    expected = 0.69 * (place[None] - place[:, None]) * (0.75 if weighted else 1.0)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-6), (torch.bfloat16, 1e-3)):
+        heads = torch.zeros(1, 1, 64, 64, dtype=dtype)
+        columns = running_columns(sums, weights, heads, heads)
+        assert columns.query.dtype == columns.key.dtype == dtype
+        assert (heads.shape[-1] + columns.query.shape[-1]) % 8 == 0
+        # as a kernel does: products in float32, added up from the first on
+        wide = torch.promote_types(dtype, torch.float32)
+        total = torch.zeros(64, 64, dtype=wide)
+        for query, key in zip(columns.query[0, 0].to(wide).T, columns.key[0, 0].to(wide).T, strict=True):
+            total += query[:, None] * key
+        torch.testing.assert_close(total.double() * columns.scaling, expected, rtol=2e-7, atol=tolerance)
+
+
+@pytest.mark.parametrize("bits", [8, 11, 12, 24])
+def test_leading_bits_are_those_of_a_rounding_by_hand(bits):
+    numbers = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 1e3
+    numbers = torch.cat([numbers.float().double(), torch.zeros(1, dtype=torch.float64)])
+    _, exponent = torch.frexp(numbers)
+    unit = torch.ldexp(torch.ones_like(numbers), exponent - bits)
+    error = (leading_bits(numbers, bits) - numbers).abs()
+    assert (error <= unit / 2).all()
+    assert ((leading_bits(numbers, bits) / unit) % 1 == 0).all()
+
+
+def test_the_first_part_carries_the_gradient():
+    numbers = torch.tensor([1.2345678, -700.1], dtype=torch.float64, requires_grad=True)
+    found = parts(numbers, (8, 8, 8))
+    assert not any(part.requires_grad for part in found[1:])
+    sum(found).backward(torch.tensor([3.0, 5.0], dtype=torch.float64))
+    assert numbers.grad.tolist() == [3.0, 5.0]
+    torch.testing.assert_close(sum(found).detach(), numbers.detach(), rtol=2**-24, atol=0)
+
+
+# The state in a cache
+
+
+CACHES = {
+    "dynamic": lambda config: DynamicCache(config=config),
+    "made_without_config": lambda config: DynamicCache(),
+    "static": lambda config: StaticCache(config=config, max_cache_len=40),
+}
+
+
+@pytest.fixture(params=ENCODINGS)
+def model(request, family, tiny_model):
+    return tiny_model(family, **ENCODINGS[request.param])
+
+
+def padding_in_all_places():
+    mask = torch.ones_like(IDS)
+    mask[0, :4] = mask[0, 9:13] = mask[1, 11] = mask[1, 20:22] = 0
+    return mask
+
+
+@pytest.mark.parametrize("kind", CACHES)
+@torch.no_grad()
+def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
+    """Pieces end in padding and before it: what the last token would bring is known behind it."""
+    mask = padding_in_all_places()
+    full = model(IDS, attention_mask=mask, use_cache=False).logits
+    cache, rows = CACHES[kind](model.config), torch.tensor([0, 1])
+    for start, end in ((0, 3), (3, 12), (12, 13), (13, 24)):
+        chunk = IDS[rows, start:end]
+        logits = model(chunk, attention_mask=mask[rows, :end], **{CACHE_NAME: cache}).logits
+        is_token = mask[rows, start:end].bool()
+        torch.testing.assert_close(logits[is_token], full[rows, start:end][is_token], rtol=1e-4, atol=2e-5)
+        rows = rows.flip(0)
+        cache.reorder_cache(torch.tensor([1, 0]))
+    if kind != "static":  # whose keys cannot be cropped
+        cache.crop(-5)
+    start = int(cache.get_seq_length())
+    logits = model(IDS[rows, start:], attention_mask=mask[rows], **{CACHE_NAME: cache}).logits
+    is_token = mask[rows, start:].bool()
+    torch.testing.assert_close(logits[is_token], full[rows, start:][is_token], rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_padding_in_all_places_moves_no_token(model):
+    mask = padding_in_all_places()
+    logits = model(IDS, attention_mask=mask, use_cache=False).logits
+    for row in range(2):
+        is_token = mask[row].bool()
+        alone = model(IDS[row, is_token][None]).logits[0]
+        torch.testing.assert_close(logits[row, is_token], alone, rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_rows_of_a_cache_are_repeated_selected_and_reset(model):
+    full = model(IDS, use_cache=False).logits
+    cache = DynamicCache(config=model.config)
+    model(IDS[:, :17], **{CACHE_NAME: cache})
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0, 1]))
+    logits = model(IDS[[1, 0, 0], 17:], **{CACHE_NAME: cache}).logits
+    torch.testing.assert_close(logits, full[[1, 0, 0], 17:], rtol=1e-4, atol=2e-5)
+    for fresh in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=40)):
+        model(IDS.flip(1)[:, :9], **{CACHE_NAME: fresh})
+        fresh.reset()
+        logits = model(IDS, **{CACHE_NAME: fresh}).logits
+        torch.testing.assert_close(logits, full, rtol=1e-4, atol=2e-5)
+
+
+def test_the_sums_of_a_cache_do_not_depend_on_its_pieces(model):
+    """They are float64: single tokens give what one forward gives, to more digits than float32 has."""
+    states = []
+    for size in (30, 7, 1):
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            for chunk in IDS.split(size, dim=1):
+                model(chunk, **{CACHE_NAME: cache})
+        states.append(cache.layers[-1].layer_states)
+    for other in states[1:]:
+        assert other.keys() == states[0].keys() == {0, 1}
+        torch.testing.assert_close(other[0], states[0][0], rtol=1e-6, atol=1e-6)
+        assert other[0].dtype == torch.float64
+
+
+def test_given_segment_ids_that_jump_count_a_separator_as_often(tiny_model, family):
+    """As BiPE-ALiBi does: its bias is that of the index."""
+    alibi = tiny_model(family, inter_encoding="alibi")
+    slopes = 4.0 * torch.tensor(alibi_slopes(HEADS))
+    cable = with_constant(tiny_model, family, {"inter_encoding": "cable", "cable_kind": "unweighted"}, slopes)
+    cable.load_state_dict(alibi.state_dict(), strict=False)
+    embeddings = cable.get_input_embeddings()(IDS)
+    segment_ids = torch.tensor([[5] * 4 + [6] * 8 + [9] * 3 + [15] * 15, [0] * 10 + [1] * 20])
+    logits = [each(inputs_embeds=embeddings, segment_ids=segment_ids).logits for each in (alibi, cable)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-5)
+
+
+def test_the_other_weights_do_not_depend_on_the_encoding(family):
+    shape = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    states = []
+    for fields in ({"inter_encoding": "none"}, *ENCODINGS.values()):
+        torch.manual_seed(0)
+        model = FAMILIES[family].make_causal_lm(**shape, num_attention_heads=2, separator_token_ids=[5], **fields)
+        states.append((model.state_dict(), torch.get_rng_state()))
+        maps = [encoding.map for encoding in layer_encodings(model)]
+        for encoding in maps:
+            assert encoding.weight.std().item() == pytest.approx(0.02, rel=0.4)
+            assert not encoding.bias.any()
+        assert not maps or not torch.equal(maps[0].weight, maps[1].weight)
+    (plain, state), *others = states
+    for weights, random in others:
+        assert torch.equal(random, state)
+        assert all(torch.equal(weights[name], expected) for name, expected in plain.items())
