@@ -362,16 +362,13 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
+        ({"inter_encoding": "fire"}, "one of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none"),
         ({"fox_gate": "half"}, "fox_gate must be one of full, bias_only, fixed, got 'half'"),
         ({"fox_rotation": "xpos"}, "fox_rotation must be one of none, rope, got 'xpos'"),
         ({"fox_min_time": 0.0}, "fox_min_time and fox_max_time must be above 0, the second at least the first, got 0"),
         ({"fox_min_time": 9.0, "fox_max_time": 8.0}, "the second at least the first, got 9.0 and 8.0"),
         ({"fox_max_time": float("nan")}, "the second at least the first, got 2.0 and nan"),
         ({"cable_kind": "kernel"}, "cable_kind must be one of weighted, unweighted, released, got 'kernel'"),
-        (
-            {"inter_encoding": "fire"},
-            "inter_encoding must be one of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none",
-        ),
         ({"inter_encoding": "axes"}, "inter_encoding 'axes' needs hybrid_max_period"),
         (
             {"inter_encoding": "axes", "hybrid_max_period": 64, "segmentation": "tokens"},
