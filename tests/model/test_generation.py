@@ -19,6 +19,8 @@ ENCODINGS = {
     "bipe_alibi": {"inter_encoding": "alibi"},
     "bipe_fox": {"inter_encoding": "fox"},
     "bipe_cable": {"inter_encoding": "cable"},
+    "bipe_cope": {"inter_encoding": "cope", "cope_gates": "own_keys"},
+    "bipe_dape_v2": {"inter_encoding": "dape_v2"},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
 }
 REPEATING = torch.tensor([[5, 3, 9, 12, 7] * 3])  # two segments over and over, so that there is something to look up
