@@ -21,6 +21,9 @@ ENCODINGS = {
     "t5": {"inter_encoding": "t5"},
     "fox": {"inter_encoding": "fox"},
     "cable": {"inter_encoding": "cable"},
+    "fire": {"inter_encoding": "fire"},
+    "cope": {"inter_encoding": "cope"},
+    "dape_v2": {"inter_encoding": "dape_v2"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},
 }

@@ -12,6 +12,7 @@ from .alibi_bipe import BiasColumns
 from .errors_bipe import InputError
 from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms
+from .logits_bipe import all_own_keys, attention_with_logits
 
 
 class BipeAttentionMixin:
@@ -19,8 +20,18 @@ class BipeAttentionMixin:
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        layer_class = INTER_ENCODINGS[config.inter_encoding].layer_class
+        inter_encoding = INTER_ENCODINGS[config.inter_encoding]
+        layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
         self.layer_encoding = None if layer_class is None else layer_class(config)
+        self.layer_logits = None
+        if logits_class is not None:
+            key_heads, head_dim = self.key_shape
+            self.layer_logits = logits_class(config, head_dim, key_heads)
+
+    @property
+    def key_shape(self) -> tuple[int, int]:
+        """Number of key heads and dimension of a head, which every family says."""
+        raise NotImplementedError
 
 
 def bilevel_attention(
@@ -69,6 +80,22 @@ def bilevel_attention(
     if cache is not None:
         key, value = cache.update(key, value, layer.layer_idx)
 
+    dropout = layer.attention_dropout if layer.training else 0.0
+    if layer.layer_logits is not None:
+        output, weights = attention_with_logits(
+            layer.layer_logits,
+            query,
+            key,
+            value,
+            all_own_keys(layer.layer_logits, hidden_states, cache, layer.layer_idx),
+            attention_mask,
+            terms.ids,
+            scaling=scaling,
+            dropout=dropout,
+            backend=layer.config._attn_implementation,
+        )
+        return output.flatten(2), weights
+
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
     output, weights = attention(
         layer,
@@ -76,7 +103,7 @@ def bilevel_attention(
         key,
         value,
         attention_mask,
-        dropout=layer.attention_dropout if layer.training else 0.0,
+        dropout=dropout,
         scaling=scaling,
         **kwargs,
     )

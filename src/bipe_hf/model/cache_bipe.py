@@ -67,6 +67,10 @@ class SegmentHistoryLayer(CacheLayerMixin):
         before = self.layer_states.get(layer_idx)
         self.layer_states[layer_idx] = states if before is None else torch.cat([before, states], dim=1)
 
+    def all_of_layer(self, layer_idx: int) -> torch.Tensor:
+        """The states of a layer's encoding after every cached token, of shape `(batch, cached length, numbers)`."""
+        return self.layer_states[layer_idx]
+
     def crop(self, tokens_to_remove: int) -> None:
         # A negative number, as transformers has it: so many go from the end.
         if tokens_to_remove != 0:
@@ -169,6 +173,9 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
         columns = self.length + torch.arange(1 - states.shape[1], 1, device=self.length.device)
         room.index_copy_(1, columns.to(room.device), states)
 
+    def all_of_layer(self, layer_idx: int) -> torch.Tensor:
+        return self.layer_states[layer_idx][:, 1:]
+
     def crop(self, tokens_to_remove: int) -> None:
         if self.states is not None:
             self.length.add_(tokens_to_remove)
@@ -249,6 +256,14 @@ def latest_layer_state(cache: Cache, layer_idx: int, new_length: int) -> torch.T
 def append_layer_states(cache: Cache, layer_idx: int, states: torch.Tensor) -> None:
     """Adds the states of a layer's encoding after each new token, of shape `(batch, new tokens, numbers)`."""
     _segment_history_layer(cache).append_of_layer(layer_idx, states)
+
+
+def layer_states(cache: Cache, layer_idx: int) -> torch.Tensor:
+    """The states of a layer's encoding after every token that has keys, of shape `(batch, keys, numbers)`.
+
+    In a static cache those yet to come are there too, whose values mean nothing.
+    """
+    return _segment_history_layer(cache).all_of_layer(layer_idx)
 
 
 def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:

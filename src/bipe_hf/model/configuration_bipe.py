@@ -24,13 +24,19 @@ from .version_bipe import __version__
 
 logger = logging.get_logger(__name__)
 
-INTER_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fox", "cable", "none")
+INTER_ENCODINGS = (
+    *("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fire"),
+    *("fox", "cable", "cope", "dape", "dape_v2", "none"),
+)
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
 SLOW_PAIRS = ("none", "segments")
 FOX_GATES = ("full", "bias_only", "fixed")
 FOX_ROTATIONS = ("none", "rope")
 CABLE_KINDS = ("weighted", "unweighted", "released")
+COPE_GATES = ("keys", "values", "own_keys")
+COPE_TERMS = ("scaled", "unscaled")
+DAPE_BIASES = ("alibi", "kerple", "fire")
 
 # What transformers keeps in a configuration without declaring it.
 UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
@@ -96,8 +102,9 @@ class BipeConfigMixin(PreTrainedConfig):
 
     inter_encoding: str = _field(
         "rope",
-        "relative encoding over segments (see the classes of `inter_bipe`); kerple and t5 have a bias for each"
-        " pair of tokens: their memory grows with the square of the length, and flash attention cannot compute them",
+        "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
+        " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
+        " them; cope and dape change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -144,7 +151,7 @@ class BipeConfigMixin(PreTrainedConfig):
     alibi_slope_scale: float | int = _field(
         96.0,
         "factor on the ALiBi slopes of Press et al.: 96 over segments in the paper, 1 for plain ALiBi",
-        read_by={"inter_encoding": ("alibi",)},
+        read_by={"inter_encoding": ("alibi", "dape", "dape_v2")},
     )
     log_scale_train_length: int | None = _field(
         None,
@@ -219,6 +226,47 @@ class BipeConfigMixin(PreTrainedConfig):
         " (without that weight), released (softplus, no weight: version 1 and the authors' code)",
         choices=CABLE_KINDS,
         read_by={"inter_encoding": ("cable",)},
+    )
+    cope_positions: int = _field(
+        64,
+        "rows of the table of CoPE in each layer; what lies farther, as its gates count, shares the last row",
+        read_by={"inter_encoding": ("cope",)},
+    )
+    cope_gates: str = _field(
+        "keys",
+        "what the gates of CoPE are products of queries with: keys, values (val-gates), own_keys (keys of a map of"
+        " their own, which the cache keeps: sep-keys)",
+        choices=COPE_GATES,
+        read_by={"inter_encoding": ("cope",)},
+    )
+    cope_term: str = _field(
+        "scaled",
+        "the products of queries and rows of that table: scaled (divided as those with keys: the authors' code),"
+        " unscaled (the listing in the paper)",
+        choices=COPE_TERMS,
+        read_by={"inter_encoding": ("cope",)},
+    )
+    dape_bias: str = _field(
+        "kerple",
+        "bias that DAPE adapts, one of each layer; alibi has the slopes of alibi_slope_scale",
+        choices=DAPE_BIASES,
+        read_by={"inter_encoding": ("dape", "dape_v2")},
+    )
+    dape_width: int = _field(
+        32,
+        "width of the MLP of DAPE over the heads, and of that of FIRE",
+        read_by={"inter_encoding": ("dape", "dape_v2", "fire")},
+    )
+    dape_kernel: int = _field(
+        3,
+        "neighbouring keys that a convolution of DAPE V2 sees, an odd number",
+        read_by={"inter_encoding": ("dape_v2",)},
+    )
+    fire_length: int = _field(
+        512,
+        "how far a query has come, in tokens or segments, before FIRE takes distances as shares of it; a learnt factor"
+        " moves it",
+        read_by={"inter_encoding": ("dape", "dape_v2", "fire")},
     )
     bipe_hf_version: str | None = None
 
@@ -370,6 +418,11 @@ class BipeConfigMixin(PreTrainedConfig):
                 "fox_min_time and fox_max_time must be above 0, the second at least the first, got "
                 f"{self.fox_min_time} and {self.fox_max_time}"
             )
+        for name, least in (("cope_positions", 2), ("dape_width", 1), ("dape_kernel", 1), ("fire_length", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.dape_kernel % 2 == 0:
+            raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
         if self.inter_encoding in ("hybrid", "axes"):
             self._validate_slopes_and_rotary()
         if self.inter_encoding == "hybrid":
@@ -433,9 +486,12 @@ class BipeConfigMixin(PreTrainedConfig):
 
         `BipeLlamaConfig.for_encoding("bipe_rope", tokenizer=tokenizer, train_length=1024, hidden_size=768, ...)`
 
-        - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"nope"`: over tokens, as their papers have them.
+        - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"fire"`, `"nope"`: over tokens, as their papers have
+          them.
         - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
           second turns queries and keys as well.
+        - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
+          have them.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.
         - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
           table of the places in a segment; ALiBi with the paper's factor of 96.

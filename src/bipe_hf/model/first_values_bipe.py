@@ -51,6 +51,39 @@ class EncodingMap(nn.Module):
             return F.linear(hidden_states.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
+class PairMap(nn.Module):
+    """A linear map with bias of the numbers that belong to a pair of tokens, and those of neighbouring keys.
+
+    First values are those of a linear layer of PyTorch. It computes in the dtype that it gets, without autocast.
+
+    Args:
+        num_inputs, num_outputs: numbers of a pair.
+        kernel: keys that one output sees.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, kernel: int = 1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs, kernel))
+        self.bias = nn.Parameter(torch.empty(num_outputs))
+
+    def draw(self, generator: torch.Generator, std: float) -> None:
+        """Draws the first values, whatever `std` is."""
+        bound = self.weight[0].numel() ** -0.5
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        """`(batch, inputs, queries, keys + kernel - 1)` to `(batch, outputs, queries, keys)`.
+
+        No convolution of a library: on a GPU that would round float32 to 10 bits.
+        """
+        kernel = self.weight.shape[-1]
+        keys = pairs.shape[-1] - kernel + 1
+        weight, bias = self.weight.to(pairs.dtype), self.bias.to(pairs.dtype)
+        mapped = sum(weight[..., at] @ pairs[..., at : at + keys].flatten(2) for at in range(kernel))
+        return mapped.unflatten(2, (-1, keys)) + bias[:, None, None]
+
+
 def generator_for(name: str, device: torch.device) -> torch.Generator:
     """A generator for the module of this name in the base model: the seed is that of torch, and no global state moves.
 

@@ -16,62 +16,14 @@ from transformers.utils import is_tracing
 
 from .alibi_bipe import AlibiBias, kernel_dtype
 from .cable_bipe import CableDecrements
+from .cope_bipe import CopeLogits
+from .dape_bipe import DapeLogits, DapeV2Logits
 from .errors_bipe import InputError
-from .first_values_bipe import EncodingTable
 from .fox_bipe import ForgetGate
+from .inter_base_bipe import InterEncoding
+from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
-from .layer_encoding_bipe import LayerEncoding
 from .segmentation_bipe import Segments
-
-
-class InterEncoding(nn.Module):
-    """Base of all inter encodings, and NoPE itself: attention sees no position."""
-
-    has_columns = False
-    """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
-    has_bias = False
-    """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
-    layer_class: type[LayerEncoding] | None = None
-    """What every attention layer has a module of, where its hidden states take part (see [`LayerEncoding`])."""
-    moving_fields: tuple[str, ...] = ()
-    """Fields of the configuration that may change while a model is in use, since no weight depends on them."""
-
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
-        super().__init__()
-        self.log_scale_train_length = config.log_scale_train_length
-        self.logn_train_length = config.logn_train_length
-
-    def fill_buffers(self) -> None:
-        """Fills the module's own buffers, which no checkpoint holds, after the model was made on the meta device."""
-
-    def follow(self, config: PreTrainedConfig) -> None:
-        """Takes over the `moving_fields` of the configuration, which has just changed."""
-
-    def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values of its own parameters, through `transformers.initialization`, which keeps what was
-        loaded; `std` is the standard deviation of the other weights.
-        """
-
-    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
-        """Turns positions into what attention needs.
-
-        Args:
-            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
-        """
-        return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
-
-    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
-        """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
-        scale = None
-        if self.log_scale_train_length is not None:
-            # the authors' log_scale
-            scale = torch.log1p(segments.segment_ids.clamp(min=0).float()) / math.log(self.log_scale_train_length)
-        if self.logn_train_length is not None:
-            # Chiang and Cholak (ACL 2022, section 5.3): the softmax of n keys needs logits that grow like log n
-            logn = torch.log1p(segments.token_positions.float()) / math.log(self.logn_train_length)
-            scale = logn.clamp(min=1.0) if scale is None else scale * logn.clamp(min=1.0)
-        return None if scale is None else scale[:, None, :, None].to(dtype)
 
 
 def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
@@ -279,79 +231,6 @@ class AxesInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(rotary=(cos, sin), columns=columns)
 
 
-class BiasInterEncoding(InterEncoding):
-    """Base of those with a bias that is no product of a query column with a key column.
-
-    It takes memory for each pair of tokens and head, and an attention backend that adds it: `sdpa` (without its flash
-    kernel), `flex_attention` or `eager`. All layers share it, as in T5.
-    """
-
-    has_bias = True
-
-    def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Bias of the attention logits.
-
-        Args:
-            query_ids (`torch.LongTensor` of shape `(batch, length)`): segment ids of the new tokens.
-            key_ids (`torch.LongTensor` of shape `(batch, past + length)`): those of all tokens.
-            dtype: of the result.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding and
-            other documents is for the mask to hide.
-        """
-        distance = (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
-        return self.bias_of(distance).to(dtype)
-
-    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, keys)` distances, not negative, to `(batch, heads, length, keys)` biases."""
-        raise NotImplementedError
-
-
-class KerpleInterEncoding(BiasInterEncoding):
-    """Kerple over segment ids, logarithmic variant (Chi et al., NeurIPS 2022, arXiv 2205.09921, equation 4):
-    `-r1 log(1 + r2 distance)`, with r1 and r2 above 0 learnt for each head.
-
-    What is learnt is their logarithm, which keeps them above 0. They start in (0, 2) and (0, 1).
-    """
-
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
-        super().__init__(config, rotary_class, head_dim)
-        self.log_r1 = nn.Parameter(torch.empty(config.num_attention_heads))
-        self.log_r2 = nn.Parameter(torch.empty(config.num_attention_heads))
-
-    def draw(self, generator: torch.Generator, std: float) -> None:
-        for parameter, highest in ((self.log_r1, 2.0), (self.log_r2, 1.0)):
-            first = torch.empty(parameter.shape, device=parameter.device, dtype=torch.float32)
-            init.copy_(parameter, first.uniform_(0.01, highest, generator=generator).log())
-
-    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
-        dtype = torch.promote_types(self.log_r1.dtype, torch.float32)
-        r1, r2 = (parameter.to(dtype).exp()[:, None, None] for parameter in (self.log_r1, self.log_r2))
-        return -r1 * torch.log1p(r2 * distance[:, None])
-
-
-class T5InterEncoding(BiasInterEncoding):
-    """The relative bias of T5 over segment ids (Raffel et al., JMLR 2020, section 2.1): one learnt number for each
-    head and bucket of distances.
-
-    32 buckets: one for each distance below 16, then ever wider ones up to 128, the last for all that is beyond.
-    """
-
-    num_buckets, max_distance = 32, 128
-
-    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
-        super().__init__(config, rotary_class, head_dim)
-        self.table = EncodingTable(self.num_buckets, config.num_attention_heads)
-
-    def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
-        exact = self.num_buckets // 2
-        share = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
-        wide = exact + (share * (self.num_buckets - exact)).long()
-        buckets = torch.where(distance < exact, distance, wide.clamp(max=self.num_buckets - 1))
-        return self.table(buckets).permute(0, 3, 1, 2)
-
-
 class FoxInterEncoding(InterEncoding):
     """FoX: forget gates in every layer (see [`ForgetGate`]), with RoPE over segments besides where `fox_rotation` says
     so.
@@ -378,6 +257,25 @@ class CableInterEncoding(InterEncoding):
     layer_class = CableDecrements
 
 
+class CopeInterEncoding(InterEncoding):
+    """CoPE: positions that every layer counts (see [`CopeLogits`])."""
+
+    logits_class = CopeLogits
+
+
+class DapeInterEncoding(InterEncoding):
+    """DAPE: every layer adapts a bias to the logits (see [`DapeLogits`])."""
+
+    logits_class = DapeLogits
+
+
+class DapeV2InterEncoding(InterEncoding):
+    """DAPE V2: the same with neighbouring keys (see [`DapeV2Logits`])."""
+
+    logits_class = DapeV2Logits
+    needs_whole_documents = True
+
+
 INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "rope": RotaryInterEncoding,
     "xpos": XposInterEncoding,
@@ -386,7 +284,11 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
+    "fire": FireInterEncoding,
     "fox": FoxInterEncoding,
     "cable": CableInterEncoding,
+    "cope": CopeInterEncoding,
+    "dape": DapeInterEncoding,
+    "dape_v2": DapeV2InterEncoding,
     "none": InterEncoding,
 }

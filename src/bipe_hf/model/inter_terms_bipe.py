@@ -8,6 +8,15 @@ from .alibi_bipe import BiasColumns
 from .index_steps_bipe import IndexSteps
 
 
+class PairIds(NamedTuple):
+    """Segments of queries and of keys."""
+
+    query: torch.Tensor
+    """`torch.LongTensor` of shape `(batch, length)`: those of the new tokens."""
+    key: torch.Tensor
+    """`torch.LongTensor` of shape `(batch, keys)`: those of all tokens that have a key."""
+
+
 class InterTerms(NamedTuple):
     """What an inter encoding contributes to attention.
 
@@ -24,3 +33,5 @@ class InterTerms(NamedTuple):
     """Factor on the keys, of shape `(batch, 1 or key heads, length, head_dim)`."""
     steps: IndexSteps | None = None
     """For encodings that have a [`LayerEncoding`]: how the segment index goes on, from token to token."""
+    ids: PairIds | None = None
+    """For encodings that have [`LayerLogits`]."""

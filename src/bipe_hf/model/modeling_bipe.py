@@ -23,12 +23,14 @@ from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import own_fields
 from .errors_bipe import InputError
-from .first_values_bipe import EncodingMap, EncodingTable, generator_for
+from .first_values_bipe import EncodingMap, EncodingTable, PairMap, generator_for
 from .index_steps_bipe import index_steps
-from .inter_bipe import INTER_ENCODINGS, InterEncoding
-from .inter_terms_bipe import InterTerms
+from .inter_base_bipe import InterEncoding
+from .inter_bipe import INTER_ENCODINGS
+from .inter_terms_bipe import InterTerms, PairIds
 from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
+from .logits_bipe import LayerLogits, check_backend
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
@@ -44,6 +46,8 @@ from .travel_bipe import check_code
 
 # What inference servers call the attention that they put into a transformers model.
 SERVER_ATTENTION = ("vllm", "sglang", "tgi")
+# What has first values of its own.
+OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerLogits
 
 
 class BilevelInputs(NamedTuple):
@@ -125,24 +129,32 @@ class BipePreTrainedMixin(PushMixin):
         return False
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
-        """As transformers does; a server that does not ask [`is_backend_compatible`] gets a `ValueError` here."""
+        """As transformers does.
+
+        Raises:
+            ValueError: for a server that does not ask [`is_backend_compatible`], and for a backend that the inter
+                encoding does not have.
+        """
         if requested_attention in SERVER_ATTENTION:
             raise InputError(
                 f"attn_implementation={requested_attention!r}: an inference server decodes without the text before a "
                 "token, so the segment of the token is unknown. Use generate of transformers."
             )
+        self.config.check_values()  # they may have been set since it was made
+        if INTER_ENCODINGS[self.config.inter_encoding].logits_class is not None:
+            check_backend(self.config.inter_encoding, requested_attention)
         return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, EncodingTable | EncodingMap | InterEncoding | LayerEncoding):
+        if isinstance(module, OWN_VALUES):
             self._draw_first_values(module)
         else:
             super()._init_weights(module)
         if isinstance(module, AlibiBias | InterEncoding | Segmenter):
             module.fill_buffers()
 
-    def _draw_first_values(self, module: EncodingTable | EncodingMap | InterEncoding | LayerEncoding) -> None:
+    def _draw_first_values(self, module: OWN_VALUES) -> None:
         device = next((parameter.device for parameter in module.parameters()), None)
         if device is not None and device.type != "meta":  # which holds no values
             name = next(name for name, each in self.named_modules() if each is module)
@@ -252,6 +264,8 @@ class BipeModelMixin:
             write_segment_history(cache, segment_state, self.config.num_hidden_layers)
         if self.inter_encoding.has_bias:
             inputs = self._with_bias(inputs, segment_state.segment_id, cache)
+        if self.inter_encoding.logits_class is not None:
+            inputs = self._with_ids(inputs, segment_state.segment_id, cache)
 
         hidden_states = self.run_layers(
             inputs.hidden_states,
@@ -326,10 +340,14 @@ class BipeModelMixin:
         """
         length = inputs_embeds.shape[1]
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
+        if self.inter_encoding.logits_class is not None:
+            check_backend(self.config.inter_encoding, self.config._attn_implementation)
         past_length = 0 if cache is None else cache.get_seq_length()
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
+        if self.inter_encoding.needs_whole_documents:
+            self._check_whole(attention_mask, starts_document)
         given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
         segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
         hidden_states = inputs_embeds
@@ -355,6 +373,18 @@ class BipeModelMixin:
         is_packed = starts_document is not None and not is_tracing()
         return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
 
+    def _check_whole(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor | None) -> None:
+        """Raises `ValueError` for padding between the tokens of a document; no traced graph can."""
+        if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or is_tracing(attention_mask):
+            return
+        is_token = attention_mask.bool()
+        starts = torch.zeros_like(is_token) if starts_document is None else starts_document
+        if _resumes_document(is_token, starts).any():
+            raise InputError(
+                f"attention_mask has padding between tokens of a document, which inter_encoding="
+                f"{self.config.inter_encoding!r} would take for their neighbours. Put padding before or behind them."
+            )
+
     def _with_bias(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:
         """Adds the bias of the inter encoding, for the attention backends that take one."""
         backend = self.config._attn_implementation
@@ -369,6 +399,12 @@ class BipeModelMixin:
             return inputs._replace(attention_mask=inputs.attention_mask + bias)
         return inputs._replace(position_bias=bias)
 
+    def _with_ids(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:
+        """Adds what the logits of layers need."""
+        key_ids = query_ids if cache is None else cached_segment_ids(cache)
+        terms = inputs.inter_terms._replace(ids=PairIds(query_ids, key_ids))
+        return inputs._replace(inter_terms=terms)
+
     def _mask(
         self,
         inputs_embeds: torch.Tensor,
@@ -379,7 +415,10 @@ class BipeModelMixin:
     ) -> tuple[torch.Tensor | None, dict]:
         """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
         if starts_document is None:
-            return create_causal_mask(self.config, inputs_embeds, attention_mask, cache), {}
+            # Without a mask blocks of queries could not tell the empty places of a static cache.
+            can_skip = self.inter_encoding.logits_class is None or cache is None or not cache.is_compileable
+            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, allow_is_causal_skip=can_skip)
+            return mask, {}
         if "flash" in self.config._attn_implementation:
             can_check = is_token is not None and not is_tracing()
             if can_check and _resumes_document(is_token, starts_document).any():

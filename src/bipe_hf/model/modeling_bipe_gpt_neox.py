@@ -37,6 +37,10 @@ from .registries_bipe import register_family
 class BipeGPTNeoXAttention(BipeAttentionMixin, GPTNeoXAttention):
     """GPT-NeoX's attention with the terms of any inter encoding."""
 
+    @property
+    def key_shape(self) -> tuple[int, int]:
+        return self.config.num_attention_heads, self.head_size
+
     def forward(
         self,
         hidden_states: torch.Tensor,

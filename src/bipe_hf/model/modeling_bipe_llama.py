@@ -37,6 +37,10 @@ from .registries_bipe import register_family
 class BipeLlamaAttention(BipeAttentionMixin, LlamaAttention):
     """Llama's attention with the terms of any inter encoding."""
 
+    @property
+    def key_shape(self) -> tuple[int, int]:
+        return self.config.num_key_value_heads, self.head_dim
+
     @takes_cache
     def forward(
         self,

@@ -1,0 +1,66 @@
+"""What every inter encoding is: a relative encoding over segment ids, applied in attention."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from .inter_terms_bipe import InterTerms
+from .layer_encoding_bipe import LayerEncoding
+from .logits_bipe import LayerLogits
+from .segmentation_bipe import Segments
+
+
+class InterEncoding(nn.Module):
+    """Base of all inter encodings, and NoPE itself: attention sees no position."""
+
+    has_columns = False
+    """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
+    has_bias = False
+    """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
+    layer_class: type[LayerEncoding] | None = None
+    """What every attention layer has a module of, where its hidden states take part (see [`LayerEncoding`])."""
+    logits_class: type[LayerLogits] | None = None
+    """What every attention layer has a module of, where the encoding changes finished logits (see [`LayerLogits`])."""
+    needs_whole_documents = False
+    """Whether padding may stand beside a document only, not between its tokens."""
+    moving_fields: tuple[str, ...] = ()
+    """Fields of the configuration that may change while a model is in use, since no weight depends on them."""
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__()
+        self.log_scale_train_length = config.log_scale_train_length
+        self.logn_train_length = config.logn_train_length
+
+    def fill_buffers(self) -> None:
+        """Fills the module's own buffers, which no checkpoint holds, after the model was made on the meta device."""
+
+    def follow(self, config: PreTrainedConfig) -> None:
+        """Takes over the `moving_fields` of the configuration, which has just changed."""
+
+    def draw(self, generator: torch.Generator, std: float) -> None:
+        """Draws the first values of its own parameters, through `transformers.initialization`, which keeps what was
+        loaded; `std` is the standard deviation of the other weights.
+        """
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        """Turns positions into what attention needs.
+
+        Args:
+            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+        """
+        return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
+
+    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
+        """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
+        scale = None
+        if self.log_scale_train_length is not None:
+            # the authors' log_scale
+            scale = torch.log1p(segments.segment_ids.clamp(min=0).float()) / math.log(self.log_scale_train_length)
+        if self.logn_train_length is not None:
+            # Chiang and Cholak (ACL 2022, section 5.3): the softmax of n keys needs logits that grow like log n
+            logn = torch.log1p(segments.token_positions.float()) / math.log(self.logn_train_length)
+            scale = logn.clamp(min=1.0) if scale is None else scale * logn.clamp(min=1.0)
+        return None if scale is None else scale[:, None, :, None].to(dtype)
