@@ -107,7 +107,10 @@ def tiny_relative():
     def relative(model, **fields):
         divides = fields.get("segmentation") != "tokens" and fields.get("intra_encoding") != "none"
         levels = LEVELS if model.config.inner_separator_token_ids and divides else {}
-        return _tiny_model(family_of(model), **{"inter_encoding": model.config.inter_encoding, **levels, **fields})
+        own = {"inter_encoding": model.config.inter_encoding, "hybrid_max_period": model.config.hybrid_max_period}
+        if model.config.inter_encoding == "axes" and not divides:  # nothing is left that could turn
+            own = {"inter_encoding": "alibi"}
+        return _tiny_model(family_of(model), **{**own, **levels, **fields})
 
     return relative
 
@@ -117,11 +120,14 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(params=pairs(["rope", "alibi", "fox", "cable", "levels"]))
+@pytest.fixture(params=pairs(["rope", "alibi", "fox", "cable", "levels", "axes"]))
 def model(request, tiny_model):
     """A tiny model of each family with each inter encoding, and with levels inside segments."""
     family, encoding = request.param
-    encodings = {"levels": {"inter_encoding": "rope", **LEVELS}}
+    encodings = {
+        "levels": {"inter_encoding": "rope", **LEVELS},
+        "axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
+    }
     return tiny_model(family, **encodings.get(encoding, {"inter_encoding": encoding}))
 
 

@@ -19,6 +19,23 @@ def naive_positions(config, ids):
     return segments
 
 
+def naive_inside(config, ids):
+    """Of each token the index of its unit at every inner level, and its place in the innermost; in a loop."""
+    found, indices, place = [], [0] * len(config.inner_separator_token_ids), 0
+    for token in ids:
+        found.append([min(index, config.max_inner_index - 1) for index in indices])
+        found[-1].append(min(place, config.max_segment_length - 1))
+        place += 1
+        for level, ends in enumerate([config.separator_token_ids, *config.inner_separator_token_ids]):
+            if token in ends:
+                if level > 0:
+                    indices[level - 1] += 1
+                indices[level:] = [0] * len(indices[level:])
+                place = 0
+                break
+    return found
+
+
 def naive_pairs(config, head_dim):
     """Frequency of each pair that turns, and its two dimensions: those of the first half with those of the second."""
     theta = config.rope_parameters["rope_theta"]
@@ -26,7 +43,7 @@ def naive_pairs(config, head_dim):
     return [(theta ** (-2 * i / turning), i, i + turning // 2) for i in range(turning // 2)]
 
 
-def naive_rotation(config, head_dim, segment, token):
+def naive_rotation(config, head_dim, segment, token, inside):
     """A complex factor for each pair of a token's query, and the one of its key."""
     factors = []
     pairs = naive_pairs(config, head_dim)
@@ -40,6 +57,12 @@ def naive_rotation(config, head_dim, segment, token):
             query = key = cmath.exp(1j * frequency * token)
         elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
             query = key = cmath.exp(1j * frequency * index)
+        elif config.inter_encoding == "axes":
+            axis = i % (len(inside) + 1)
+            if axis < len(inside):
+                query = key = cmath.exp(1j * frequency * inside[axis])
+            elif 2 * math.pi / frequency <= config.hybrid_max_period:
+                query = key = cmath.exp(1j * frequency * token)
         if config.inter_encoding == "xpos":
             zeta = (i / len(pairs) + 0.4) / 1.4
             query, key = query * zeta ** (segment / 512), key * zeta ** (-segment / 512)
@@ -56,7 +79,7 @@ def naive_t5_bucket(distance):
 def naive_bias(model, head, distance):
     config = model.config
     inter = model.base_model.inter_encoding
-    if config.inter_encoding in ("alibi", "hybrid"):
+    if config.inter_encoding in ("alibi", "hybrid", "axes"):
         slope = alibi_slopes(config.num_attention_heads)[head]
         if config.inter_encoding == "alibi":
             return -config.alibi_slope_scale * slope * distance
@@ -120,7 +143,8 @@ def naive_weights(model, query, key, ids, encoding=None, hidden_states=None):
     heads, length, head_dim = query.shape
     pairs = naive_pairs(config, head_dim)
     rest = [d for d in range(head_dim) if d >= 2 * len(pairs)]
-    rotations = [naive_rotation(config, head_dim, segments[t], t) for t in range(length)]
+    inside = naive_inside(config, ids)
+    rotations = [naive_rotation(config, head_dim, segments[t], t, inside[t]) for t in range(length)]
     weights = torch.zeros(heads, length, length, dtype=torch.float64)
     for head in range(heads):
         q, k = query[head].tolist(), key[head * len(key) // heads].tolist()

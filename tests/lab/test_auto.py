@@ -38,7 +38,7 @@ def test_regularity_of_lines_counted_by_hand():
 @settings(max_examples=30, deadline=None)
 def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
     choice = choose_encoding([table(rows, columns, delimiter)])
-    assert (choice.encoding, choice.levels) == ("bipe_levels", ("lines", "fields"))
+    assert (choice.encoding, choice.levels) == ("bipe_levels_axes", ("lines", "fields"))
 
 
 @given(st.lists(st.text("abc ,", min_size=1), min_size=2, max_size=6, unique=True), st.integers(3, 40))
@@ -99,9 +99,9 @@ def run(tmp_path):
 def test_a_run_says_what_it_chose_and_is_that_run(run, capsys):
     result = pretrain(run)
     said = capsys.readouterr().out
-    assert "encoding bipe_levels with levels lines, fields: records, since 100% of the lines have" in said
-    assert (result["chosen"]["encoding"], result["config"]["encoding"]) == ("bipe_levels", "auto")
-    named = pretrain(run | {"encoding": "bipe_levels", "output_dir": run["output_dir"] + "-named"})
+    assert "encoding bipe_levels_axes with levels lines, fields: records, since 100% of the lines have" in said
+    assert (result["chosen"]["encoding"], result["config"]["encoding"]) == ("bipe_levels_axes", "auto")
+    named = pretrain(run | {"encoding": "bipe_levels_axes", "output_dir": run["output_dir"] + "-named"})
     assert named["eval_loss"] == result["eval_loss"]
     ours, theirs = (AutoConfig.from_pretrained(run["output_dir"] + end).to_dict() for end in ("", "-named"))
     assert ours | {"_name_or_path": ""} == theirs | {"_name_or_path": ""}

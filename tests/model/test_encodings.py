@@ -55,6 +55,16 @@ EXPECTED = {
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
     "bipe_levels": ("BiPE-RoPE with levels", {"inter_encoding": "rope", **BILEVEL}),
     "bipe_levels_hybrid": ("BiPE-hybrid with levels", {**HYBRID, **BILEVEL}),
+    "bipe_levels_axes": (
+        "BiPE-axes with levels",
+        {
+            "inter_encoding": "axes",
+            "hybrid_max_period": 64.0,
+            "hybrid_alibi_scale": 2.0,
+            "hybrid_alibi_power": 0.5,
+            **BILEVEL,
+        },
+    ),
 }
 
 

@@ -20,6 +20,7 @@ ENCODINGS = {
     "bipe_fox": {"inter_encoding": "fox"},
     "bipe_cable": {"inter_encoding": "cable"},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
+    "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
 }
 REPEATING = torch.tensor([[5, 3, 9, 12, 7] * 3])  # two segments over and over, so that there is something to look up
 NEW_TOKENS = 9

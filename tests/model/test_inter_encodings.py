@@ -38,6 +38,19 @@ ENCODINGS = {
         "token_share": 0.7,
     },
     "hybrid without ALiBi": {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "hybrid_alibi_scale": 0.0},
+    "axes": {
+        "inter_encoding": "axes",
+        "hybrid_max_period": 20.0,
+        "inner_separator_token_ids": [[4, 5, 6, 7], [6, 8, 10, 11, 13]],
+        "max_segment_length": 3,
+        "max_inner_index": 2,
+    },
+    "axes without inner levels": {
+        "inter_encoding": "axes",
+        "hybrid_max_period": 8.0,
+        "hybrid_alibi_scale": 0.5,
+        "hybrid_alibi_power": 0.5,
+    },
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
     "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
@@ -349,13 +362,38 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
-        ({"inter_encoding": "fire"}, "one of rope, xpos, alibi, hybrid, kerple, t5, fox, cable, none"),
+        ({"inter_encoding": "fire"}, "one of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none"),
         ({"fox_gate": "half"}, "fox_gate must be one of full, bias_only, fixed, got 'half'"),
         ({"fox_rotation": "xpos"}, "fox_rotation must be one of none, rope, got 'xpos'"),
         ({"fox_min_time": 0.0}, "fox_min_time and fox_max_time must be above 0, the second at least the first, got 0"),
         ({"fox_min_time": 9.0, "fox_max_time": 8.0}, "the second at least the first, got 9.0 and 8.0"),
         ({"fox_max_time": float("nan")}, "the second at least the first, got 2.0 and nan"),
         ({"cable_kind": "kernel"}, "cable_kind must be one of weighted, unweighted, released, got 'kernel'"),
+        ({"inter_encoding": "axes"}, "inter_encoding 'axes' needs hybrid_max_period"),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "segmentation": "tokens"},
+            "needs a segmentation other than 'tokens'",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "intra_encoding": "none"},
+            "and an intra_encoding, whose tables say where",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "hybrid_alibi_scale": 0},
+            "by ALiBi alone: hybrid_alibi_scale is not 0",
+        ),
+        (
+            {"inter_encoding": "axes", "hybrid_max_period": 64, "hybrid_alibi_power": 1.5},
+            "hybrid_alibi_power must lie between 0 and 1",
+        ),
+        (
+            {
+                "inter_encoding": "axes",
+                "hybrid_max_period": 64,
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+            },
+            "rope_parameters of inter_encoding 'axes' must have rope_type 'default'",
+        ),
     ],
 )
 def test_settings_that_make_no_encoding_are_refused(family, fields, message):

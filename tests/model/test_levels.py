@@ -372,7 +372,7 @@ def test_levels_that_nothing_could_use_are_errors(fields, message):
         BipeLlamaConfig(**{**TINY, **fields})
 
 
-@pytest.mark.parametrize("name", ["bipe_levels", "bipe_levels_hybrid"])
+@pytest.mark.parametrize("name", ["bipe_levels", "bipe_levels_hybrid", "bipe_levels_axes"])
 def test_an_encoding_with_levels_takes_them_from_the_tokenizer(name):
     backend = Tokenizer(models.WordLevel({token: at for at, token in enumerate(["a", "\n", ",", ";"])}))
     plain = PreTrainedTokenizerFast(tokenizer_object=backend)

@@ -55,7 +55,8 @@ def greedy_text(model, tokenizer, ids):
 def head_of(model, name):
     """A model with that head, of the family and inter encoding of a language model."""
     torch.manual_seed(0)
-    fields = {**TINY, "inter_encoding": model.config.inter_encoding, "pad_token_id": EOS, "num_labels": 5}
+    encoding = {name: vars(model.config)[name] for name in ("inter_encoding", "hybrid_max_period")}
+    fields = {**TINY, **encoding, "pad_token_id": EOS, "num_labels": 5}
     family = FAMILIES[family_of(model)]
     return family.head(name)(family.make_config(**fields)).eval()
 

@@ -129,9 +129,10 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         readers = own.metadata["read_by"]
         is_told = (own.metadata["choices"] is not None and not readers) or "segmentation" in readers
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
-        is_idle = (
-            config.segmentation == "document" and config.inter_encoding != "hybrid" and "inter_encoding" in readers
-        ) or (config.segmentation == "tokens" and "intra_encoding" in readers)
+        turns_inside = config.inter_encoding in ("hybrid", "axes")
+        is_idle = (config.segmentation == "document" and not turns_inside and "inter_encoding" in readers) or (
+            config.segmentation == "tokens" and "intra_encoding" in readers
+        )
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
         is_idle |= name == "token_share" and (config.token_share == 0 or config.segmentation == "tokens")
         if not (is_told or is_idle or given[name] is None or why_unread(name, given)):

@@ -25,7 +25,7 @@ from .version_bipe import __version__
 logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
-    *("rope", "xpos", "alibi", "hybrid", "kerple", "t5", "fire"),
+    *("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fire"),
     *("fox", "cable", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
@@ -178,7 +178,7 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": ("hybrid",)},
+        read_by={"inter_encoding": ("hybrid", "axes")},
     )
     hybrid_slow_pairs: str = _field(
         "none",
@@ -190,12 +190,12 @@ class BipeConfigMixin(PreTrainedConfig):
         4.0,
         "factor on the slopes of the ALiBi over segments, 0: there is none; with as many as a segment has tokens in"
         " the mean, and power 1, the bias falls about as fast as that of plain ALiBi",
-        read_by={"inter_encoding": ("hybrid",)},
+        read_by={"inter_encoding": ("hybrid", "axes")},
     )
     hybrid_alibi_power: float | int = _field(
         1.0,
         "exponent put on the slopes of Press et al. before that factor, from 0 (all heads alike) to 1 (as in ALiBi)",
-        read_by={"inter_encoding": ("hybrid",)},
+        read_by={"inter_encoding": ("hybrid", "axes")},
     )
     fox_gate: str = _field(
         "full",
@@ -423,8 +423,12 @@ class BipeConfigMixin(PreTrainedConfig):
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
+        if self.inter_encoding in ("hybrid", "axes"):
+            self._validate_slopes_and_rotary()
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
+        if self.inter_encoding == "axes":
+            self._validate_axes()
 
     def _validate_inner_levels(self):
         for at, level in enumerate(self.inner_separator_token_ids):
@@ -434,11 +438,12 @@ class BipeConfigMixin(PreTrainedConfig):
         if reason is not None:
             raise InputError(f"inner_separator_token_ids must be empty here: {reason}")
 
-    def _validate_hybrid(self):
+    def _validate_slopes_and_rotary(self):
+        """What a hybrid and axes have alike."""
         if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
             raise InputError(
-                "inter_encoding 'hybrid' needs hybrid_max_period, a number of tokens above 0 such as half of the "
-                f"train length, got {self.hybrid_max_period}"
+                f"inter_encoding {self.inter_encoding!r} needs hybrid_max_period, a number of tokens above 0 such as"
+                f" half of the train length, got {self.hybrid_max_period}"
             )
         if self.hybrid_alibi_scale != 0 and not 1e-6 <= self.hybrid_alibi_scale <= 1e6:
             raise InputError(
@@ -446,16 +451,27 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if not 0 <= self.hybrid_alibi_power <= 1:
             raise InputError(f"hybrid_alibi_power must lie between 0 and 1, got {self.hybrid_alibi_power}")
+        if self.rope_parameters["rope_type"] != "default":
+            raise InputError(
+                f"rope_parameters of inter_encoding {self.inter_encoding!r} must have rope_type 'default': its pairs"
+                f" need no scaling, got {self.rope_parameters['rope_type']!r}"
+            )
+
+    def _validate_hybrid(self):
         if self.token_share != 0 and self.hybrid_slow_pairs == "none":
             raise InputError(
                 f"token_share is {self.token_share}, but hybrid_slow_pairs is 'none': no pair turns with that index."
                 " Set hybrid_slow_pairs='segments'"
             )
-        if self.rope_parameters["rope_type"] != "default":
+
+    def _validate_axes(self):
+        if self.segmentation == "tokens" or self.intra_encoding == "none":
             raise InputError(
-                "rope_parameters of inter_encoding 'hybrid' must have rope_type 'default': its fast pairs need no "
-                f"scaling, got {self.rope_parameters['rope_type']!r}"
+                "inter_encoding 'axes' turns with the indices inside segments: it needs a segmentation other than"
+                " 'tokens', and an intra_encoding, whose tables say where the indices end"
             )
+        if self.hybrid_alibi_scale == 0:
+            raise InputError("inter_encoding 'axes' tells segments apart by ALiBi alone: hybrid_alibi_scale is not 0")
 
     @classmethod
     def for_encoding(
@@ -480,7 +496,8 @@ class BipeConfigMixin(PreTrainedConfig):
         - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
           table of the places in a segment; ALiBi with the paper's factor of 96.
         - `"bipe_levels"`: BiPE-RoPE with inner levels, a learned table for each; `"bipe_levels_hybrid"` with the inter
-          encoding of a hybrid instead.
+          encoding of a hybrid instead; `"bipe_levels_axes"` with rotary pairs that turn with the indices inside a
+          segment, those of a wavelength up to half of `train_length` with the token, and the ALiBi of a hybrid.
         - `"hybrid"` over tokens and `"bipe_hybrid"` over segments, which end with clauses: rotary pairs of a
           wavelength up to half of `train_length` (`hybrid_max_period`) turn with the token, the others not at all
           (`hybrid_slow_pairs="none"`); `hybrid_alibi_scale=2.0` and `hybrid_alibi_power=0.5`; no intra encoding.

@@ -58,6 +58,10 @@ def _with_levels(encoding: Encoding, label: str) -> Encoding:
     return encoding._replace(label=label, fields=fields, levels=("lines", "fields"))
 
 
+# The longest wavelength of which training has seen two whole turns.
+_MAX_PERIOD = {"hybrid_max_period": lambda train_length: train_length / 2}
+
+
 def _hybrid(label: str, segmentation: str, *levels: str) -> Encoding:
     """Rotary pairs of a wavelength up to half of the train length, which have seen two whole turns in training, turn
     with the token and the others do not; the bias falls by up to 1 for each segment and has slopes that lie closer
@@ -73,9 +77,15 @@ def _hybrid(label: str, segmentation: str, *levels: str) -> Encoding:
             "intra_encoding": "none",
             "segmentation": segmentation,
         },
-        {"hybrid_max_period": lambda train_length: train_length / 2},
+        _MAX_PERIOD,
         levels,
     )
+
+
+def _axes() -> Encoding:
+    """Rotary pairs dealt to the indices inside a segment and, up to the wavelength of a hybrid, to the token."""
+    fields = {"hybrid_alibi_scale": 2.0, "hybrid_alibi_power": 0.5}
+    return _bilevel("BiPE-axes", "axes", **fields)._replace(from_train_length=_MAX_PERIOD)
 
 
 ENCODINGS = {
@@ -110,6 +120,7 @@ ENCODINGS = {
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
     "bipe_levels_hybrid": _with_levels(_hybrid("hybrid", "separators"), "BiPE-hybrid with levels"),
+    "bipe_levels_axes": _with_levels(_axes(), "BiPE-axes with levels"),
 }
 ENCODING_NAMES = tuple(ENCODINGS)
 
@@ -118,7 +129,7 @@ _INTER_LABELS = {
     (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens"
-}
+} | {("axes", "none"): "axes"}  # which are no encoding over tokens
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -195,7 +206,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding != "hybrid":  # but for the pairs of a hybrid that turn with the token
+        if config.inter_encoding not in ("hybrid", "axes"):  # but for pairs that turn with something else
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":

@@ -181,6 +181,56 @@ class HybridInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(rotary=rotary, columns=columns)
 
 
+class AxesInterEncoding(InterEncoding):
+    """Rotary pairs turn with the indices inside a segment and with the token, with ALiBi over segments.
+
+    After the RoPE of images (Heo et al., ECCV 2024, arXiv 2403.13298), which deals the pairs to the axes of the image:
+    here they go in turn to the index of each inner level, coarse to fine, to the place in the innermost unit, and to
+    the token. No text, however long, brings an angle that training cannot have seen: an index inside a segment ends
+    where its table in the intra encoding ends, and the pairs of the token turn where their wavelength is at most
+    `hybrid_max_period`, as in a hybrid, else not at all. Segments have ALiBi, with the slopes of a hybrid.
+    """
+
+    has_columns = True
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        self.max_period = config.hybrid_max_period
+        self.last_inner, self.last_place = config.max_inner_index - 1, config.max_segment_length - 1
+        self.num_inner = len(config.inner_separator_token_ids)
+        self.alibi = AlibiBias(
+            config.num_attention_heads,
+            head_dim,
+            config.hybrid_alibi_scale,
+            "hybrid_alibi_scale",
+            slope_power=config.hybrid_alibi_power,
+        )
+        self.axes = nn.Buffer(self.axis_of_dimensions(), persistent=False)
+
+    def axis_of_dimensions(self) -> torch.Tensor:
+        """The axis that each rotary dimension turns with, -1 for none, of shape `(rotary dimensions,)`."""
+        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
+        is_slow = 2 * math.pi / frequencies.double() > self.max_period
+        of_token = self.num_inner + 1
+        axes = torch.arange(len(frequencies), device=frequencies.device) % (of_token + 1)
+        return axes.masked_fill((axes == of_token) & is_slow, -1).repeat(2)
+
+    def fill_buffers(self) -> None:
+        init.copy_(self.axes, self.axis_of_dimensions())
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        indices = [index.clamp(max=self.last_inner) for index in segments.inner_indices]
+        indices += [segments.intra_positions.clamp(max=self.last_place), segments.token_positions]
+        cos, sin = hidden_states.new_ones(()), hidden_states.new_zeros(())
+        for axis, index in enumerate(indices):
+            is_axis = self.axes == axis
+            of_axis = self.rotary_emb(hidden_states, position_ids=index)
+            cos, sin = (torch.where(is_axis, new, old) for new, old in zip(of_axis, (cos, sin), strict=True))
+        columns = self.alibi(segments.segment_ids, hidden_states)
+        return super().forward(segments, hidden_states)._replace(rotary=(cos, sin), columns=columns)
+
+
 class FoxInterEncoding(InterEncoding):
     """FoX: forget gates in every layer (see [`ForgetGate`]), with RoPE over segments besides where `fox_rotation` says
     so.
@@ -231,6 +281,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "xpos": XposInterEncoding,
     "alibi": AlibiInterEncoding,
     "hybrid": HybridInterEncoding,
+    "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
     "fire": FireInterEncoding,

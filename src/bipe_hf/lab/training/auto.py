@@ -46,7 +46,7 @@ def choose_encoding(pieces: Iterable[str]) -> Choice:
     regular = regularity(lines, PRESET_PATTERNS[preset])
     said = f"{regular:.0%} of the lines have as many {preset} as the line before"
     if regular >= RECORDS:
-        return Choice("bipe_levels", levels, f"records, since {said}")
+        return Choice("bipe_levels_axes", levels, f"records, since {said}")
     return Choice("hybrid", (), f"no records, since {said}; {RECORDS:.0%} would be")
 
 
