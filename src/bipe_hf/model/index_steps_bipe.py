@@ -16,6 +16,8 @@ class IndexSteps(NamedTuple):
     latest: torch.Tensor | None = None
     """`torch.LongTensor` of shape `(batch, length)`: the last token up to each place that is no padding, counted from
     1; 0 where none came in this forward. None where nothing is padding."""
+    starts_document: torch.Tensor | None = None
+    """`torch.BoolTensor` of shape `(batch, length)`: True where a packed document starts. None where none does."""
 
 
 def index_steps(
@@ -43,4 +45,4 @@ def index_steps(
     if is_token is not None:
         places = torch.arange(1, 1 + index.shape[1], device=index.device)
         latest = torch.where(is_token, places, 0).cummax(dim=1).values
-    return IndexSteps(size, latest)
+    return IndexSteps(size, latest, starts_document)

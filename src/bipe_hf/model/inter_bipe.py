@@ -24,6 +24,7 @@ from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
 from .segmentation_bipe import Segments
+from .selective_rope_bipe import SelectiveAngles
 
 
 def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
@@ -257,6 +258,12 @@ class CableInterEncoding(InterEncoding):
     layer_class = CableDecrements
 
 
+class SelectiveRopeInterEncoding(InterEncoding):
+    """Selective RoPE: angles that every layer learns (see [`SelectiveAngles`])."""
+
+    layer_class = SelectiveAngles
+
+
 class CopeInterEncoding(InterEncoding):
     """CoPE: positions that every layer counts (see [`CopeLogits`])."""
 
@@ -287,6 +294,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "fire": FireInterEncoding,
     "fox": FoxInterEncoding,
     "cable": CableInterEncoding,
+    "selective_rope": SelectiveRopeInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,
     "dape_v2": DapeV2InterEncoding,

@@ -25,8 +25,8 @@ class RunningBiasEncoding(LayerEncoding):
     the one before it, which no token of another document sees.
     """
 
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
+        super().__init__(config, head_dim, num_key_heads)
         self.takes_in_query = config.segmentation == "tokens"
 
     def brought(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

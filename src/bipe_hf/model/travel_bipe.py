@@ -45,6 +45,7 @@ FILES = (
     "registries_bipe.py",
     "running_bias_bipe.py",
     "segmentation_bipe.py",
+    "selective_rope_bipe.py",
     "separators_bipe.py",
     "split_marks_bipe.py",
     "tokenization_bipe.py",
