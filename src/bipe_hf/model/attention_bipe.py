@@ -117,9 +117,9 @@ def rotate_by_head(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Turns each key head, and the query heads of its group, by angles of its own.
 
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` has `(batch, key heads, length, head_dim)`, `cos` and
-    `sin` have `(batch, key heads, length, rotary dimensions)`; `rotate` is the family's `apply_rotary_pos_emb`. It turns
-    in the dtype of the angles and returns that of the queries.
+    `query` has the shape `(batch, heads, length, head_dim)`, `key` has `(batch, key heads, length, head_dim)`, `cos`
+    and `sin` have `(batch, key heads, length, rotary dimensions)`; `rotate` is the family's `apply_rotary_pos_emb`. It
+    computes in the dtype of `cos` and `sin` and returns that of the queries.
     """
     key_heads = cos.shape[1]
     if key.shape[1] != key_heads:

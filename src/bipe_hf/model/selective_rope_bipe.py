@@ -19,18 +19,18 @@ class SelectiveAngles(LayerEncoding):
     """The angles of a layer: each pair of each key head turns by the sum of learnt steps, times its frequency.
 
     The step of a token is a map of rank `selective_rope_rank` of its hidden states, each head's share of them divided
-    by its length, then a convolution over the last `selective_rope_kernel` tokens, for each pair apart. Pair i of the d
-    dimensions that turn has the frequency `selective_rope_theta ** (-2 i / d)`. Where the fields say so a step goes
+    by its length, then a convolution over the last `selective_rope_kernel` tokens, for each pair apart. Pair i of the
+    d dimensions that turn has the frequency `selective_rope_theta ** (-2 i / d)`. Where the fields say so a step goes
     through SiLU and is multiplied by a sigmoid that the head reads from the token, as in the authors' best models.
 
-    Over tokens (`segmentation="tokens"`) the steps between key and query are those of tokens `j + 1 .. i`: with steps of
-    1 it is RoPE. Over segments they are those of tokens `j .. i - 1` that end a segment, and it is BiPE-RoPE; the
-    convolution sees all tokens. Where given segment ids go up by more than 1 a step counts as often.
+    Over tokens (`segmentation="tokens"`) the steps between key j and query i are those of tokens `j + 1 .. i`: with
+    steps of 1 it is RoPE. Over segments they are those of tokens `j .. i - 1` that end a segment, and it is BiPE-RoPE;
+    the convolution sees all tokens. Where given segment ids go up by more than 1 a step counts as often.
 
-    The state of a token is the sum of its steps, over segments also the step that it would bring if it ended its
-    segment, in float64 as for other running sums; and what the convolution needs of the tokens before the next. Padding
-    takes no part in either. A packed document has a convolution of its own and goes on with the sum of the one before
-    it, which no token of another document sees.
+    The state of a token is the sum of the steps up to it, over segments also the step that it would bring if it ended
+    its segment, in float64 as other running sums; and what the convolution of later tokens needs. Padding takes no
+    part in either. A packed document has a convolution of its own and goes on with the sum of the one before it, which
+    no token of another document sees.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
@@ -88,7 +88,7 @@ class SelectiveAngles(LayerEncoding):
             normed = (by_head * torch.rsqrt(by_head.square().sum(-1, keepdim=True) + 1e-6)).flatten(2)
             inputs = F.linear(normed, self.down.to(dtype))
             if past_inputs is not None:
-                past_inputs = past_inputs.to(dtype).unflatten(-1, (self.kernel - 1, -1)).squeeze(1)
+                past_inputs = past_inputs.to(dtype).unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
             windows = last_inputs(inputs, past_inputs, index_steps, self.kernel)
             # a depthwise convolution of what a map gives is a map of all that the convolution sees
             weight = self.taps[:, :, None].to(dtype) * self.up[:, None].to(dtype)
@@ -118,7 +118,8 @@ def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSte
 
     Args:
         inputs (`torch.Tensor` of shape `(batch, length, numbers)`)
-        past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*): the last ones before. Zeros by default.
+        past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
+            The last ones before. Zeros by default.
         steps ([`IndexSteps`]): say what is padding and where documents start.
         kernel: how many tokens it sees, the token itself included.
 
