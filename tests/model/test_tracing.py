@@ -21,6 +21,7 @@ ENCODINGS = {
     "t5": {"inter_encoding": "t5"},
     "fox": {"inter_encoding": "fox"},
     "cable": {"inter_encoding": "cable"},
+    "selective_rope": {"inter_encoding": "selective_rope"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},
 }

@@ -88,7 +88,7 @@ class SelectiveAngles(LayerEncoding):
             normed = (by_head * torch.rsqrt(by_head.square().sum(-1, keepdim=True) + 1e-6)).flatten(2)
             inputs = F.linear(normed, self.down.to(dtype))
             if past_inputs is not None:
-                past_inputs = past_inputs.to(dtype).unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
+                past_inputs = past_inputs.unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
             windows = last_inputs(inputs, past_inputs, index_steps, self.kernel)
             # a depthwise convolution of what a map gives is a map of all that the convolution sees
             weight = self.taps[:, :, None].to(dtype) * self.up[:, None].to(dtype)
@@ -119,7 +119,7 @@ def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSte
     Args:
         inputs (`torch.Tensor` of shape `(batch, length, numbers)`)
         past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
-            The last ones before. Zeros by default.
+            The last ones before, in any dtype. Zeros by default.
         steps ([`IndexSteps`]): say what is padding and where documents start.
         kernel: how many tokens it sees, the token itself included.
 
@@ -128,18 +128,18 @@ def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSte
         those of the last token before it.
     """
     batch_size, length, numbers = inputs.shape
-    if past is None:
-        past = inputs.new_zeros(batch_size, kernel - 1, numbers)
-    known = torch.cat([inputs.new_zeros(batch_size, 1, numbers), past, inputs], dim=1)  # at place 0: nothing
+    before_all = inputs.new_zeros(batch_size, kernel, numbers)  # at place 0: nothing
+    if past is not None:
+        before_all[:, 1:] = past
+    known = torch.cat([before_all, inputs], dim=1)
     if steps.latest is None:
         here = torch.arange(kernel, kernel + length, device=inputs.device).expand(batch_size, -1)
     else:
         here = steps.latest + (kernel - 1)
-    before = torch.cat([torch.full_like(here[:, :1], kernel - 1), here[:, :-1]], dim=1)
+    first = torch.arange(-1, kernel, device=inputs.device).clamp(min=0).expand(batch_size, -1)
+    previous = torch.cat([first, here], dim=1)  # the place before each place
     if steps.starts_document is not None:
-        before = before.masked_fill(steps.starts_document, 0)
-    before_past = torch.arange(-1, kernel - 1, device=inputs.device).clamp(min=0).expand(batch_size, -1)
-    previous = torch.cat([before_past, before], dim=1)  # the place before each place
+        previous = previous.masked_fill(F.pad(steps.starts_document, (kernel, 1)), 0)
     places = [here]
     for _ in range(kernel - 1):
         places.insert(0, previous.gather(1, places[0]))
