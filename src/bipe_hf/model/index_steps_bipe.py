@@ -37,7 +37,7 @@ def index_steps(
     """
     index = state.segment_id
     before_all = torch.full_like(index[:, :1], -1) if past is None else past.segment_id
-    before = torch.cat([before_all, index[:, :-1]], dim=1)
+    before = torch.cat([before_all, index], dim=1)[:, :-1]  # a program that is exported takes two tokens, too
     size = (index - before).masked_fill(before < 0, 0)
     if starts_document is not None:
         size = size.masked_fill(starts_document, 0)

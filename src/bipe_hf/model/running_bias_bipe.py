@@ -71,7 +71,7 @@ def running_sums(
         if steps.latest is not None:  # at padding, that of the last token before it
             places = steps.latest[..., None].expand(-1, -1, num_heads)
             brought = torch.cat([first, brought], dim=1).gather(1, places)
-        added = torch.cat([first, brought[:, :-1]], dim=1)
+        added = torch.cat([first, brought], dim=1)[:, :-1]
     sums = (steps.size[..., None] * added).cumsum(dim=1)
     if past is not None:
         sums = sums + past[..., :num_heads]
