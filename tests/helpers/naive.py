@@ -4,6 +4,7 @@ import cmath
 import math
 
 import torch
+from naive_logits import naive_fire
 
 from bipe_hf.model.alibi_bipe import alibi_slopes
 
@@ -76,7 +77,7 @@ def naive_t5_bucket(distance):
     return min(16 + math.floor(math.log(distance / 16) / math.log(128 / 16) * 16), 31)
 
 
-def naive_bias(model, head, distance):
+def naive_bias(model, head, query_segment, distance):
     config = model.config
     inter = model.base_model.inter_encoding
     if config.inter_encoding in ("alibi", "hybrid", "axes"):
@@ -89,6 +90,8 @@ def naive_bias(model, head, distance):
         return -r1 * math.log(1 + r2 * distance)
     if config.inter_encoding == "t5":
         return inter.table.weight[naive_t5_bucket(distance), head].item()
+    if config.inter_encoding == "fire":
+        return naive_fire(config, inter.double(), head, query_segment, distance, slope=0.0).item()
     return 0.0
 
 
@@ -158,7 +161,7 @@ def naive_weights(model, query, key, ids, encoding=None, hidden_states=None):
                     ).real
                 product *= naive_query_factor(config, segments[i], i) / math.sqrt(head_dim)
                 if encoding is None:
-                    bias = naive_bias(model, head, segments[i] - segments[j])
+                    bias = naive_bias(model, head, segments[i], segments[i] - segments[j])
                 else:
                     bias = naive_running_bias(model, encoding, hidden_states, ids, head, i, j)
                 logits.append(product + bias)

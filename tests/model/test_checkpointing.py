@@ -13,8 +13,11 @@ ENCODINGS = {
     "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16.0},
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
+    "fire": {"inter_encoding": "fire"},
     "fox": {"inter_encoding": "fox"},
     "cable": {"inter_encoding": "cable"},
+    "cope": {"inter_encoding": "cope"},
+    "dape": {"inter_encoding": "dape"},
     "none": {"inter_encoding": "none"},
     "kerple with levels": {"inter_encoding": "kerple", **LEVELS},
 }
@@ -39,7 +42,7 @@ def gradients(family, name, backend, trained="", mask=None, **checkpointing) -> 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_every_gradient_is_that_of_a_step_without(family, name, backend, use_reentrant):
     expected = gradients(family, name, backend)
-    assert any("inter_encoding" in each for each in expected) == (name.split()[0] in ("kerple", "t5"))
+    assert any("inter_encoding" in each for each in expected) == (name.split()[0] in ("kerple", "t5", "fire"))
     found = gradients(family, name, backend, use_reentrant=use_reentrant)
     torch.testing.assert_close(found, expected)
 

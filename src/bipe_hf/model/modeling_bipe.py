@@ -140,6 +140,7 @@ class BipePreTrainedMixin(PushMixin):
                 f"attn_implementation={requested_attention!r}: an inference server decodes without the text before a "
                 "token, so the segment of the token is unknown. Use generate of transformers."
             )
+        self.config.check_values()  # they may have been set since it was made
         if INTER_ENCODINGS[self.config.inter_encoding].logits_class is not None:
             check_backend(self.config.inter_encoding, requested_attention)
         return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
