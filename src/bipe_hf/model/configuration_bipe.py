@@ -25,7 +25,7 @@ from .version_bipe import __version__
 logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
-    *("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fire"),
+    *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
     *("fox", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
@@ -180,7 +180,12 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": ("hybrid", "axes")},
+        read_by={"inter_encoding": ("hybrid", "hirope", "axes")},
+    )
+    hirope_window: int = _field(
+        512,
+        "tokens, the query's own included, that a query of HiRoPE sees as RoPE does; 1: there is no window",
+        read_by={"inter_encoding": ("hirope",)},
     )
     hybrid_slow_pairs: str = _field(
         "none",
@@ -449,13 +454,13 @@ class BipeConfigMixin(PreTrainedConfig):
                 f"{self.fox_min_time} and {self.fox_max_time}"
             )
         at_least = {"cope_positions": 2, "dape_width": 1, "dape_kernel": 1, "fire_length": 1}
-        at_least |= {"selective_rope_rank": 1, "selective_rope_kernel": 1}
+        at_least |= {"selective_rope_rank": 1, "selective_rope_kernel": 1, "hirope_window": 1}
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
-        if self.inter_encoding in ("hybrid", "axes"):
+        if self.inter_encoding in ("hybrid", "hirope", "axes"):
             self._validate_slopes_and_rotary()
         if not 1 <= self.selective_rope_theta < math.inf:
             raise InputError(f"selective_rope_theta must be at least 1, got {self.selective_rope_theta}")
@@ -529,6 +534,9 @@ class BipeConfigMixin(PreTrainedConfig):
           them.
         - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
           second turns queries and keys as well.
+        - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
+          wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
+          within a window (`hirope_window`) all with the token.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.

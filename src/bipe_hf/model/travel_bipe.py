@@ -28,6 +28,7 @@ FILES = (
     "fox_bipe.py",
     "generation_bipe.py",
     "heads_bipe.py",
+    "hirope_bipe.py",
     "index_steps_bipe.py",
     "inter_base_bipe.py",
     "inter_bias_bipe.py",
