@@ -36,6 +36,16 @@ EXPECTED = {
     "dape_v2": ("DAPE V2", {"inter_encoding": "dape_v2", "alibi_slope_scale": 1.0, **OVER_TOKENS}),
     "nope": ("NoPE", {"inter_encoding": "none", **OVER_TOKENS}),
     "hybrid": ("hybrid", {**HYBRID, "segmentation": "tokens"}),
+    "hirope": (
+        "HiRoPE over segments",
+        {
+            "inter_encoding": "hirope",
+            "intra_encoding": "none",
+            "segmentation": "fixed",
+            "fixed_segment_length": 128,
+            "hybrid_max_period": 128,
+        },
+    ),
     "sinusoidal": (
         "sinusoidal APE",
         {
@@ -61,6 +71,7 @@ EXPECTED = {
     "bipe_cope": ("BiPE-CoPE", {"inter_encoding": "cope", **BILEVEL}),
     "bipe_dape": ("BiPE-DAPE", {"inter_encoding": "dape", **BILEVEL}),
     "bipe_dape_v2": ("BiPE-DAPE V2", {"inter_encoding": "dape_v2", **BILEVEL}),
+    "bipe_hirope": ("BiPE-HiRoPE", {"inter_encoding": "hirope", "hybrid_max_period": 128, **BILEVEL}),
     "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
     "bipe_levels": ("BiPE-RoPE with levels", {"inter_encoding": "rope", **BILEVEL}),
