@@ -106,7 +106,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope and dape change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape and hirope change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
