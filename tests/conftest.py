@@ -124,7 +124,7 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(params=pairs(["rope", "alibi", "fox", "cable", "selective_rope", "levels", "axes"]))
+@pytest.fixture(params=pairs(["rope", "alibi", "fox", "cable", "selective_rope", "cope", "dape_v2", "levels", "axes"]))
 def model(request, tiny_model):
     """A tiny model of each family with each inter encoding, and with levels inside segments."""
     family, encoding = request.param
