@@ -36,6 +36,7 @@ FAMILIES = {
         "tiny_bipe_hybrid.yaml",
         "tiny_fox.yaml",
         "tiny_cable.yaml",
+        "tiny_selective_rope.yaml",
         "tiny_cope.yaml",
         "tiny_dape.yaml",
     ),

@@ -20,7 +20,7 @@ ENCODINGS = {
     "bipe_fox": {"inter_encoding": "fox"},
     "bipe_cable": {"inter_encoding": "cable"},
     "bipe_cope": {"inter_encoding": "cope", "cope_gates": "own_keys"},
-    "bipe_dape_v2": {"inter_encoding": "dape_v2"},
+    "bipe_dape": {"inter_encoding": "dape"},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
     "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
 }

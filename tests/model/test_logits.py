@@ -389,6 +389,23 @@ def test_gradients_of_blocks_are_those_of_eager_attention(model, use_reentrant, 
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bits_are_near_float32(model, dtype):
+    """Weights of that dtype, and a step under autocast, whose positions and logits stay float32."""
+    with torch.no_grad():
+        exact = model(IDS).logits
+        rounded = deepcopy(model).to(dtype)(IDS).logits.float()
+    assert (rounded - exact).norm() < 16 * torch.finfo(dtype).eps * exact.norm()
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            loss = model(IDS, labels=IDS, use_cache=False).loss
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    exact, rounded = (torch.cat([each.flatten() for each in found]) for found in gradients)
+    assert (rounded - exact).norm() < 48 * torch.finfo(dtype).eps * exact.norm()
+
+
 def test_dropout_drops_weights_and_a_block_drops_the_same_again(monkeypatch):
     monkeypatch.setattr(logits_bipe, "QUERIES_IN_A_BLOCK", 4)
     module, _ = make_logits(inter_encoding="cope", segmentation="tokens")

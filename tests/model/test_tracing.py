@@ -24,6 +24,8 @@ ENCODINGS = {
     "fire": {"inter_encoding": "fire"},
     "cope": {"inter_encoding": "cope"},
     "dape_v2": {"inter_encoding": "dape_v2"},
+    "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 16.0, "hirope_window": 4},
+    "selective_rope": {"inter_encoding": "selective_rope"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},
 }

@@ -129,7 +129,7 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         readers = own.metadata["read_by"]
         is_told = (own.metadata["choices"] is not None and not readers) or "segmentation" in readers
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
-        turns_inside = config.inter_encoding in ("hybrid", "axes")
+        turns_inside = config.inter_encoding in ("hybrid", "hirope", "axes")
         is_idle = (config.segmentation == "document" and not turns_inside and "inter_encoding" in readers) or (
             config.segmentation == "tokens" and "intra_encoding" in readers
         )

@@ -22,11 +22,9 @@ class BipeAttentionMixin:
         super().__init__(config, layer_idx)
         inter_encoding = INTER_ENCODINGS[config.inter_encoding]
         layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
-        self.layer_encoding = None if layer_class is None else layer_class(config)
-        self.layer_logits = None
-        if logits_class is not None:
-            key_heads, head_dim = self.key_shape
-            self.layer_logits = logits_class(config, head_dim, key_heads)
+        key_heads, head_dim = self.key_shape
+        self.layer_encoding = None if layer_class is None else layer_class(config, head_dim, key_heads)
+        self.layer_logits = None if logits_class is None else logits_class(config, head_dim, key_heads)
 
     @property
     def key_shape(self) -> tuple[int, int]:
@@ -74,6 +72,8 @@ def bilevel_attention(
         key = key * terms.key_scale
     if terms.rotary is not None:
         query, key = rotate(query, key, *terms.rotary)
+    if terms.head_rotary is not None:
+        query, key = rotate_by_head(rotate, query, key, *terms.head_rotary)
     if terms.columns is not None:
         query, key, value = attach_columns(terms.columns, query, key, value)
         eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
@@ -110,6 +110,26 @@ def bilevel_attention(
     if terms.columns is not None:
         output = output[..., :head_dim]
     return output.flatten(2), weights
+
+
+def rotate_by_head(
+    rotate: Callable, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turns each key head, and the query heads of its group, by angles of its own.
+
+    `query` has the shape `(batch, heads, length, head_dim)`, `key` has `(batch, key heads, length, head_dim)`, `cos`
+    and `sin` have `(batch, key heads, length, rotary dimensions)`; `rotate` is the family's `apply_rotary_pos_emb`. It
+    computes in the dtype of `cos` and `sin` and returns that of the queries.
+    """
+    key_heads = cos.shape[1]
+    if key.shape[1] != key_heads:
+        raise InputError(
+            f"inter_encoding has angles for each of {key_heads} key heads, attention got {key.shape[1]}: tensor "
+            "parallelism is not supported with it"
+        )
+    dtype = query.dtype
+    query, key = rotate(query.unflatten(1, (key_heads, -1)), key[:, :, None], cos, sin, unsqueeze_dim=2)
+    return query.flatten(1, 2).to(dtype), key.squeeze(2).to(dtype)
 
 
 def attach_columns(

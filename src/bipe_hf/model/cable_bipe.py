@@ -17,8 +17,8 @@ class CableDecrements(RunningBiasEncoding):
     scaled by `head_dim**-0.5` in all three.
     """
 
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
+        super().__init__(config, head_dim, num_key_heads)
         self.decrement = softplus if config.cable_kind == "released" else F.relu
         self.map = EncodingMap(config.hidden_size, self.num_heads)
         is_weighted = config.cable_kind == "weighted"

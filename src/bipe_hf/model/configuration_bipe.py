@@ -25,8 +25,8 @@ from .version_bipe import __version__
 logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
-    *("rope", "xpos", "alibi", "hybrid", "axes", "kerple", "t5", "fire"),
-    *("fox", "cable", "cope", "dape", "dape_v2", "none"),
+    *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
+    *("fox", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -34,6 +34,8 @@ SLOW_PAIRS = ("none", "segments")
 FOX_GATES = ("full", "bias_only", "fixed")
 FOX_ROTATIONS = ("none", "rope")
 CABLE_KINDS = ("weighted", "unweighted", "released")
+SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
+SELECTIVE_ROPE_GATES = ("none", "sigmoid")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -104,7 +106,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope and dape change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape and hirope change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -178,7 +180,12 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": ("hybrid", "axes")},
+        read_by={"inter_encoding": ("hybrid", "hirope", "axes")},
+    )
+    hirope_window: int = _field(
+        512,
+        "tokens, the query's own included, that a query of HiRoPE sees as RoPE does; 1: there is no window",
+        read_by={"inter_encoding": ("hirope",)},
     )
     hybrid_slow_pairs: str = _field(
         "none",
@@ -226,6 +233,34 @@ class BipeConfigMixin(PreTrainedConfig):
         " (without that weight), released (softplus, no weight: version 1 and the authors' code)",
         choices=CABLE_KINDS,
         read_by={"inter_encoding": ("cable",)},
+    )
+    selective_rope_rank: int = _field(
+        16,
+        "rank of the map from which Selective RoPE has the steps of its angles",
+        read_by={"inter_encoding": ("selective_rope",)},
+    )
+    selective_rope_kernel: int = _field(
+        4,
+        "tokens that the convolution of those steps sees, the token itself included",
+        read_by={"inter_encoding": ("selective_rope",)},
+    )
+    selective_rope_theta: float | int = _field(
+        500000.0,
+        "base of the frequencies that those steps are multiplied by, in the place of rope_theta",
+        read_by={"inter_encoding": ("selective_rope",)},
+    )
+    selective_rope_activation: str = _field(
+        "none",
+        "what a step goes through behind the convolution",
+        choices=SELECTIVE_ROPE_ACTIVATIONS,
+        read_by={"inter_encoding": ("selective_rope",)},
+    )
+    selective_rope_gate: str = _field(
+        "none",
+        "what a step is multiplied by, sigmoid: that of a number that each head reads from the token; the paper's best"
+        " models have this and the activation",
+        choices=SELECTIVE_ROPE_GATES,
+        read_by={"inter_encoding": ("selective_rope",)},
     )
     cope_positions: int = _field(
         64,
@@ -418,13 +453,22 @@ class BipeConfigMixin(PreTrainedConfig):
                 "fox_min_time and fox_max_time must be above 0, the second at least the first, got "
                 f"{self.fox_min_time} and {self.fox_max_time}"
             )
-        for name, least in (("cope_positions", 2), ("dape_width", 1), ("dape_kernel", 1), ("fire_length", 1)):
+        at_least = {"cope_positions": 2, "dape_width": 1, "dape_kernel": 1, "fire_length": 1}
+        at_least |= {"selective_rope_rank": 1, "selective_rope_kernel": 1, "hirope_window": 1}
+        for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
-        if self.inter_encoding in ("hybrid", "axes"):
+        if self.inter_encoding in ("hybrid", "hirope", "axes"):
             self._validate_slopes_and_rotary()
+        if not 1 <= self.selective_rope_theta < math.inf:
+            raise InputError(f"selective_rope_theta must be at least 1, got {self.selective_rope_theta}")
+        if self.inter_encoding == "selective_rope" and self.rope_parameters["rope_type"] != "default":
+            raise InputError(
+                "rope_parameters of inter_encoding 'selective_rope' must have rope_type 'default': its angles are"
+                f" learnt, got {self.rope_parameters['rope_type']!r}"
+            )
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
         if self.inter_encoding == "axes":
@@ -490,6 +534,10 @@ class BipeConfigMixin(PreTrainedConfig):
           them.
         - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
           second turns queries and keys as well.
+        - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
+          wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
+          within a window (`hirope_window`) all with the token.
+        - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.

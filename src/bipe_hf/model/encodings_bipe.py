@@ -88,6 +88,11 @@ def _axes() -> Encoding:
     return _bilevel("BiPE-axes", "axes", **fields)._replace(from_train_length=_MAX_PERIOD)
 
 
+def _hirope(encoding: Encoding) -> Encoding:
+    """Rotary pairs of a wavelength up to the train length, which have seen a whole turn, turn with the token."""
+    return encoding._replace(from_train_length={"hybrid_max_period": lambda train_length: train_length})
+
+
 ENCODINGS = {
     "rope": _over_tokens("RoPE", "rope"),
     "xpos": _over_tokens("xPos", "xpos"),
@@ -98,11 +103,23 @@ ENCODINGS = {
     "fox": _over_tokens("FoX", "fox"),
     "fox_rope": _over_tokens("FoX with RoPE", "fox", fox_rotation="rope"),
     "cable": _over_tokens("CABLE", "cable"),
+    "selective_rope": _over_tokens("Selective RoPE", "selective_rope"),
     "cope": _over_tokens("CoPE", "cope"),
     "dape": _over_tokens("DAPE", "dape", alibi_slope_scale=1.0),
     "dape_v2": _over_tokens("DAPE V2", "dape_v2", alibi_slope_scale=1.0),
     "nope": _over_tokens("NoPE", "none"),
     "hybrid": _hybrid("hybrid", "tokens"),
+    "hirope": _hirope(
+        Encoding(
+            "HiRoPE over segments",
+            {
+                "inter_encoding": "hirope",
+                "intra_encoding": "none",
+                "segmentation": "fixed",
+                "fixed_segment_length": 128,
+            },
+        )
+    ),
     "sinusoidal": _over_document("sinusoidal APE", "sinusoidal"),
     "learned": _over_document("learned APE", "learned"),
     "bipe_rope": _bilevel("BiPE-RoPE", "rope"),
@@ -113,9 +130,11 @@ ENCODINGS = {
     "bipe_fire": _bilevel("BiPE-FIRE", "fire"),
     "bipe_fox": _bilevel("BiPE-FoX", "fox"),
     "bipe_cable": _bilevel("BiPE-CABLE", "cable"),
+    "bipe_selective_rope": _bilevel("BiPE-Selective RoPE", "selective_rope"),
     "bipe_cope": _bilevel("BiPE-CoPE", "cope"),
     "bipe_dape": _bilevel("BiPE-DAPE", "dape"),
     "bipe_dape_v2": _bilevel("BiPE-DAPE V2", "dape_v2"),
+    "bipe_hirope": _hirope(_bilevel("BiPE-HiRoPE", "hirope")),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
@@ -129,7 +148,7 @@ _INTER_LABELS = {
     (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens"
-} | {("axes", "none"): "axes"}  # which are no encoding over tokens
+} | {("axes", "none"): "axes", ("hirope", "none"): "HiRoPE"}  # which are no encoding over tokens
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -206,7 +225,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding not in ("hybrid", "axes"):  # but for pairs that turn with something else
+        if config.inter_encoding not in ("hybrid", "hirope", "axes"):  # but for pairs that turn with something else
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":

@@ -21,8 +21,8 @@ class ForgetGate(RunningBiasEncoding):
     `fox_max_time` over the heads: `log f = -1 / T`, which is ALiBi with slopes `1 / T`.
     """
 
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
+        super().__init__(config, head_dim, num_key_heads)
         self.min_time, self.max_time = config.fox_min_time, config.fox_max_time
         self.map = EncodingMap(config.hidden_size, self.num_heads) if config.fox_gate == "full" else None
         self.bias = nn.Parameter(torch.empty(self.num_heads)) if config.fox_gate == "bias_only" else None

@@ -16,6 +16,8 @@ class IndexSteps(NamedTuple):
     latest: torch.Tensor | None = None
     """`torch.LongTensor` of shape `(batch, length)`: the last token up to each place that is no padding, counted from
     1; 0 where none came in this forward. None where nothing is padding."""
+    starts_document: torch.Tensor | None = None
+    """`torch.BoolTensor` of shape `(batch, length)`: True where a packed document starts. None where none does."""
 
 
 def index_steps(
@@ -35,7 +37,7 @@ def index_steps(
     """
     index = state.segment_id
     before_all = torch.full_like(index[:, :1], -1) if past is None else past.segment_id
-    before = torch.cat([before_all, index[:, :-1]], dim=1)
+    before = torch.cat([before_all, index], dim=1)[:, :-1]  # a program that is exported takes two tokens, too
     size = (index - before).masked_fill(before < 0, 0)
     if starts_document is not None:
         size = size.masked_fill(starts_document, 0)
@@ -43,4 +45,4 @@ def index_steps(
     if is_token is not None:
         places = torch.arange(1, 1 + index.shape[1], device=index.device)
         latest = torch.where(is_token, places, 0).cummax(dim=1).values
-    return IndexSteps(size, latest)
+    return IndexSteps(size, latest, starts_document)

@@ -20,10 +20,12 @@ from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
 from .errors_bipe import InputError
 from .fox_bipe import ForgetGate
+from .hirope_bipe import HiropeLogits
 from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
 from .segmentation_bipe import Segments
+from .selective_rope_bipe import SelectiveAngles
 
 
 def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
@@ -181,6 +183,22 @@ class HybridInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(rotary=rotary, columns=columns)
 
 
+class HiropeInterEncoding(HybridInterEncoding):
+    """HiRoPE: a hybrid without bias whose slow pairs turn with segments, and a window of plain RoPE (see
+    [`HiropeLogits`]).
+    """
+
+    logits_class = HiropeLogits
+    moving_fields = ()
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.slow_pairs_turn, self.token_share, self.alibi = True, 0.0, None
+
+    def follow(self, config: PreTrainedConfig) -> None:
+        """Nothing: no field moves."""
+
+
 class AxesInterEncoding(InterEncoding):
     """Rotary pairs turn with the indices inside a segment and with the token, with ALiBi over segments.
 
@@ -257,6 +275,12 @@ class CableInterEncoding(InterEncoding):
     layer_class = CableDecrements
 
 
+class SelectiveRopeInterEncoding(InterEncoding):
+    """Selective RoPE: angles that every layer learns (see [`SelectiveAngles`])."""
+
+    layer_class = SelectiveAngles
+
+
 class CopeInterEncoding(InterEncoding):
     """CoPE: positions that every layer counts (see [`CopeLogits`])."""
 
@@ -281,12 +305,14 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "xpos": XposInterEncoding,
     "alibi": AlibiInterEncoding,
     "hybrid": HybridInterEncoding,
+    "hirope": HiropeInterEncoding,
     "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,
     "fire": FireInterEncoding,
     "fox": FoxInterEncoding,
     "cable": CableInterEncoding,
+    "selective_rope": SelectiveRopeInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,
     "dape_v2": DapeV2InterEncoding,

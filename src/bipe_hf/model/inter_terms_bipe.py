@@ -26,6 +26,8 @@ class InterTerms(NamedTuple):
 
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     """cos and sin, each of shape `(batch, length, rotary dimensions)`."""
+    head_rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The same where each key head turns by angles of its own: `(batch, key heads, length, rotary dimensions)`."""
     columns: BiasColumns | None = None
     query_scale: torch.Tensor | None = None
     """Factor on the queries, of shape `(batch, 1 or heads, length, 1 or head_dim)`."""

@@ -18,9 +18,11 @@ class LayerEncoding(nn.Module):
 
     Args:
         config: of the model.
+        head_dim: of queries and keys.
+        num_key_heads: number of key heads.
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
         super().__init__()
         self.num_heads = config.num_attention_heads
 

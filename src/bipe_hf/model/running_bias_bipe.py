@@ -25,8 +25,8 @@ class RunningBiasEncoding(LayerEncoding):
     the one before it, which no token of another document sees.
     """
 
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
+        super().__init__(config, head_dim, num_key_heads)
         self.takes_in_query = config.segmentation == "tokens"
 
     def brought(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -71,7 +71,7 @@ def running_sums(
         if steps.latest is not None:  # at padding, that of the last token before it
             places = steps.latest[..., None].expand(-1, -1, num_heads)
             brought = torch.cat([first, brought], dim=1).gather(1, places)
-        added = torch.cat([first, brought[:, :-1]], dim=1)
+        added = torch.cat([first, brought], dim=1)[:, :-1]
     sums = (steps.size[..., None] * added).cumsum(dim=1)
     if past is not None:
         sums = sums + past[..., :num_heads]

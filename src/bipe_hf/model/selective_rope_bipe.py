@@ -1,0 +1,147 @@
+"""Selective RoPE (ICLR 2026, arXiv 2511.17388): rotary angles that every layer learns."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+
+from .first_values_bipe import EncodingMap
+from .index_steps_bipe import IndexSteps
+from .inter_terms_bipe import InterTerms
+from .layer_encoding_bipe import LayerEncoding
+from .running_bias_bipe import running_sums
+
+
+class SelectiveAngles(LayerEncoding):
+    """The angles of a layer: each pair of each key head turns by the sum of learnt steps, times its frequency.
+
+    The step of a token is a map of rank `selective_rope_rank` of its hidden states, each head's share of them divided
+    by its length, then a convolution over the last `selective_rope_kernel` tokens, for each pair apart. Pair i of the
+    d dimensions that turn has the frequency `selective_rope_theta ** (-2 i / d)`. Where the fields say so a step goes
+    through SiLU and is multiplied by a sigmoid that the head reads from the token, as in the authors' best models.
+
+    Over tokens (`segmentation="tokens"`) the steps between key j and query i are those of tokens `j + 1 .. i`: with
+    steps of 1 it is RoPE. Over segments they are those of tokens `j .. i - 1` that end a segment, and it is BiPE-RoPE;
+    the convolution sees all tokens. Where given segment ids go up by more than 1 a step counts as often.
+
+    The state of a token is the sum of the steps up to it, over segments also the step that it would bring if it ended
+    its segment, in float64 as other running sums; and what the convolution of later tokens needs. Padding takes no
+    part in either. A packed document has a convolution of its own and goes on with the sum of the one before it, which
+    no token of another document sees.
+    """
+
+    def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
+        super().__init__(config, head_dim, num_key_heads)
+        self.takes_in_query = config.segmentation == "tokens"
+        self.num_key_heads, self.theta = num_key_heads, config.selective_rope_theta
+        self.turning = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        self.kernel, self.is_activated = config.selective_rope_kernel, config.selective_rope_activation == "silu"
+        rank, num_steps = config.selective_rope_rank, num_key_heads * (self.turning // 2)
+        self.down = nn.Parameter(torch.empty(rank, config.hidden_size))
+        self.up = nn.Parameter(torch.empty(num_steps, rank))
+        self.taps = nn.Parameter(torch.empty(num_steps, self.kernel))
+        is_gated = config.selective_rope_gate == "sigmoid"
+        self.gate = EncodingMap(config.hidden_size, num_key_heads) if is_gated else None
+
+    def draw(self, generator: torch.Generator, std: float) -> None:
+        for parameter in (self.down, self.up, self.taps):
+            init.normal_(parameter, std=std, generator=generator)
+
+    def terms(
+        self,
+        hidden_states: torch.Tensor,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        terms: InterTerms,
+        past: torch.Tensor | None,
+    ) -> tuple[InterTerms, torch.Tensor]:
+        past_sums = past_inputs = None
+        if past is not None:
+            num_inputs = (self.kernel - 1) * len(self.down)
+            past_sums, past_inputs = past.split([past.shape[-1] - num_inputs, num_inputs], dim=-1)
+        steps, inputs = self.steps(hidden_states, past_inputs, terms.steps)
+        sums, states = running_sums(steps, terms.steps, past_sums, takes_in_query=self.takes_in_query)
+        states = torch.cat([states, inputs.double()], dim=-1)
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        return terms._replace(head_rotary=self.rotary(sums, dtype)), states
+
+    def steps(
+        self, hidden_states: torch.Tensor, past_inputs: torch.Tensor | None, index_steps: IndexSteps
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The step of every token, and what the convolution needs of the last tokens up to it.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
+            past_inputs (`torch.Tensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*): the latter, before.
+            index_steps ([`IndexSteps`])
+
+        Returns:
+            Two tensors, of shapes `(batch, length, key heads * pairs)` and `(batch, length, (kernel - 1) * rank)`, in
+            float32, of float64 in float64.
+        """
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            by_head = hidden_states.to(dtype).unflatten(-1, (self.num_heads, -1))
+            normed = (by_head * torch.rsqrt(by_head.square().sum(-1, keepdim=True) + 1e-6)).flatten(2)
+            inputs = F.linear(normed, self.down.to(dtype))
+            if past_inputs is not None:
+                past_inputs = past_inputs.unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
+            windows = last_inputs(inputs, past_inputs, index_steps, self.kernel)
+            # a depthwise convolution of what a map gives is a map of all that the convolution sees
+            weight = self.taps[:, :, None].to(dtype) * self.up[:, None].to(dtype)
+            steps = F.linear(windows.flatten(2), weight.flatten(1))
+        if self.is_activated:
+            steps = F.silu(steps)
+        if self.gate is not None:
+            of_heads = self.gate(normed).sigmoid()
+            steps = (steps.unflatten(-1, (self.num_key_heads, -1)) * of_heads[..., None]).flatten(2)
+        return steps, windows[:, :, 1:].flatten(2)
+
+    def rotary(self, sums: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin of `(batch, length, key heads * pairs)`, as [`InterTerms`] has them, in that dtype.
+
+        Whole turns are taken off in float64: no angle is too large for the digits of float32.
+        """
+        pairs = torch.arange(0, self.turning, 2, dtype=torch.float64, device=sums.device)
+        turns_of_step = self.theta ** (-pairs / self.turning) / (2 * math.pi)
+        turns = sums.unflatten(-1, (self.num_key_heads, -1)).transpose(1, 2) * turns_of_step
+        angles = (2 * math.pi * (turns - turns.detach().round())).to(dtype)
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSteps, kernel: int) -> torch.Tensor:
+    """What a causal convolution sees at every token: the last `kernel` inputs of its document, padding passed over.
+
+    Args:
+        inputs (`torch.Tensor` of shape `(batch, length, numbers)`)
+        past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
+            The last ones before, in any dtype. Zeros by default.
+        steps ([`IndexSteps`]): say what is padding and where documents start.
+        kernel: how many tokens it sees, the token itself included.
+
+    Returns:
+        Of shape `(batch, length, kernel, numbers)`, the token's own last; zeros where none came before, and at padding
+        those of the last token before it.
+    """
+    batch_size, length, numbers = inputs.shape
+    before_all = inputs.new_zeros(batch_size, kernel, numbers)  # at place 0: nothing
+    if past is not None:
+        before_all[:, 1:] = past
+    known = torch.cat([before_all, inputs], dim=1)
+    if steps.latest is None:
+        here = torch.arange(kernel, kernel + length, device=inputs.device).expand(batch_size, -1)
+    else:
+        here = steps.latest + (kernel - 1)
+    first = torch.arange(-1, kernel, device=inputs.device).clamp(min=0).expand(batch_size, -1)
+    previous = torch.cat([first, here], dim=1)  # the place before each place
+    if steps.starts_document is not None:
+        previous = previous.masked_fill(F.pad(steps.starts_document, (kernel, 1)), 0)
+    places = [here]
+    for _ in range(kernel - 1):
+        places.insert(0, previous.gather(1, places[0]))
+    places = torch.stack(places, dim=-1).flatten(1)
+    return known.gather(1, places[..., None].expand(-1, -1, numbers)).unflatten(1, (-1, kernel))
