@@ -189,7 +189,10 @@ def test_rows_that_nothing_of_an_initial_model_reads_are_refused(fields):
             ["--max_segment_length=8"],
             "max_segment_length: 8 given, but only intra_encoding learned or sinusoidal",
         ),
-        (["--encoding", "bipe_rope", "--alibi_slope_scale", "2"], "only inter_encoding alibi reads it"),
+        (
+            ["--encoding", "bipe_rope", "--alibi_slope_scale", "2"],
+            "only inter_encoding alibi or dape or dape_v2 reads it",
+        ),
         (["--encoding", "learned", "--fixed_segment_length", "4"], "only segmentation fixed reads it"),
     ],
 )
@@ -263,4 +266,4 @@ def test_a_field_of_the_configuration_is_a_key_and_a_flag_without_more(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("inter_encoding alibi: how many (default: 3)") == 3
     assert "--made-up X" in done.stdout
-    assert "made_up: 7 given, but only inter_encoding alibi reads it" in done.stderr
+    assert "made_up: 7 given, but only inter_encoding alibi or dape or dape_v2 reads it" in done.stderr

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from families import FAMILIES, pairs
+from families import FAMILIES
 from naive_logits import naive_fire, naive_logits
 from one_layer import OneLayer, golden
 from transformers import DynamicCache, StaticCache
@@ -280,7 +280,17 @@ def test_dape_v2_with_middle_taps_alone_is_dape():
 # Models
 
 
-@pytest.fixture(params=[*pairs(["cope", "cope, own keys", "dape, fire", "dape v2"])])
+QUICK = [("llama", "cope, own keys"), ("gpt_neox", "dape v2")]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param((family, variant), marks=() if (family, variant) in QUICK else pytest.mark.slow)
+        for family in FAMILIES
+        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2")
+    ],
+    ids="-".join,
+)
 def model(request, tiny_model):
     """With parameters that all differ from 0, and blocks of few queries on `sdpa`."""
     family, variant = request.param
@@ -404,6 +414,26 @@ def test_16_bits_are_near_float32(model, dtype):
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
     exact, rounded = (torch.cat([each.flatten() for each in found]) for found in gradients)
     assert (rounded - exact).norm() < 48 * torch.finfo(dtype).eps * exact.norm()
+
+
+@pytest.mark.slow
+def test_one_graph_is_compiled_and_one_program_serves_every_length(model):
+    ids = IDS[:, :12].clone()  # an exported program would serve the strides of a view alone
+    with torch.no_grad():
+        compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
+        dimensions = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
+        program = torch.export.export(
+            model,
+            (),
+            {"input_ids": ids, "use_cache": False},
+            dynamic_shapes={"input_ids": dimensions, "use_cache": None},
+        ).module()
+        for shape in ((1, 2), (3, 300)):
+            ids = torch.randint(0, 60, shape, generator=torch.Generator().manual_seed(0))
+            logits = program(input_ids=ids, use_cache=False).logits
+            torch.testing.assert_close(logits, model(ids, use_cache=False).logits, rtol=1e-4, atol=2e-5)
+    torch._dynamo.reset()
 
 
 def test_dropout_drops_weights_and_a_block_drops_the_same_again(monkeypatch):

@@ -1,10 +1,14 @@
 """CoPE, contextual position encoding (Golovneva, Wang, Weston and Sukhbaatar 2024, arXiv 2405.18719)."""
 
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .first_values_bipe import EncodingMap, EncodingTable
 from .logits_bipe import LayerLogits, LogitsBlock, grouped_product
+
+
+NO_SEGMENT = 2**40  # above all that there are
 
 
 class PositionTable(EncodingTable):
@@ -72,8 +76,6 @@ class CopeLogits(LayerLogits):
         if self.counts_tokens:
             return block.is_visible
         ids = block.key_ids[:, None, None, :]
-        beyond = torch.iinfo(ids.dtype).max
-        seen = torch.where(block.is_visible, ids, beyond)
-        later = seen.flip(-1).cummin(-1).values.flip(-1)[..., 1:]
-        following = torch.cat([later, torch.full_like(seen[..., :1], beyond)], dim=-1)
-        return torch.where(block.is_visible & (following != beyond), following - ids, 0)
+        seen = F.pad(torch.where(block.is_visible, ids, NO_SEGMENT), (0, 1), value=NO_SEGMENT)
+        following = seen.flip(-1).cummin(-1).values.flip(-1)[..., 1:]
+        return torch.where(block.is_visible & (following != NO_SEGMENT), following - ids, 0)

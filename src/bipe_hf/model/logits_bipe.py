@@ -172,10 +172,9 @@ def attention_with_logits(
 
 
 def grouped_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`(batch, heads, n, m)` times `(batch, key heads, m, k)`: those of a group share one matrix."""
-    key_heads = right.shape[1]
-    product = left.unflatten(1, (key_heads, -1)).flatten(2, 3) @ right
-    return product.unflatten(2, (left.shape[1] // key_heads, -1)).flatten(1, 2)
+    """`(batch, heads, n, m)` times `(batch, key heads, m, k)`: those of a group take the same."""
+    groups = left.shape[1] // right.shape[1]
+    return left @ (right if groups == 1 else right.repeat_interleave(groups, dim=1))
 
 
 def _is_visible(
