@@ -266,4 +266,4 @@ def test_a_field_of_the_configuration_is_a_key_and_a_flag_without_more(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("inter_encoding alibi: how many (default: 3)") == 3
     assert "--made-up X" in done.stdout
-    assert "made_up: 7 given, but only inter_encoding alibi or dape or dape_v2 reads it" in done.stderr
+    assert "made_up: 7 given, but only inter_encoding alibi reads it" in done.stderr
