@@ -28,7 +28,7 @@ def draw_map_figure(found: Map) -> "Figure":
     from matplotlib.figure import Figure
 
     rows, columns, panels = len(found.kinds), len(found.entries), len(found.lengths)
-    figure = Figure(figsize=(2.2 + panels * (0.4 + 0.62 * columns), 2.6 + 0.36 * rows), layout="constrained")
+    figure = Figure(figsize=(2.2 + panels * (0.4 + 0.62 * columns), 2.6 + 0.36 * max(rows, 5)), layout="constrained")
     all_axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     for axes, length in zip(all_axes, found.lengths, strict=True):
         image = _draw_panel(axes, found, length)
