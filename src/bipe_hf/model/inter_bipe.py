@@ -121,6 +121,12 @@ class AlibiInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(columns=columns)
 
 
+def hybrid_alibi(config: PreTrainedConfig, head_dim: int) -> AlibiBias:
+    """ALiBi with the slopes of a hybrid."""
+    scale, power = config.hybrid_alibi_scale, config.hybrid_alibi_power
+    return AlibiBias(config.num_attention_heads, head_dim, scale, "hybrid_alibi_scale", slope_power=power)
+
+
 class HybridInterEncoding(InterEncoding):
     """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with ALiBi over
     segments, whose slopes `hybrid_alibi_power` can bring closer together.
@@ -139,13 +145,7 @@ class HybridInterEncoding(InterEncoding):
         self.token_share = config.token_share
         self.alibi = None
         if config.hybrid_alibi_scale > 0:
-            self.alibi = AlibiBias(
-                config.num_attention_heads,
-                head_dim,
-                config.hybrid_alibi_scale,
-                "hybrid_alibi_scale",
-                slope_power=config.hybrid_alibi_power,
-            )
+            self.alibi = hybrid_alibi(config, head_dim)
         # A buffer of its own, because a cast of the model to 16 bits rounds the frequencies.
         self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False)
 
@@ -217,13 +217,7 @@ class AxesInterEncoding(InterEncoding):
         self.max_period = config.hybrid_max_period
         self.last_inner, self.last_place = config.max_inner_index - 1, config.max_segment_length - 1
         self.num_inner = len(config.inner_separator_token_ids)
-        self.alibi = AlibiBias(
-            config.num_attention_heads,
-            head_dim,
-            config.hybrid_alibi_scale,
-            "hybrid_alibi_scale",
-            slope_power=config.hybrid_alibi_power,
-        )
+        self.alibi = hybrid_alibi(config, head_dim)
         self.axes = nn.Buffer(self.axis_of_dimensions(), persistent=False)
 
     def axis_of_dimensions(self) -> torch.Tensor:
