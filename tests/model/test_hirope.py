@@ -50,7 +50,7 @@ def test_windowed_logits_are_those_of_the_equations():
     assert_agrees(logits.tril(), tensors["by_token.logits"])
     is_visible = torch.ones(40, 40).tril().bool()[None, None]
     block = LogitsBlock(query, key, key, None, is_visible, units, units, 0.25)
-    assert_agrees(HiropeLogits(model.config, 16, 2)(logits, block).tril(), tensors["by_token.windowed_logits"])
+    assert_agrees(HiropeLogits(model.config, 16, 2).products(block).tril(), tensors["by_token.windowed_logits"])
 
 
 @torch.no_grad()

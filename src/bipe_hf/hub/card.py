@@ -15,6 +15,7 @@ from ..model.configuration_bipe import (
     own_fields,
     why_unread,
 )
+from ..model.encodings_bipe import WITH_TOKEN_PAIRS
 from ..model.separators_bipe import PRESETS
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
@@ -129,8 +130,8 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         readers = own.metadata["read_by"]
         is_told = (own.metadata["choices"] is not None and not readers) or "segmentation" in readers
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
-        turns_inside = config.inter_encoding in ("hybrid", "hirope", "axes")
-        is_idle = (config.segmentation == "document" and not turns_inside and "inter_encoding" in readers) or (
+        sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS
+        is_idle = (config.segmentation == "document" and not sees_tokens and "inter_encoding" in readers) or (
             config.segmentation == "tokens" and "intra_encoding" in readers
         )
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids

@@ -16,7 +16,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .encodings_bipe import encoding_fields, encoding_label, encoding_levels, token_fields
+from .encodings_bipe import WITH_TOKEN_PAIRS, encoding_fields, encoding_label, encoding_levels, token_fields
 from .errors_bipe import InputError, did_you_mean
 from .travel_bipe import auto_map, check_code, write_code
 from .version_bipe import __version__
@@ -180,7 +180,7 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": ("hybrid", "hirope", "axes")},
+        read_by={"inter_encoding": WITH_TOKEN_PAIRS},
     )
     hirope_window: int = _field(
         512,
@@ -460,8 +460,6 @@ class BipeConfigMixin(PreTrainedConfig):
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
-        if self.inter_encoding in ("hybrid", "hirope", "axes"):
-            self._validate_slopes_and_rotary()
         if not 1 <= self.selective_rope_theta < math.inf:
             raise InputError(f"selective_rope_theta must be at least 1, got {self.selective_rope_theta}")
         if self.inter_encoding == "selective_rope" and self.rope_parameters["rope_type"] != "default":
@@ -469,6 +467,8 @@ class BipeConfigMixin(PreTrainedConfig):
                 "rope_parameters of inter_encoding 'selective_rope' must have rope_type 'default': its angles are"
                 f" learnt, got {self.rope_parameters['rope_type']!r}"
             )
+        if self.inter_encoding in WITH_TOKEN_PAIRS:
+            self._validate_token_pairs()
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
         if self.inter_encoding == "axes":
@@ -482,8 +482,8 @@ class BipeConfigMixin(PreTrainedConfig):
         if reason is not None:
             raise InputError(f"inner_separator_token_ids must be empty here: {reason}")
 
-    def _validate_slopes_and_rotary(self):
-        """What a hybrid and axes have alike."""
+    def _validate_token_pairs(self):
+        """What a hybrid, HiRoPE and axes have alike."""
         if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
             raise InputError(
                 f"inter_encoding {self.inter_encoding!r} needs hybrid_max_period, a number of tokens above 0 such as"

@@ -93,6 +93,9 @@ def _hirope(encoding: Encoding) -> Encoding:
     return encoding._replace(from_train_length={"hybrid_max_period": lambda train_length: train_length})
 
 
+# Inter encodings of which fast rotary pairs turn with the token, wherever segments end.
+WITH_TOKEN_PAIRS = ("hybrid", "hirope", "axes")
+
 ENCODINGS = {
     "rope": _over_tokens("RoPE", "rope"),
     "xpos": _over_tokens("xPos", "xpos"),
@@ -225,7 +228,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding not in ("hybrid", "hirope", "axes"):  # but for pairs that turn with something else
+        if config.inter_encoding not in WITH_TOKEN_PAIRS:  # but for pairs that turn with something else
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":

@@ -28,16 +28,16 @@ class EncodingTable(nn.Embedding):
 
 
 class EncodingMap(nn.Module):
-    """A linear map with bias that an encoding learns, from hidden states to a number for each head.
+    """A linear map with bias that an encoding learns, from hidden states to some numbers for each token.
 
     It computes in float32 at least, under autocast too. It is no `nn.Linear`: quantization and adapters of all linear
     layers leave it alone.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    def __init__(self, hidden_size: int, num_outputs: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_heads, hidden_size))
-        self.bias = nn.Parameter(torch.empty(num_heads))
+        self.weight = nn.Parameter(torch.empty(num_outputs, hidden_size))
+        self.bias = nn.Parameter(torch.empty(num_outputs))
 
     def draw(self, generator: torch.Generator, std: float) -> None:
         """Draws the first values: normal weights of that standard deviation, biases 0."""
@@ -45,7 +45,7 @@ class EncodingMap(nn.Module):
         init.zeros_(self.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, hidden_size)` to `(batch, length, heads)`, in float32, of float64 in float64."""
+        """`(batch, length, hidden_size)` to `(batch, length, outputs)`, in float32, of float64 in float64."""
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
             return F.linear(hidden_states.to(dtype), self.weight.to(dtype), self.bias.to(dtype))

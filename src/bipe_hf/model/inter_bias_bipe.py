@@ -13,6 +13,11 @@ from .first_values_bipe import EncodingTable, PairMap
 from .inter_base_bipe import InterEncoding
 
 
+def distances(query_ids: torch.Tensor, key_ids: torch.Tensor) -> torch.Tensor:
+    """In segments, of `(batch, length)` queries to `(batch, keys)` keys: `(batch, length, keys)`, 0 to later ones."""
+    return (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
+
+
 class BiasInterEncoding(InterEncoding):
     """Base of those with a bias that is no product of a query column with a key column.
 
@@ -34,8 +39,7 @@ class BiasInterEncoding(InterEncoding):
             `torch.Tensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding and
             other documents is for the mask to hide.
         """
-        distance = (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
-        return self.bias_of(distance).to(dtype)
+        return self.bias_of(distances(query_ids, key_ids)).to(dtype)
 
     def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
         """`(batch, length, keys)` distances, not negative, to `(batch, heads, length, keys)` biases."""
@@ -126,7 +130,7 @@ class FireInterEncoding(BiasInterEncoding):
     def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         own = torch.promote_types(self.c.dtype, torch.float32)
         c, threshold = self.c.to(own), (self.m.to(own) * self.length).abs()
-        distance = (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
+        distance = distances(query_ids, key_ids)
         far = torch.maximum(query_ids.to(own), threshold)[:, :, None]
         with torch.autocast(query_ids.device.type, enabled=False):
             share = torch.log1p((c * distance).abs()) / (torch.log1p((c * far).abs()) + self.epsilon)

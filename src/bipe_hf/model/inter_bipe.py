@@ -6,8 +6,6 @@ apply what they find there and know no encoding by name. To add an encoding: wri
 `INTER_ENCODINGS`, add the name to the values that the configuration accepts.
 """
 
-import math
-
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
@@ -24,6 +22,7 @@ from .hirope_bipe import HiropeLogits
 from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
+from .rotary_pairs_bipe import is_fast
 from .segmentation_bipe import Segments
 from .selective_rope_bipe import SelectiveAngles
 
@@ -166,7 +165,7 @@ class HybridInterEncoding(InterEncoding):
     def fast_dimensions(self) -> torch.Tensor:
         """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
         frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
-        return (2 * math.pi / frequencies.double() <= self.max_period).repeat(2)
+        return is_fast(frequencies, self.max_period).repeat(2)
 
     def fill_buffers(self) -> None:
         init.copy_(self.is_fast, self.fast_dimensions())
@@ -223,10 +222,9 @@ class AxesInterEncoding(InterEncoding):
     def axis_of_dimensions(self) -> torch.Tensor:
         """The axis that each rotary dimension turns with, -1 for none, of shape `(rotary dimensions,)`."""
         frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
-        is_slow = 2 * math.pi / frequencies.double() > self.max_period
         of_token = self.num_inner + 1
         axes = torch.arange(len(frequencies), device=frequencies.device) % (of_token + 1)
-        return axes.masked_fill((axes == of_token) & is_slow, -1).repeat(2)
+        return axes.masked_fill((axes == of_token) & ~is_fast(frequencies, self.max_period), -1).repeat(2)
 
     def fill_buffers(self) -> None:
         init.copy_(self.axes, self.axis_of_dimensions())

@@ -67,12 +67,17 @@ class LayerLogits(nn.Module):
         """
         return None
 
+    def products(self, block: LogitsBlock) -> torch.Tensor:
+        """Scaled products of queries and keys, `(batch, heads, queries, keys)`, in float32 at least."""
+        products = grouped_product(block.query, block.key.transpose(2, 3))
+        return products.to(torch.promote_types(products.dtype, torch.float32)) * block.scaling
+
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
         """The logits to take instead.
 
         Args:
             logits (`torch.Tensor` of shape `(batch, heads, queries, keys)`):
-                Scaled products of queries and keys, in float32 at least, nothing masked.
+                The [`LayerLogits.products`], nothing masked.
             block ([`LogitsBlock`])
 
         Returns:
@@ -139,8 +144,7 @@ def attention_with_logits(
     def attend(place, query, key, value, own_keys, attention_mask, query_ids, key_ids):
         is_visible = _is_visible(attention_mask, place, query, key)
         block = LogitsBlock(query, key, value, own_keys, is_visible, query_ids, key_ids, scaling)
-        logits = grouped_product(query, key.transpose(2, 3))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scaling
+        logits = layer_logits.products(block)
         with torch.autocast(query.device.type, enabled=False):
             logits = layer_logits(logits, block)
             if attention_mask is not None and attention_mask.dtype != torch.bool:

@@ -127,7 +127,7 @@ class SegmentationFields(Protocol):
 
 
 class Segmenter(nn.Module):
-    """Finds the segments of tokens as the fields of a configuration say; the one of model, tokenizer and data."""
+    """Finds the segments of tokens as the fields of a configuration say; the one of model and data."""
 
     def __init__(self, fields: SegmentationFields):
         super().__init__()

@@ -12,6 +12,7 @@ from .first_values_bipe import EncodingMap
 from .index_steps_bipe import IndexSteps
 from .inter_terms_bipe import InterTerms
 from .layer_encoding_bipe import LayerEncoding
+from .rotary_pairs_bipe import rotary_dimensions
 from .running_bias_bipe import running_sums
 
 
@@ -37,7 +38,7 @@ class SelectiveAngles(LayerEncoding):
         super().__init__(config, head_dim, num_key_heads)
         self.takes_in_query = config.segmentation == "tokens"
         self.num_key_heads, self.theta = num_key_heads, config.selective_rope_theta
-        self.turning = int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        self.turning = rotary_dimensions(config, head_dim)
         self.kernel, self.is_activated = config.selective_rope_kernel, config.selective_rope_activation == "silu"
         rank, num_steps = config.selective_rope_rank, num_key_heads * (self.turning // 2)
         self.down = nn.Parameter(torch.empty(rank, config.hidden_size))

@@ -44,6 +44,7 @@ FILES = (
     "pair_bipe.py",
     "push_bipe.py",
     "registries_bipe.py",
+    "rotary_pairs_bipe.py",
     "running_bias_bipe.py",
     "segmentation_bipe.py",
     "selective_rope_bipe.py",
