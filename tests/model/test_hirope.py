@@ -6,16 +6,20 @@ import pytest
 import torch
 from families import FAMILIES, pairs
 from one_layer import golden
-from transformers import DynamicCache, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from two_rows import (
+    CACHES,
+    IDS,
+    WAYS_TO_GENERATE,
+    assert_generation_is_recomputation,
+    assert_padding_moves_no_token,
+    assert_pieces_are_one_forward,
+    padding_in_all_places,
+)
 
 from bipe_hf.model import logits_bipe
-from bipe_hf.model.compatibility_bipe import CACHE_NAME
 from bipe_hf.model.hirope_bipe import HiropeLogits
 from bipe_hf.model.logits_bipe import LogitsBlock
-
-
-IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 
 
 def hirope(tiny_model, family, window=5, **fields):
@@ -81,34 +85,15 @@ def model(request, tiny_model, monkeypatch):
     return hirope(tiny_model, request.param[0])
 
 
-def padding_in_all_places():
-    mask = torch.ones_like(IDS)
-    mask[0, :4] = mask[0, 9:13] = mask[1, 11] = mask[1, 20:22] = 0
-    return mask
-
-
-@torch.no_grad()
-def test_caches_in_pieces_are_one_forward(model):
-    mask = padding_in_all_places()
-    full = model(IDS, attention_mask=mask, use_cache=False).logits
-    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=40)):
-        rows = torch.tensor([0, 1])
-        for start, end in ((0, 3), (3, 12), (12, 13), (13, 30)):
-            logits = model(IDS[rows, start:end], attention_mask=mask[rows, :end], **{CACHE_NAME: cache}).logits
-            is_token = mask[rows, start:end].bool()
-            torch.testing.assert_close(logits[is_token], full[rows, start:end][is_token], rtol=1e-4, atol=2e-5)
-            rows = rows.flip(0)
-            cache.reorder_cache(torch.tensor([1, 0]))
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_caches_in_pieces_are_one_forward(model, kind):
+    pieces = ((0, 3), (3, 12), (12, 13), (13, 30))
+    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces)
 
 
 @torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
-    mask = padding_in_all_places()
-    logits = model(IDS, attention_mask=mask, use_cache=False).logits
-    for row in range(2):
-        is_token = mask[row].bool()
-        alone = model(IDS[row, is_token][None]).logits[0]
-        torch.testing.assert_close(logits[row, is_token], alone, rtol=1e-4, atol=2e-5)
+    assert_padding_moves_no_token(model)
     positions = torch.tensor([[*range(12), *range(18)], [*range(2), 0, *range(27)]])
     logits = model(IDS, position_ids=positions, use_cache=False).logits
     for row, lengths in enumerate(((12, 18), (2, 1, 27))):
@@ -116,12 +101,9 @@ def test_padding_and_packing_are_documents_alone(model):
             torch.testing.assert_close(found, model(ids[None]).logits[0], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
 def test_generation_is_recomputation(model, options):
-    prompt = {"input_ids": IDS[:, :14], "attention_mask": torch.tensor([[0] * 5 + [1] * 9, [1] * 14])}
-    shared = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "num_beams": options.get("num_beams", 1)}
-    cached = model.generate(**prompt, **{**shared, **options}, disable_compile=True)
-    assert torch.equal(cached, model.generate(**prompt, **shared, use_cache=False))
+    assert_generation_is_recomputation(model, options)
 
 
 def test_gradients_of_blocks_are_those_of_eager_attention(model):

@@ -7,7 +7,14 @@ import torch
 from families import FAMILIES
 from naive_logits import naive_fire, naive_logits
 from one_layer import OneLayer, golden
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache
+from two_rows import (
+    CACHES,
+    IDS,
+    WAYS_TO_GENERATE,
+    assert_generation_is_recomputation,
+    assert_pieces_are_one_forward,
+)
 
 from bipe_hf.model import logits_bipe
 from bipe_hf.model.compatibility_bipe import CACHE_NAME
@@ -17,7 +24,6 @@ from bipe_hf.model.inter_terms_bipe import PairIds
 from bipe_hf.model.logits_bipe import LogitsBlock, attention_with_logits
 
 
-IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 VARIANTS = {
     "cope": {"inter_encoding": "cope", "cope_positions": 5},
     "cope, unscaled": {"inter_encoding": "cope", "cope_positions": 5, "cope_term": "unscaled"},
@@ -332,25 +338,14 @@ def test_blocks_of_queries_are_eager_attention(model, monkeypatch):
     assert shape == (2, 4, 30, 30)
 
 
-@torch.no_grad()
-def test_caches_in_pieces_are_one_forward(model, monkeypatch):
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_caches_in_pieces_are_one_forward(model, kind, monkeypatch):
     """After crops and reordering, with padding on the left."""
     monkeypatch.setattr(logits_bipe, "QUERIES_IN_A_BLOCK", 8)
     mask = torch.ones_like(IDS)
     mask[0, :4] = 0
-    full = model(IDS, attention_mask=mask, use_cache=False).logits
-    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=40)):
-        rows = torch.tensor([0, 1])
-        for start, end in ((0, 3), (3, 12), (12, 13), (13, 30)):
-            logits = model(IDS[rows, start:end], attention_mask=mask[rows, :end], **{CACHE_NAME: cache}).logits
-            is_token = mask[rows, start:end].bool()
-            torch.testing.assert_close(logits[is_token], full[rows, start:end][is_token], rtol=1e-4, atol=2e-5)
-            rows = rows.flip(0)
-            cache.reorder_cache(torch.tensor([1, 0]))
-        if isinstance(cache, DynamicCache):
-            cache.crop(-7)
-            logits = model(IDS[rows, 23:], attention_mask=mask[rows], **{CACHE_NAME: cache}).logits
-            torch.testing.assert_close(logits, full[rows, 23:], rtol=1e-4, atol=2e-5)
+    pieces = ((0, 3), (3, 12), (12, 13), (13, 30))
+    assert_pieces_are_one_forward(model, CACHES[kind](model.config), mask, pieces, crop=7 if kind == "dynamic" else 0)
 
 
 @torch.no_grad()
@@ -369,12 +364,9 @@ def test_padding_and_packing_are_documents_alone(model):
         torch.testing.assert_close(padded[1], alone[1], rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
 def test_generation_is_recomputation(model, options):
-    prompt = {"input_ids": IDS[:, :14], "attention_mask": torch.tensor([[0] * 5 + [1] * 9, [1] * 14])}
-    shared = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "num_beams": options.get("num_beams", 1)}
-    cached = model.generate(**prompt, **{**shared, **options}, disable_compile=True)
-    assert torch.equal(cached, model.generate(**prompt, **shared, use_cache=False))
+    assert_generation_is_recomputation(model, options)
 
 
 def test_what_is_saved_loads_to_the_same_logits(model, tmp_path):

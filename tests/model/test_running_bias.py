@@ -7,16 +7,22 @@ import torch
 from families import FAMILIES
 from one_layer import HEAD_DIM, HEADS, OneLayer, golden
 from torch.nn import functional as F
-from transformers import DynamicCache, StaticCache
+from two_rows import (
+    CACHES,
+    IDS,
+    assert_padding_moves_no_token,
+    assert_pieces_are_one_forward,
+    assert_rows_are_repeated_selected_and_reset,
+    assert_states_do_not_depend_on_pieces,
+    padding_in_all_places,
+)
 
 from bipe_hf.model.alibi_bipe import alibi_slopes
 from bipe_hf.model.attention_bipe import attach_columns
-from bipe_hf.model.compatibility_bipe import CACHE_NAME
 from bipe_hf.model.running_bias_bipe import leading_bits, parts, running_columns
 
 
 HEAD_DIM_OF_KERNELS = 64
-IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 ENCODINGS = {"fox": {"inter_encoding": "fox"}, "cable": {"inter_encoding": "cable"}}
 
 
@@ -242,85 +248,29 @@ def test_the_first_part_carries_the_gradient():
 # The state in a cache
 
 
-CACHES = {
-    "dynamic": lambda config: DynamicCache(config=config),
-    "made_without_config": lambda config: DynamicCache(),
-    "static": lambda config: StaticCache(config=config, max_cache_len=40),
-}
-
-
 @pytest.fixture(params=ENCODINGS)
 def model(request, family, tiny_model):
     return tiny_model(family, **ENCODINGS[request.param])
 
 
-def padding_in_all_places():
-    mask = torch.ones_like(IDS)
-    mask[0, :4] = mask[0, 9:13] = mask[1, 11] = mask[1, 20:22] = 0
-    return mask
-
-
 @pytest.mark.parametrize("kind", CACHES)
-@torch.no_grad()
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
     """Pieces end in padding and before it: what the last token would bring is known behind it."""
-    mask = padding_in_all_places()
-    full = model(IDS, attention_mask=mask, use_cache=False).logits
-    cache, rows = CACHES[kind](model.config), torch.tensor([0, 1])
-    for start, end in ((0, 3), (3, 12), (12, 13), (13, 24)):
-        chunk = IDS[rows, start:end]
-        logits = model(chunk, attention_mask=mask[rows, :end], **{CACHE_NAME: cache}).logits
-        is_token = mask[rows, start:end].bool()
-        torch.testing.assert_close(logits[is_token], full[rows, start:end][is_token], rtol=1e-4, atol=2e-5)
-        rows = rows.flip(0)
-        cache.reorder_cache(torch.tensor([1, 0]))
-    if kind != "static":  # whose keys cannot be cropped
-        cache.crop(-5)
-    start = int(cache.get_seq_length())
-    logits = model(IDS[rows, start:], attention_mask=mask[rows], **{CACHE_NAME: cache}).logits
-    is_token = mask[rows, start:].bool()
-    torch.testing.assert_close(logits[is_token], full[rows, start:][is_token], rtol=1e-4, atol=2e-5)
+    pieces = ((0, 3), (3, 12), (12, 13), (13, 24))
+    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
+    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces, crop)
 
 
-@torch.no_grad()
 def test_padding_in_all_places_moves_no_token(model):
-    mask = padding_in_all_places()
-    logits = model(IDS, attention_mask=mask, use_cache=False).logits
-    for row in range(2):
-        is_token = mask[row].bool()
-        alone = model(IDS[row, is_token][None]).logits[0]
-        torch.testing.assert_close(logits[row, is_token], alone, rtol=1e-4, atol=2e-5)
+    assert_padding_moves_no_token(model)
 
 
-@torch.no_grad()
 def test_rows_of_a_cache_are_repeated_selected_and_reset(model):
-    full = model(IDS, use_cache=False).logits
-    cache = DynamicCache(config=model.config)
-    model(IDS[:, :17], **{CACHE_NAME: cache})
-    cache.batch_repeat_interleave(2)
-    cache.batch_select_indices(torch.tensor([3, 0, 1]))
-    logits = model(IDS[[1, 0, 0], 17:], **{CACHE_NAME: cache}).logits
-    torch.testing.assert_close(logits, full[[1, 0, 0], 17:], rtol=1e-4, atol=2e-5)
-    for fresh in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=40)):
-        model(IDS.flip(1)[:, :9], **{CACHE_NAME: fresh})
-        fresh.reset()
-        logits = model(IDS, **{CACHE_NAME: fresh}).logits
-        torch.testing.assert_close(logits, full, rtol=1e-4, atol=2e-5)
+    assert_rows_are_repeated_selected_and_reset(model)
 
 
 def test_the_sums_of_a_cache_do_not_depend_on_its_pieces(model):
-    """They are float64: single tokens give what one forward gives, to more digits than float32 has."""
-    states = []
-    for size in (30, 7, 1):
-        cache = DynamicCache(config=model.config)
-        with torch.no_grad():
-            for chunk in IDS.split(size, dim=1):
-                model(chunk, **{CACHE_NAME: cache})
-        states.append(cache.layers[-1].layer_states)
-    for other in states[1:]:
-        assert other.keys() == states[0].keys() == {0, 1}
-        torch.testing.assert_close(other[0], states[0][0], rtol=1e-6, atol=1e-6)
-        assert other[0].dtype == torch.float64
+    assert_states_do_not_depend_on_pieces(model)
 
 
 def test_given_segment_ids_that_jump_count_a_separator_as_often(tiny_model, family):

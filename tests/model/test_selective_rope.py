@@ -7,17 +7,25 @@ import pytest
 import torch
 from families import FAMILIES, pairs
 from one_layer import HEADS, OneLayer, golden
-from transformers import DynamicCache, StaticCache
+from two_rows import (
+    CACHES,
+    IDS,
+    WAYS_TO_GENERATE,
+    assert_generation_is_recomputation,
+    assert_padding_moves_no_token,
+    assert_pieces_are_one_forward,
+    assert_rows_are_repeated_selected_and_reset,
+    assert_states_do_not_depend_on_pieces,
+    padding_in_all_places,
+)
 
 from bipe_hf.model import modeling_bipe_gpt_neox, modeling_bipe_llama
 from bipe_hf.model.attention_bipe import rotate_by_head
-from bipe_hf.model.compatibility_bipe import CACHE_NAME
 from bipe_hf.model.index_steps_bipe import IndexSteps
 from bipe_hf.model.inter_terms_bipe import InterTerms
 from bipe_hf.model.selective_rope_bipe import SelectiveAngles, last_inputs
 
 
-IDS = torch.randint(0, 60, (2, 30), generator=torch.Generator().manual_seed(1))
 BEST = {"selective_rope_activation": "silu", "selective_rope_gate": "sigmoid"}
 VARIANTS = {
     "segments": {},
@@ -239,13 +247,6 @@ def test_angles_of_a_long_text_do_not_depend_on_the_dtype(dtype):
 # The state in a cache
 
 
-CACHES = {
-    "dynamic": lambda config: DynamicCache(config=config),
-    "made_without_config": lambda config: DynamicCache(),
-    "static": lambda config: StaticCache(config=config, max_cache_len=40),
-}
-
-
 @pytest.fixture(params=pairs(["segments", "tokens, with gate", "tokens"]))
 def model(request, tiny_model):
     return selective(tiny_model, *request.param)
@@ -256,42 +257,18 @@ def quick_model(tiny_model, family):
     return selective(tiny_model, family, "segments" if family == "llama" else "tokens")
 
 
-def padding_in_all_places():
-    mask = torch.ones_like(IDS)
-    mask[0, :4] = mask[0, 9:13] = mask[1, 11] = mask[1, 20:22] = 0
-    return mask
-
-
 @pytest.mark.parametrize("kind", CACHES)
-@torch.no_grad()
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(quick_model, kind):
-    model, mask = quick_model, padding_in_all_places()
-    full = model(IDS, attention_mask=mask, use_cache=False).logits
-    cache, rows = CACHES[kind](model.config), torch.tensor([0, 1])
-    for start, end in ((0, 3), (3, 12), (12, 13), (13, 14), (14, 24)):
-        chunk = IDS[rows, start:end]
-        logits = model(chunk, attention_mask=mask[rows, :end], **{CACHE_NAME: cache}).logits
-        is_token = mask[rows, start:end].bool()
-        torch.testing.assert_close(logits[is_token], full[rows, start:end][is_token], rtol=1e-4, atol=2e-5)
-        rows = rows.flip(0)
-        cache.reorder_cache(torch.tensor([1, 0]))
-    if kind != "static":  # whose keys cannot be cropped
-        cache.crop(-5)
-    start = int(cache.get_seq_length())
-    logits = model(IDS[rows, start:], attention_mask=mask[rows], **{CACHE_NAME: cache}).logits
-    is_token = mask[rows, start:].bool()
-    torch.testing.assert_close(logits[is_token], full[rows, start:][is_token], rtol=1e-4, atol=2e-5)
+    pieces = ((0, 3), (3, 12), (12, 13), (13, 14), (14, 24))
+    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
+    assert_pieces_are_one_forward(quick_model, CACHES[kind](quick_model.config), padding_in_all_places(), pieces, crop)
 
 
 @torch.no_grad()
 def test_padding_and_packing_are_documents_alone(quick_model):
     """Padding in all places; documents shorter than the convolution, with padding inside."""
     model, mask = quick_model, padding_in_all_places()
-    logits = model(IDS, attention_mask=mask, use_cache=False).logits
-    for row in range(2):
-        is_token = mask[row].bool()
-        alone = model(IDS[row, is_token][None]).logits[0]
-        torch.testing.assert_close(logits[row, is_token], alone, rtol=1e-4, atol=2e-5)
+    assert_padding_moves_no_token(model)
     lengths = [(12, 18), (2, 1, 27)]
     positions = torch.tensor([[at for length in each for at in range(length)] for each in lengths])
     for given in ({}, {"attention_mask": mask}):
@@ -304,42 +281,17 @@ def test_padding_and_packing_are_documents_alone(quick_model):
                 torch.testing.assert_close(found[place], alone, rtol=1e-4, atol=2e-5)
 
 
-@torch.no_grad()
 def test_the_sums_of_a_cache_do_not_depend_on_its_pieces(quick_model):
-    states = []
-    for size in (30, 7, 1):
-        cache = DynamicCache(config=quick_model.config)
-        for chunk in IDS.split(size, dim=1):
-            quick_model(chunk, **{CACHE_NAME: cache})
-        states.append(cache.layers[-1].layer_states)
-    for other in states[1:]:
-        assert other.keys() == states[0].keys() == {0, 1}
-        torch.testing.assert_close(other[0], states[0][0], rtol=1e-6, atol=1e-6)
-        assert other[0].dtype == torch.float64
+    assert_states_do_not_depend_on_pieces(quick_model)
 
 
-@torch.no_grad()
 def test_rows_of_a_cache_are_repeated_selected_and_reset(quick_model):
-    model = quick_model
-    full = model(IDS, use_cache=False).logits
-    cache = DynamicCache(config=model.config)
-    model(IDS[:, :17], **{CACHE_NAME: cache})
-    cache.batch_repeat_interleave(2)
-    cache.batch_select_indices(torch.tensor([3, 0, 1]))
-    logits = model(IDS[[1, 0, 0], 17:], **{CACHE_NAME: cache}).logits
-    torch.testing.assert_close(logits, full[[1, 0, 0], 17:], rtol=1e-4, atol=2e-5)
-    for fresh_cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=40)):
-        model(IDS.flip(1)[:, :9], **{CACHE_NAME: fresh_cache})
-        fresh_cache.reset()
-        torch.testing.assert_close(model(IDS, **{CACHE_NAME: fresh_cache}).logits, full, rtol=1e-4, atol=2e-5)
+    assert_rows_are_repeated_selected_and_reset(quick_model)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
 def test_generation_is_recomputation(model, options):
-    prompt = {"input_ids": IDS[:, :14], "attention_mask": torch.tensor([[0] * 5 + [1] * 9, [1] * 14])}
-    shared = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0, "num_beams": options.get("num_beams", 1)}
-    cached = model.generate(**prompt, **{**shared, **options}, disable_compile=True)
-    assert torch.equal(cached, model.generate(**prompt, **shared, use_cache=False))
+    assert_generation_is_recomputation(model, options)
 
 
 # Training, saving, refusals
