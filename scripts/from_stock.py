@@ -30,7 +30,7 @@ from time import perf_counter
 
 import torch
 from peft import AutoPeftModelForCausalLM
-from real_models import command, make_stock
+from real_models import SCHEDULE, command, make_stock
 from transformers import AutoTokenizer
 
 from bipe_hf.lab.common.results import describe_environment, in_words, moment, write_results
@@ -40,7 +40,6 @@ from bipe_hf.lab.common.tables import aligned, markdown
 FORMAT = "bipe-hf from stock 1"
 LENGTHS = [2048, 8192, 16384]
 PERIOD, POWER = 4096, 0.5
-SCHEDULE = {"token_share": [1.0, 0.0], "hybrid_alibi_scale": [1e-5, 0.02]}
 TRAIN_LENGTH = 2048
 PIECE = 7000  # characters of a training document, which fit into the train length
 
@@ -159,16 +158,15 @@ def main() -> None:
     data = pieces(arguments.train, work / "train.jsonl")
     last = [f"--{name.replace('_', '-')}={end}" for name, (_, end) in SCHEDULE.items()]
     hybrid = ["--separators", "sentences", "--hybrid-max-period", PERIOD, "--hybrid-alibi-power", POWER, *last]
+
+    def hybrid_model() -> Path:
+        return convert(stock, work / "hybrid", "bipe_hybrid", *hybrid)
+
+    schedule = f"--schedule={json.dumps(SCHEDULE)}"
     models = {
         "stock": lambda: stock,
-        "converted, not trained": lambda: convert(stock, work / "hybrid", "bipe_hybrid", *hybrid),
-        "LoRA with the schedule": lambda: adapted(
-            convert(stock, work / "hybrid", "bipe_hybrid", *hybrid),
-            data,
-            work / "with_schedule",
-            steps,
-            f"--schedule={json.dumps(SCHEDULE)}",
-        ),
+        "converted, not trained": hybrid_model,
+        "LoRA with the schedule": lambda: adapted(hybrid_model(), data, work / "with_schedule", steps, schedule),
         "LoRA without": lambda: adapted(convert(stock, work / "rope", "rope"), data, work / "without", steps),
     }
     done = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"results": []}

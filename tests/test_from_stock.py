@@ -17,6 +17,7 @@ import real_models
 
 
 REAL_MODELS = ROOT / "results" / "real_models.json"
+SMOLLM2 = ROOT / "results" / "from_stock" / "smollm2.json"
 
 
 def test_the_table_of_real_models_is_that_of_its_record():
@@ -30,6 +31,17 @@ def test_the_table_of_real_models_is_that_of_its_record():
     assert outcomes["parity with the stock model"].endswith(": 0")
     for encoding in ("bipe_rope", "bipe_hybrid"):
         assert "0.00%" in outcomes[f"convert --encoding {encoding}"]
+
+
+def test_the_table_of_smollm2_is_that_of_its_record_and_of_the_page():
+    record = json.loads(SMOLLM2.read_text(encoding="utf-8"))
+    assert record.pop("format") == from_stock.FORMAT
+    rows = [from_stock.Row(**row) for row in record.pop("results")]
+    found = from_stock.FromStock(**record, results=rows)
+    assert SMOLLM2.with_suffix(".md").read_text(encoding="utf-8") == found.tables()
+    page = (ROOT / "docs" / "from_stock.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert " | ".join(f"{value:.2f}" for value in row.perplexity.values()) in page
 
 
 @pytest.mark.slow
