@@ -34,6 +34,7 @@ FAMILIES = {
         "tiny_bipe_rope.yaml",
         "tiny_bipe_alibi.yaml",
         "tiny_bipe_hybrid.yaml",
+        "tiny_bipe_alibi_local.yaml",
         "tiny_fox.yaml",
         "tiny_cable.yaml",
         "tiny_selective_rope.yaml",
@@ -53,6 +54,8 @@ ENCODING_KEYS = {
     "hybrid_slow_pairs",
     "hybrid_alibi_scale",
     "hybrid_alibi_power",
+    "layer_encodings",
+    "local_window",
     "output_dir",
 }
 

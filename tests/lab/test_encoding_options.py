@@ -22,7 +22,7 @@ from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_levels
 from bipe_hf.model.errors_bipe import InputError
 
 
-SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def error_line(capsys) -> str:

@@ -9,7 +9,7 @@ from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_name
 
 
-SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 OVER_TOKENS = {"segmentation": "tokens", "intra_encoding": "none"}
 BILEVEL = {"segmentation": "separators", "intra_encoding": "learned"}
 HYBRID = {
@@ -20,6 +20,7 @@ HYBRID = {
     "hybrid_alibi_scale": 2.0,
     "hybrid_alibi_power": 0.5,
 }
+LOCAL = {"layer_encodings": ["local", "inter"], "local_window": 32}
 EXPECTED = {
     "rope": ("RoPE", {"inter_encoding": "rope", **OVER_TOKENS}),
     "xpos": ("xPos", {"inter_encoding": "xpos", **OVER_TOKENS}),
@@ -35,6 +36,11 @@ EXPECTED = {
     "dape": ("DAPE", {"inter_encoding": "dape", "alibi_slope_scale": 1.0, **OVER_TOKENS}),
     "dape_v2": ("DAPE V2", {"inter_encoding": "dape_v2", "alibi_slope_scale": 1.0, **OVER_TOKENS}),
     "nope": ("NoPE", {"inter_encoding": "none", **OVER_TOKENS}),
+    "rnope": (
+        "NoPE and RoPE layers",
+        {"inter_encoding": "none", "layer_encodings": ["rope", "inter"], **OVER_TOKENS},
+    ),
+    "rnope_local": ("NoPE and local layers", {"inter_encoding": "none", **LOCAL, **OVER_TOKENS}),
     "hybrid": ("hybrid", {**HYBRID, "segmentation": "tokens"}),
     "hirope": (
         "HiRoPE over segments",
@@ -74,6 +80,11 @@ EXPECTED = {
     "bipe_hirope": ("BiPE-HiRoPE", {"inter_encoding": "hirope", "hybrid_max_period": 128, **BILEVEL}),
     "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
+    "bipe_rope_local": ("BiPE-RoPE and local layers", {"inter_encoding": "rope", **LOCAL, **BILEVEL}),
+    "bipe_alibi_local": (
+        "BiPE-ALiBi and local layers",
+        {"inter_encoding": "alibi", "alibi_slope_scale": 96.0, **LOCAL, **BILEVEL},
+    ),
     "bipe_levels": ("BiPE-RoPE with levels", {"inter_encoding": "rope", **BILEVEL}),
     "bipe_levels_hybrid": ("BiPE-hybrid with levels", {**HYBRID, **BILEVEL}),
     "bipe_levels_axes": (

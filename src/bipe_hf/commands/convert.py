@@ -12,7 +12,7 @@ HELP = "make a BiPE model of a checkpoint in the format of the BiPE authors' rel
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.common.encoding_options import ENCODING_HELP, option_help, option_type
+    from ..lab.common.encoding_options import ENCODING_HELP, flag_type, option_help
     from ..lab.conversion.stock import ACCEPTED, INTRA_INITS, stock_options
 
     parser.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         stock.add_argument(
             f"--{name.replace('_', '-')}",
             choices=choices,
-            type=option_type(field),
+            **flag_type(field),
             metavar=None if choices else "X",
             help=option_help(field, choices).replace("%", "%%"),
         )

@@ -128,7 +128,7 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
     given = config.to_dict()
     for name, own in own_fields().items():
         readers = own.metadata["read_by"]
-        is_told = (own.metadata["choices"] is not None and not readers) or "segmentation" in readers
+        is_told = name in ("inter_encoding", "intra_encoding") or "segmentation" in (name, *readers)
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
         sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS
         is_idle = (config.segmentation == "document" and not sees_tokens and "inter_encoding" in readers) or (
@@ -136,7 +136,7 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         )
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
         is_idle |= name == "token_share" and (config.token_share == 0 or config.segmentation == "tokens")
-        if not (is_told or is_idle or given[name] is None or why_unread(name, given)):
+        if not (is_told or is_idle or given[name] in (None, []) or why_unread(name, given)):
             facts[f"`{name}`"] = f"{given[name]:g}" if isinstance(given[name], float) else str(given[name])
     return facts
 

@@ -12,6 +12,7 @@ from .alibi_bipe import BiasColumns
 from .errors_bipe import InputError
 from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms
+from .layer_pattern_bipe import LayerInputs, layer_kind
 from .logits_bipe import all_own_keys, attention_with_logits
 
 
@@ -20,8 +21,11 @@ class BipeAttentionMixin:
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        inter_encoding = INTER_ENCODINGS[config.inter_encoding]
-        layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
+        self.layer_kind = layer_kind(config, layer_idx)
+        layer_class = logits_class = None
+        if self.layer_kind == "inter":
+            inter_encoding = INTER_ENCODINGS[config.inter_encoding]
+            layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
         key_heads, head_dim = self.key_shape
         self.layer_encoding = None if layer_class is None else layer_class(config, head_dim, key_heads)
         self.layer_logits = None if logits_class is None else logits_class(config, head_dim, key_heads)
@@ -37,7 +41,7 @@ def bilevel_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    terms: InterTerms,
+    terms: InterTerms | dict[str, LayerInputs],
     attention_mask: torch.Tensor | None,
     cache: Cache | None,
     *,
@@ -53,8 +57,9 @@ def bilevel_attention(
             `attention_dropout`.
         query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`)
         key, value (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`)
-        terms ([`InterTerms`])
-        attention_mask: in the form that the backend wants.
+        terms ([`InterTerms`], or a dictionary of [`LayerInputs`]):
+            Where layers differ, what those of each kind receive.
+        attention_mask: in the form that the backend wants; where layers differ, theirs are taken.
         cache ([`~transformers.Cache`], *optional*): gets the keys as attention sees them, columns included.
         hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters the layer.
         rotate: the family's `apply_rotary_pos_emb`.
@@ -64,6 +69,11 @@ def bilevel_attention(
         Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them.
     """
     head_dim, scaling = value.shape[-1], layer.scaling
+    if isinstance(terms, dict):
+        terms, attention_mask, own_kwargs = terms[layer.layer_kind]
+        if layer.layer_kind != "inter":  # whose bias it is
+            kwargs.pop("position_bias", None)
+        kwargs |= own_kwargs
     if layer.layer_encoding is not None:
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if terms.query_scale is not None:

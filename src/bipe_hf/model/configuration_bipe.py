@@ -39,6 +39,7 @@ SELECTIVE_ROPE_GATES = ("none", "sigmoid")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
+LAYER_KINDS = ("inter", "rope", "local", "none")
 
 # What transformers keeps in a configuration without declaring it.
 UNDECLARED = ("_name_or_path", "auto_map", "custom_pipelines", "quantization_config", "tokenizer_class")
@@ -75,8 +76,15 @@ class InnerLevels(FixedList):
         super().__init__(map(TokenIds, levels))
 
 
+class LayerPattern(FixedList):
+    """The kind of each layer."""
+
+    name = "layer_encodings"
+
+
 # Fields that hold token ids, and what keeps them.
 TOKEN_IDS = {"separator_token_ids": TokenIds, "inner_separator_token_ids": InnerLevels}
+LISTS = TOKEN_IDS | {"layer_encodings": LayerPattern}
 
 
 def _field(default: Any, text: str, *, choices: tuple[str, ...] | None = None, read_by: dict | None = None) -> Any:
@@ -303,14 +311,26 @@ class BipeConfigMixin(PreTrainedConfig):
         " moves it",
         read_by={"inter_encoding": ("dape", "dape_v2", "fire")},
     )
+    layer_encodings: list[str] | None = _field(
+        None,
+        "what each layer sees of positions, a pattern that starts anew behind its last entry: inter (the inter"
+        " encoding), rope (RoPE over tokens), local (the same within local_window tokens), none (no position); by"
+        " default inter in all of them",
+        choices=LAYER_KINDS,
+    )
+    local_window: int | None = _field(
+        None,
+        "tokens, the query's own included, that a query of a local layer attends to",
+        read_by={"layer_encodings": ("local",)},
+    )
     bipe_hf_version: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         stage = self.__dict__.get("_stage")
         if stage is not None and name not in self.__dict__ and not hasattr(type(self), name):
             self._refuse_if_close(name)
-        if name in TOKEN_IDS:
-            value = TOKEN_IDS[name](value or ())
+        if name in LISTS:
+            value = LISTS[name](value or ())
         if stage == "built" and name in own_fields() and value != self.__dict__[name]:
             raise InputError(
                 f"{name} of a configuration that a model was built from cannot change, the model would not follow:"
@@ -340,7 +360,7 @@ class BipeConfigMixin(PreTrainedConfig):
     def _remove_keys_not_serialized(self, d: dict[str, Any]) -> None:
         super()._remove_keys_not_serialized(d)
         d.pop("_stage", None)
-        for name in TOKEN_IDS:
+        for name in LISTS:
             if name in d:
                 d[name] = [list(each) if isinstance(each, list) else each for each in d[name]]
 
@@ -422,8 +442,8 @@ class BipeConfigMixin(PreTrainedConfig):
         """Raises `ValueError` for a value that no model has, whatever its vocabulary."""
         for name, own in own_fields().items():
             accepted = own.metadata["choices"]
-            if accepted is not None and getattr(self, name) not in accepted:
-                raise InputError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+            if accepted is not None:
+                self._check_choice(name, accepted)
         if self.max_segment_length < 1:
             raise InputError(f"max_segment_length must be at least 1 token, got {self.max_segment_length}")
         if self.max_inner_index < 1:
@@ -467,12 +487,23 @@ class BipeConfigMixin(PreTrainedConfig):
                 "rope_parameters of inter_encoding 'selective_rope' must have rope_type 'default': its angles are"
                 f" learnt, got {self.rope_parameters['rope_type']!r}"
             )
+        if self.layer_encodings:
+            self._validate_layers()
         if self.inter_encoding in WITH_TOKEN_PAIRS:
             self._validate_token_pairs()
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
         if self.inter_encoding == "axes":
             self._validate_axes()
+
+    def _check_choice(self, name: str, accepted: tuple[str, ...]) -> None:
+        """Raises `ValueError` where a field, or an entry of one that is a list, is none of those."""
+        value = getattr(self, name)
+        is_list = isinstance(value, list)
+        for each in value if is_list else [value]:
+            if each not in accepted:
+                must_be = "a list of" if is_list else "one of"
+                raise InputError(f"{name} must be {must_be} {', '.join(accepted)}, got {each!r}")
 
     def _validate_inner_levels(self):
         for at, level in enumerate(self.inner_separator_token_ids):
@@ -481,6 +512,16 @@ class BipeConfigMixin(PreTrainedConfig):
         reason = why_unread("inner_separator_token_ids", vars(self))
         if reason is not None:
             raise InputError(f"inner_separator_token_ids must be empty here: {reason}")
+
+    def _validate_layers(self):
+        pattern = self.layer_encodings
+        if "inter" not in pattern or len(pattern) > self.num_hidden_layers:
+            raise InputError(
+                "layer_encodings must have the inter encoding in it ('inter') and at most as many entries as there"
+                f" are layers, {self.num_hidden_layers}, got {list(pattern)}"
+            )
+        if "local" in pattern and (self.local_window is None or self.local_window < 1):
+            raise InputError(f"layer_encodings 'local' needs local_window, at least 1 token, got {self.local_window}")
 
     def _validate_token_pairs(self):
         """What a hybrid, HiRoPE and axes have alike."""
@@ -537,6 +578,9 @@ class BipeConfigMixin(PreTrainedConfig):
         - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
           wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
           within a window (`hirope_window`) all with the token.
+        - `"rnope"`: RoPE over tokens and no position, by turns of layers; `"rnope_local"`: the same with a window of
+          a quarter of `train_length` (`local_window`) where there is RoPE. `"bipe_rope_local"`, `"bipe_alibi_local"`:
+          such local layers and layers with BiPE, by turns.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.
@@ -650,7 +694,8 @@ def why_unread(name: str, given: Mapping[str, Any]) -> str | None:
     """Why nothing reads the field `name` of a configuration with the fields `given`, or None where something does."""
     own = own_fields()
     for reader, values in own[name].metadata["read_by"].items():
-        if given.get(reader, own[reader].default) not in values:
+        value = given.get(reader, own[reader].default)
+        if not set(values) & set(value if isinstance(value, list) else [value]):
             return f"only {reader} {' or '.join(values)} reads it"
     return None
 

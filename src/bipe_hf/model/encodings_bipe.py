@@ -93,6 +93,14 @@ def _hirope(encoding: Encoding) -> Encoding:
     return encoding._replace(from_train_length={"hybrid_max_period": lambda train_length: train_length})
 
 
+def _every_other(encoding: Encoding, label: str, kind: str) -> Encoding:
+    """Layers of that kind and layers with the inter encoding by turns; a window is a quarter of the train length."""
+    from_train_length = {"local_window": lambda train_length: train_length // 4} if kind == "local" else {}
+    return encoding._replace(
+        label=label, fields=encoding.fields | {"layer_encodings": [kind, "inter"]}, from_train_length=from_train_length
+    )
+
+
 # Inter encodings of which fast rotary pairs turn with the token, wherever segments end.
 WITH_TOKEN_PAIRS = ("hybrid", "hirope", "axes")
 
@@ -111,6 +119,8 @@ ENCODINGS = {
     "dape": _over_tokens("DAPE", "dape", alibi_slope_scale=1.0),
     "dape_v2": _over_tokens("DAPE V2", "dape_v2", alibi_slope_scale=1.0),
     "nope": _over_tokens("NoPE", "none"),
+    "rnope": _every_other(_over_tokens("NoPE", "none"), "NoPE and RoPE layers", "rope"),
+    "rnope_local": _every_other(_over_tokens("NoPE", "none"), "NoPE and local layers", "local"),
     "hybrid": _hybrid("hybrid", "tokens"),
     "hirope": _hirope(
         Encoding(
@@ -140,6 +150,10 @@ ENCODINGS = {
     "bipe_hirope": _hirope(_bilevel("BiPE-HiRoPE", "hirope")),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
+    "bipe_rope_local": _every_other(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE and local layers", "local"),
+    "bipe_alibi_local": _every_other(
+        _bilevel("BiPE-ALiBi", "alibi", alibi_slope_scale=96.0), "BiPE-ALiBi and local layers", "local"
+    ),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),
     "bipe_levels_hybrid": _with_levels(_hybrid("hybrid", "separators"), "BiPE-hybrid with levels"),
     "bipe_levels_axes": _with_levels(_axes(), "BiPE-axes with levels"),
@@ -150,7 +164,7 @@ ENCODING_NAMES = tuple(ENCODINGS)
 _INTER_LABELS = {
     (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
     for encoding in ENCODINGS.values()
-    if encoding.fields["segmentation"] == "tokens"
+    if encoding.fields["segmentation"] == "tokens" and "layer_encodings" not in encoding.fields
 } | {("axes", "none"): "axes", ("hirope", "none"): "HiRoPE"}  # which are no encoding over tokens
 
 
@@ -218,8 +232,17 @@ def encoding_name(label: str) -> str | None:
     return next((name for name, encoding in ENCODINGS.items() if encoding.label == label), None)
 
 
+_LAYER_LABELS = {"rope": "RoPE", "local": "local", "none": "NoPE"}
+
+
 def encoding_label(config: PreTrainedConfig) -> str:
     """What the field calls the encoding of a configuration, whether or not it has a name here."""
+    others = [name for kind, name in _LAYER_LABELS.items() if kind in config.layer_encodings]
+    return _inter_label(config) + (f" and {' and '.join(others)} layers" if others else "")
+
+
+def _inter_label(config: PreTrainedConfig) -> str:
+    """That of the layers that have the inter encoding."""
     rotation = config.fox_rotation if config.inter_encoding == "fox" else "none"
     inter = _INTER_LABELS[config.inter_encoding, rotation]
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing

@@ -30,6 +30,7 @@ from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms, PairIds
 from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
+from .layer_pattern_bipe import LayerInputs, TokenLayers, windowed
 from .logits_bipe import LayerLogits, check_backend
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
@@ -64,6 +65,15 @@ class BilevelInputs(NamedTuple):
     """Whether a row holds more than one document; not known, and False, in a compiled forward."""
     position_bias: torch.Tensor | None = None
     """Of shape `(batch, heads, length, past + length)`, for the backends that add one to the logits."""
+    other_layers: dict[str, LayerInputs] | None = None
+    """What layers without the inter encoding receive, by kind; None where there are none."""
+
+    @property
+    def position_embeddings(self) -> InterTerms | dict[str, LayerInputs]:
+        """What goes to the attention of every layer."""
+        if self.other_layers is None:
+            return self.inter_terms
+        return {"inter": LayerInputs(self.inter_terms, self.attention_mask, {})} | self.other_layers
 
 
 class BipePreTrainedMixin(PushMixin):
@@ -178,6 +188,7 @@ class BipeModelMixin:
         self.intra_encoding = build_intra_encoding(config)
         self.inner_encodings = build_inner_encodings(config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
+        self.token_layers = TokenLayers(config, rotary_class, head_dim) if config.layer_encodings else None
         self.segmenter = Segmenter(config)
 
     def post_init(self) -> None:
@@ -272,7 +283,7 @@ class BipeModelMixin:
             inputs.attention_mask,
             inputs.position_bias,
             cache,
-            position_embeddings=inputs.inter_terms,
+            position_embeddings=inputs.position_embeddings,
             use_cache=use_cache,
             **{**kwargs, **inputs.layer_kwargs},
         )
@@ -346,8 +357,7 @@ class BipeModelMixin:
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
-        if self.inter_encoding.needs_whole_documents:
-            self._check_whole(attention_mask, starts_document)
+        self._check_whole(attention_mask, starts_document)
         given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
         segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
         hidden_states = inputs_embeds
@@ -367,22 +377,57 @@ class BipeModelMixin:
             )
 
         mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
+        other_layers = None
+        if self.token_layers is not None:
+            other_layers = {
+                kind: LayerInputs(other_terms, *self._mask_of(kind, mask, inputs_embeds, attention_mask, cache))
+                for kind, other_terms in self.token_layers.terms(segments, hidden_states).items()
+            }
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
         if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
         is_packed = starts_document is not None and not is_tracing()
-        return BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed), segments.state
+        inputs = BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed, other_layers=other_layers)
+        return inputs, segments.state
+
+    def _mask_of(
+        self,
+        kind: str,
+        mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[torch.Tensor | None, dict]:
+        """The mask of a kind of layers, made of that of all, and what flash attention wants besides."""
+        window = self.config.local_window
+        if kind != "local":
+            return mask, {}
+        if "flash" in self.config._attn_implementation:
+            return mask, {"sliding_window": window}
+        past_length = 0 if cache is None else cache.get_seq_length()
+        if mask is None:  # the backend knows by itself what is causal
+            total_length = past_length + inputs_embeds.shape[1]
+            if not is_tracing() and isinstance(total_length, int) and total_length <= window:
+                return None, {}
+            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, allow_is_causal_skip=False)
+        return windowed(mask, window, past_length), {}
 
     def _check_whole(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor | None) -> None:
-        """Raises `ValueError` for padding between the tokens of a document; no traced graph can."""
+        """Raises `ValueError` for padding between the tokens of a document where one takes columns for its neighbours;
+        no traced graph can.
+        """
+        has_window = "local" in self.config.layer_encodings
+        if not (self.inter_encoding.needs_whole_documents or has_window):
+            return
         if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2 or is_tracing(attention_mask):
             return
         is_token = attention_mask.bool()
         starts = torch.zeros_like(is_token) if starts_document is None else starts_document
         if _resumes_document(is_token, starts).any():
             raise InputError(
-                f"attention_mask has padding between tokens of a document, which inter_encoding="
-                f"{self.config.inter_encoding!r} would take for their neighbours. Put padding before or behind them."
+                "attention_mask has padding between tokens of a document, which "
+                + ("a local layer" if has_window else f"inter_encoding={self.config.inter_encoding!r}")
+                + " would take for their neighbours. Put padding before or behind them."
             )
 
     def _with_bias(self, inputs: BilevelInputs, query_ids: torch.Tensor, cache: Cache | None) -> BilevelInputs:

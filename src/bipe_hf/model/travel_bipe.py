@@ -36,6 +36,7 @@ FILES = (
     "inter_terms_bipe.py",
     "intra_bipe.py",
     "layer_encoding_bipe.py",
+    "layer_pattern_bipe.py",
     "logits_bipe.py",
     "marks_bipe.py",
     "modeling_bipe.py",

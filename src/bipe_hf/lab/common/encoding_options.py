@@ -4,7 +4,7 @@ a field that is added there is a key of YAML and a flag of `convert` without mor
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import Field
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from ...model.configuration_bipe import TOKEN_IDS, own_fields
 from ...model.encodings_bipe import ENCODING_NAMES, encoding_fields
@@ -25,7 +25,15 @@ def encoding_options() -> dict[str, Field]:
 
 def option_type(field: Field) -> type:
     """The type of the option: the first that the field may have."""
-    return (get_args(field.type) or (field.type,))[0]
+    return field.type if get_origin(field.type) is list else (get_args(field.type) or (field.type,))[0]
+
+
+def flag_type(field: Field) -> dict[str, Any]:
+    """What a parser of flags needs to know of it: the type of a value, and whether there may be several."""
+    of_option = option_type(field)
+    if get_origin(of_option) is list:
+        return {"type": get_args(of_option)[0], "nargs": "+"}
+    return {"type": of_option}
 
 
 def option_help(field: Field, choices: Sequence[str] | None = None) -> str:
