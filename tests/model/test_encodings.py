@@ -2,11 +2,13 @@
 
 import pytest
 from families import FAMILIES
+from paths import ROOT
 from transformers import AutoConfig
 
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.lab.data import train_tokenizer
-from bipe_hf.model.encodings_bipe import ENCODING_NAMES, encoding_name
+from bipe_hf.model.configuration_bipe import INTER_ENCODINGS
+from bipe_hf.model.encodings_bipe import ENCODING_NAMES, ENCODINGS, encoding_name
 
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -212,3 +214,13 @@ def test_the_saved_configuration_holds_the_fields_and_not_the_name(family, tmp_p
 def test_bad_input_says_what_is_accepted(family, name, arguments, message):
     with pytest.raises(ValueError, match=message):
         family.config.for_encoding(name, **arguments)
+
+
+def test_the_map_of_methods_has_every_inter_encoding_and_every_name():
+    text, patterns = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("methods", "layer_patterns"))
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert rows.pop("inter_encoding")
+    assert rows.keys() == set(INTER_ENCODINGS)
+    for name, encoding in ENCODINGS.items():
+        where = patterns if "layer_encodings" in encoding.fields else rows[encoding.fields["inter_encoding"]]
+        assert f"`{name}`" in where
