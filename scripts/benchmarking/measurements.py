@@ -334,6 +334,33 @@ class Measurement:
     def families(self) -> tuple[str, ...]:
         return tuple(FAMILIES)
 
+    def own(self, setting: Setting) -> Setting:
+        """What its models share, where that differs."""
+        return setting
+
+
+class LayerBiases:
+    """Biases that every layer learns, over segments."""
+
+    table = "biases"
+
+    @property
+    def against(self) -> dict[str, str]:
+        return {"bipe_fox": "stock", "bipe_cable": "stock"}
+
+
+class LayerLogits:
+    """Logits that every layer changes, over segments. With a third of the layers: a step takes many times stock's."""
+
+    table = "logits"
+
+    @property
+    def against(self) -> dict[str, str]:
+        return {"bipe_cope": "stock", "bipe_dape": "stock"}
+
+    def own(self, setting: Setting) -> Setting:
+        return replace(setting, parts=3)
+
 
 @dataclass(frozen=True)
 class PeakMemory(Measurement):
@@ -341,7 +368,16 @@ class PeakMemory(Measurement):
 
     def measure(self, setting: Setting, name: str) -> int:
         """Bytes, in a process that has done nothing else."""
+        setting = self.own(setting)
         return self.peak(build(setting, name), setting)
+
+
+@dataclass(frozen=True)
+class BiasesMemory(LayerBiases, PeakMemory): ...
+
+
+@dataclass(frozen=True)
+class LogitsMemory(LayerLogits, PeakMemory): ...
 
 
 @dataclass(frozen=True)
@@ -351,6 +387,7 @@ class Timing(Measurement):
     """Seconds for all rounds of one family; see `times_in_turn`."""
 
     def work_of(self, setting: Setting, name: str) -> Work:
+        setting = self.own(setting)
         return self.work(build(setting, name), setting)
 
     def measure(self, setting: Setting, rounds: int | None) -> tuple[dict[str, list[float]], float | None]:
@@ -366,8 +403,8 @@ class Timing(Measurement):
 class FewLayersTiming(Timing):
     """With a sixth of the layers, two of twelve: what a step does once, whatever its layers, shows."""
 
-    def work_of(self, setting: Setting, name: str) -> Work:
-        return super().work_of(replace(setting, parts=6), name)
+    def own(self, setting: Setting) -> Setting:
+        return replace(setting, parts=6)
 
 
 @dataclass(frozen=True)
@@ -379,6 +416,14 @@ class LevelsTiming(Timing):
     @property
     def against(self) -> dict[str, str]:
         return {"bipe_levels": "bipe_rope"}
+
+
+@dataclass(frozen=True)
+class BiasesTiming(LayerBiases, Timing): ...
+
+
+@dataclass(frozen=True)
+class LogitsTiming(LayerLogits, Timing): ...
 
 
 @dataclass(frozen=True)
@@ -401,8 +446,11 @@ class AuthorsTiming(Timing):
     def families(self) -> tuple[str, ...]:
         return ("llama",)
 
+    def own(self, setting: Setting) -> Setting:
+        return replace(setting, parts=3)
+
     def work_of(self, setting: Setting, name: str) -> Work:
-        setting = replace(setting, parts=3)
+        setting = self.own(setting)
         work = self.authors_work if name in self.against else self.work
         return work(build(setting, name), setting)
 
@@ -442,6 +490,21 @@ MEASUREMENTS: dict[str, Timing | PeakMemory] = {
     ),
     "levels_train_1024": LevelsTiming("training step, 1024 tokens", _training(1024), budget=110),
     "levels_decode_1024": LevelsTiming("decoding a token, 1024 cached", _decoding(1024, count=10), budget=60),
+    "biases_train_4096": BiasesTiming("training step, 4096 tokens", _training(4096), budget=240),
+    **{
+        f"biases_memory_train_{length}": BiasesMemory(
+            f"peak memory, training step, {length} tokens", partial(training_peak, length=length)
+        )
+        for length in (1024, 2048, 4096)
+    },
+    "logits_train_1024": LogitsTiming("training step, 1024 tokens", _training(1024), budget=60),
+    "logits_train_4096": LogitsTiming("training step, 4096 tokens", _training(4096), budget=60),
+    **{
+        f"logits_memory_train_{length}": LogitsMemory(
+            f"peak memory, training step, {length} tokens", partial(training_peak, length=length)
+        )
+        for length in (1024, 2048, 4096)
+    },
     "authors_train_1024": AuthorsTiming(
         "training step, 1024 tokens", _training(1024), budget=40, authors_work=_training(1024)
     ),

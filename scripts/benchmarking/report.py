@@ -4,7 +4,13 @@ from .measurements import MEASUREMENTS
 from .models import FAMILIES
 
 
-LIMITS = {"stock": {"bipe_rope": 1.02, "bipe_alibi": 1.10}, "levels": {"bipe_levels": 1.02}, "authors": {}}
+LIMITS = {
+    "stock": {"bipe_rope": 1.02, "bipe_alibi": 1.10},
+    "levels": {"bipe_levels": 1.02},
+    "biases": {"bipe_fox": 1.15, "bipe_cable": 1.15},
+    "logits": {},
+    "authors": {},
+}
 """What a ratio may be, in every row of each table."""
 
 DISTURBED = 0.05
@@ -24,6 +30,29 @@ AUTHORS_NOTE = (
 )
 
 
+LOGITS_NOTE = "With a third of the layers and of the vocabulary. Queries are taken in blocks, each of which is computed again in the backward."
+TABLES = {
+    "stock": ("", None),
+    "levels": (" with levels", None),
+    "biases": (" with biases that every layer learns", None),
+    "logits": (" with logits that every layer changes", LOGITS_NOTE),
+    "authors": (" beside the authors' way", AUTHORS_NOTE),
+}
+"""What stands behind the name of the family above each table, and below that."""
+LABELS = {
+    "stock": "stock",
+    "bipe_rope": "BiPE-RoPE",
+    "bipe_alibi": "BiPE-ALiBi",
+    "bipe_levels": "with two levels inside segments",
+    "bipe_fox": "BiPE-FoX",
+    "bipe_cable": "BiPE-CABLE",
+    "bipe_cope": "BiPE-CoPE",
+    "bipe_dape": "BiPE-DAPE",
+    "authors_rope": "authors'",
+    "authors_alibi": "authors'",
+}
+
+
 def document(record: dict) -> str:
     """Markdown: where and with what the numbers were measured, what changed since, and the tables."""
     environment = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
@@ -36,24 +65,26 @@ def document(record: dict) -> str:
 
 
 def report(results: dict[str, dict[str, dict]]) -> str:
-    """Markdown: a table for each family, and one for the authors' way, of what has been measured."""
+    """Markdown: the tables of each family, of what has been measured."""
     parts = [LEGEND]
     for family in FAMILIES:
-        rows = [_row(name, record) for name, record in _measured(results, family, "stock")]
-        if rows:
-            limits = LIMITS["stock"].items()
-            columns = ["stock", *(f"BiPE-{_short(name)} / stock (limit {limit:.2f})" for name, limit in limits)]
-            parts += [f"## {FAMILY_TITLES[family]}", _table(columns, rows)]
-        rows = [_row(name, record) for name, record in _measured(results, family, "levels")]
-        if rows:
-            limit = LIMITS["levels"]["bipe_levels"]
-            columns = ["BiPE-RoPE", f"with two levels inside segments / BiPE-RoPE (limit {limit:.2f})"]
-            parts += [f"## {FAMILY_TITLES[family]} with levels", _table(columns, rows)]
-        rows = [_row(name, record) for name, record in _measured(results, family, "authors")]
-        if rows:
-            columns = ["BiPE-RoPE", "authors' / BiPE-RoPE", "BiPE-ALiBi", "authors' / BiPE-ALiBi"]
-            parts += [f"## {FAMILY_TITLES[family]} beside the authors' way", AUTHORS_NOTE, _table(columns, rows)]
+        for table, (title, note) in TABLES.items():
+            measured = _measured(results, family, table)
+            if measured:
+                parts += [f"## {FAMILY_TITLES[family]}{title}", *([note] if note else [])]
+                parts.append(_table(_columns(table), [_row(name, record) for name, record in measured]))
     return "\n\n".join(parts)
+
+
+def _columns(table: str) -> list[str]:
+    against = next(each.against for each in MEASUREMENTS.values() if each.table == table)
+    columns = []
+    for model, base in against.items():
+        if LABELS[base] not in columns:
+            columns.append(LABELS[base])
+        limit = LIMITS[table].get(model)
+        columns.append(f"{LABELS[model]} / {LABELS[base]}" + (f" (limit {limit:.2f})" if limit else ""))
+    return columns
 
 
 def over_limit(results: dict[str, dict[str, dict]]) -> list[str]:
@@ -75,10 +106,6 @@ def _measured(results: dict[str, dict[str, dict]], family: str, table: str) -> l
         for name, measurement in MEASUREMENTS.items()
         if name in records and measurement.table == table
     ]
-
-
-def _short(model: str) -> str:
-    return {"rope": "RoPE", "alibi": "ALiBi"}[model.rpartition("_")[2]]
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
