@@ -31,8 +31,8 @@ AUTHORS_NOTE = (
 
 
 LOGITS_NOTE = (
-    "With a third of the layers and of the vocabulary. Queries are taken in blocks, each of which is computed again in "
-    "the backward."
+    "With a third of the layers and of the vocabulary. Queries are taken in blocks, each of which is computed again "
+    "in the backward."
 )
 TABLES = {
     "stock": ("", None),
