@@ -1,4 +1,4 @@
-"""CoPE, DAPE, DAPE V2 and FIRE: the authors' numbers, limits that are another encoding, blocks of queries."""
+"""CoPE, DAPE, DAPE V2 and FIRE: formulas, limits that are another encoding, blocks of queries."""
 
 from copy import deepcopy
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from families import FAMILIES
 from naive_logits import naive_fire, naive_logits
-from one_layer import OneLayer, golden
 from transformers import DynamicCache
 from two_rows import (
     CACHES,
@@ -56,80 +55,6 @@ def causal_block(length, segments=None, **numbers):
     is_visible = torch.ones(1, 1, length, length).tril().bool()
     given = {"query": None, "key": None, "value": None, "own_keys": None, "scaling": 1.0, **numbers}
     return LogitsBlock(**given, is_visible=is_visible, query_ids=ids, key_ids=ids)
-
-
-# The authors' numbers
-
-
-@pytest.mark.parametrize("variant", ["default", "nodiv", "sep_key", "val_gates"])
-def test_cope_is_that_of_its_authors(family, variant, monkeypatch):
-    tensors, assert_agrees = golden("cope")
-    fields = {
-        "default": {},
-        "nodiv": {"cope_term": "unscaled"},
-        "sep_key": {"cope_gates": "own_keys"},
-        "val_gates": {"cope_gates": "values"},
-    }
-    layer = OneLayer(family, has_bias=True, inter_encoding="cope", cope_positions=6, **fields[variant])
-    numbers = (
-        [tensors[f"proj_{name}.{kind}"] for kind in ("weight", "bias")] for name in ("query", "key", "val", "out")
-    )
-    layer.load(*numbers)
-    cope = layer.attention.layer_logits
-    cope.table.weight.data.copy_(tensors["pos_emb"][0].T)
-    if variant == "sep_key":
-        for kind in ("weight", "bias"):
-            getattr(cope.key_map, kind).data.copy_(tensors[f"proj_key_cope.{kind}"])
-    seen, positions = [], CopeLogits.positions
-    monkeypatch.setattr(CopeLogits, "positions", lambda *given: seen.append(positions(*given)) or seen[-1])
-    output, weights = layer(tensors["x"])
-    assert_agrees(seen[0].tril(), tensors[f"{variant}.positions"])
-    assert_agrees(weights, tensors[f"{variant}.weights"])
-    assert_agrees(output, tensors[f"{variant}.output"])
-    if variant == "default":
-        mask = torch.ones(2, 20, dtype=torch.long)
-        mask[0, :3] = 0
-        is_token = mask.bool()
-        assert_agrees(layer(tensors["x"], mask)[0][is_token], tensors["padded.output"][is_token])
-
-
-def load_dape(module, tensors, bias):
-    for number, layer in ((0, module.first), (2, module.second)):
-        layer.weight.data.copy_(tensors[f"{bias}.mlp2.{number}.weight"].reshape(layer.weight.shape))
-        layer.bias.data.copy_(tensors[f"{bias}.mlp2.{number}.bias"])
-    if bias == "kerple":
-        module.bias.log_r1.data.copy_(tensors["kerple.bias_p"].flatten().clamp(min=0.01).log())
-        module.bias.log_r2.data.copy_(tensors["kerple.bias_a"].flatten().clamp(min=0.01).log())
-    if bias == "fire":
-        module.bias.c.data.copy_(tensors["fire.c"])
-        module.bias.m.data.copy_(tensors["fire.L_multiplier"])
-        for number, layer in ((0, module.bias.first), (2, module.bias.second)):
-            layer.weight.data.copy_(tensors[f"fire.mlp.{number}.weight"][..., None])
-            layer.bias.data.copy_(tensors[f"fire.mlp.{number}.bias"])
-
-
-@pytest.mark.parametrize("bias", ["alibi", "kerple", "fire"])
-@pytest.mark.parametrize("name", ["dape", "dape_v2"])
-@torch.no_grad()
-def test_dape_is_that_of_its_authors(name, bias):
-    tensors, assert_agrees = golden(name)
-    fields = {"dape_bias": bias, "dape_width": 8, "fire_length": 16, "alibi_slope_scale": 1.0}
-    module, _ = make_logits(inter_encoding=name, segmentation="tokens", **fields)
-    load_dape(module, tensors, bias)
-    logits = module(tensors["scores"], causal_block(24)).tril()
-    if name == "dape":
-        assert_agrees(logits, tensors[f"{bias}.expected"])
-    else:  # one rule for all rows: that of a longer sequence
-        assert_agrees(logits, tensors[f"{bias}.expected_in_longer"])
-        assert_agrees(logits[:, :, :-1], tensors[f"{bias}.expected"][:, :, :-1])
-    block = causal_block(24)
-    step = module(
-        tensors["scores"][:, :, -1:],
-        block._replace(query_ids=block.query_ids[:, -1:], is_visible=block.is_visible[:, :, -1:]),
-    )
-    torch.testing.assert_close(step, logits[:, :, -1:], rtol=1e-5, atol=1e-5)
-    if name == "dape" and bias != "fire":
-        assert_agrees(step, tensors[f"{bias}.expected_step"])
 
 
 # Formulas
