@@ -83,28 +83,46 @@ def cable(golden: Golden, family: str) -> Iterator[Found]:
         yield Found(f"{kind}.output", output)
 
 
+FOX_VARIANTS = {"plain": "fox", "pro": "fox_pro"}
+FOX_PRO = {
+    "key_shift": "k_proj.shift_proj",
+    "value_shift": "v_proj.shift_proj",
+    "query_norm": "q_norm",
+    "key_norm": "k_norm",
+    "output_norm": "output_norm",
+    "output_gate": "ogate_proj",
+}
+
+
 def fox(golden: Golden, family: str) -> Iterator[Found]:
-    """The bias of every variant, and the output of the plain one."""
+    """FoX, and FoX (Pro)."""
     heads, head_dim = golden.config["num_heads"], golden.config["head_dim"]
     x = golden["x"]
-    for variant in ("plain", "pro"):
-        if f"{variant}.bias" not in golden:
+    for variant, inter_encoding in FOX_VARIANTS.items():
+        if f"{variant}.output" not in golden:
             continue
-        names = {"plain": "k_proj", "pro": "k_proj.linear"}
-        key_heads = len(golden[f"{variant}.{names[variant]}.weight"]) // head_dim
+        is_pro = variant == "pro"
+        names = (
+            ("q_proj", "k_proj.linear", "v_proj.linear", "o_proj") if is_pro else [f"{each}_proj" for each in "qkvo"]
+        )
+        projections = [golden.values(f"{variant}.{name}") for name in names]
+        key_heads = len(projections[1][0]) // head_dim
         shape = {"heads": heads, "key_heads": key_heads, "head_dim": head_dim, "hidden": x.shape[-1]}
-        layer = OneLayer(family, **shape, inter_encoding="fox")
+        layer = OneLayer(family, **shape, inter_encoding=inter_encoding)
+        layer.load(*projections)
         set_values(layer.attention.layer_encoding.map, golden.values(f"{variant}.fgate_proj"))
-        if variant == "plain":
-            layer.load(*(golden.values(f"plain.{name}_proj") for name in "qkvo"))
+        if is_pro:
+            golden.require("norm_eps", {"q_norm, k_norm": 1e-5, "output_norm": 1e-6})
+            mixing = layer.attention.layer_mixing
+            for name, theirs in FOX_PRO.items():
+                getattr(mixing, name).data.copy_(golden[f"pro.{theirs}.weight"])
         bias, _, output = with_columns(layer, x)
         yield Found(f"{variant}.bias", bias)
-        if variant == "plain":
-            yield Found("plain.output", output)
-            if "plain.padded.output" in golden:
-                is_token = padding_of(golden).bool()
-                padded = with_columns(layer, x, padding_of(golden))[2]
-                yield Found("plain.padded.output", padded[is_token], lambda expected, kept=is_token: expected[kept])
+        yield Found(f"{variant}.output", output)
+        if f"{variant}.padded.output" in golden:
+            is_token = padding_of(golden).bool()
+            padded = with_columns(layer, x, padding_of(golden))[2]
+            yield Found(f"{variant}.padded.output", padded[is_token], lambda expected, kept=is_token: expected[kept])
 
 
 COPE_VARIANTS = {

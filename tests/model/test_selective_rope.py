@@ -22,7 +22,8 @@ from bipe_hf.model import modeling_bipe_gpt_neox, modeling_bipe_llama
 from bipe_hf.model.attention_bipe import rotate_by_head
 from bipe_hf.model.index_steps_bipe import IndexSteps
 from bipe_hf.model.inter_terms_bipe import InterTerms
-from bipe_hf.model.selective_rope_bipe import SelectiveAngles, last_inputs
+from bipe_hf.model.last_inputs_bipe import last_inputs
+from bipe_hf.model.selective_rope_bipe import SelectiveAngles
 
 
 BEST = {"selective_rope_activation": "silu", "selective_rope_gate": "sigmoid"}

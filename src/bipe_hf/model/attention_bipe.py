@@ -22,8 +22,10 @@ class BipeAttentionMixin:
         super().__init__(config, layer_idx)
         inter_encoding = INTER_ENCODINGS[config.inter_encoding]
         layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
+        mixing_class = inter_encoding.mixing_class
         key_heads, head_dim = self.key_shape
         self.layer_encoding = None if layer_class is None else layer_class(config, head_dim, key_heads)
+        self.layer_mixing = None if mixing_class is None else mixing_class(config, head_dim, key_heads)
         self.layer_logits = None if logits_class is None else logits_class(config, head_dim, key_heads)
 
     @property
@@ -64,6 +66,9 @@ def bilevel_attention(
         Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them.
     """
     head_dim, scaling = value.shape[-1], layer.scaling
+    if layer.layer_mixing is not None:
+        heads = query, key, value
+        query, key, value = layer.layer_mixing(hidden_states, *heads, terms.steps, cache, layer.layer_idx)
     if layer.layer_encoding is not None:
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if terms.query_scale is not None:
@@ -94,21 +99,22 @@ def bilevel_attention(
             dropout=dropout,
             backend=layer.config._attn_implementation,
         )
-        return output.flatten(2), weights
-
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
-    output, weights = attention(
-        layer,
-        query,
-        key,
-        value,
-        attention_mask,
-        dropout=dropout,
-        scaling=scaling,
-        **kwargs,
-    )
+    else:
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
+        output, weights = attention(
+            layer,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
+        )
     if terms.columns is not None:
         output = output[..., :head_dim]
+    if layer.layer_mixing is not None:
+        output = layer.layer_mixing.finish(hidden_states, output)
     return output.flatten(2), weights
 
 

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
     *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
-    *("fox", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
+    *("fox", "fox_pro", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -208,24 +208,24 @@ class BipeConfigMixin(PreTrainedConfig):
         "full",
         "forget gates of FoX: full (of each token, learnt), bias_only (one number a head, learnt), fixed (not learnt)",
         choices=FOX_GATES,
-        read_by={"inter_encoding": ("fox",)},
+        read_by={"inter_encoding": ("fox", "fox_pro")},
     )
     fox_min_time: float | int = _field(
         2.0,
         "decay time of the first head, in tokens or segments, from which the gates of bias_only start and which those"
         " of fixed keep: as slopes of ALiBi 1 / this; from 2 to 256 those of eight heads are the ones of Press et al.",
-        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+        read_by={"inter_encoding": ("fox", "fox_pro"), "fox_gate": ("bias_only", "fixed")},
     )
     fox_max_time: float | int = _field(
         256.0,
         "decay time of the last head; those between are spaced evenly in their logarithm",
-        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+        read_by={"inter_encoding": ("fox", "fox_pro"), "fox_gate": ("bias_only", "fixed")},
     )
     fox_rotation: str = _field(
         "none",
         "whether queries and keys of FoX turn as well, rope: with the segment (over tokens, with the token)",
         choices=FOX_ROTATIONS,
-        read_by={"inter_encoding": ("fox",)},
+        read_by={"inter_encoding": ("fox", "fox_pro")},
     )
     cable_kind: str = _field(
         "weighted",
@@ -532,8 +532,8 @@ class BipeConfigMixin(PreTrainedConfig):
 
         - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"fire"`, `"nope"`: over tokens, as their papers have
           them.
-        - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
-          second turns queries and keys as well.
+        - `"fox"`, `"fox_rope"`, `"fox_pro"`, `"cable"`: biases over tokens that every layer learns, as their papers
+          have them; the second turns queries and keys as well, the third changes the layer too.
         - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
           wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
           within a window (`hirope_window`) all with the token.

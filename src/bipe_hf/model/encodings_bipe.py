@@ -105,6 +105,7 @@ ENCODINGS = {
     "fire": _over_tokens("FIRE", "fire"),
     "fox": _over_tokens("FoX", "fox"),
     "fox_rope": _over_tokens("FoX with RoPE", "fox", fox_rotation="rope"),
+    "fox_pro": _over_tokens("FoX (Pro)", "fox_pro"),
     "cable": _over_tokens("CABLE", "cable"),
     "selective_rope": _over_tokens("Selective RoPE", "selective_rope"),
     "cope": _over_tokens("CoPE", "cope"),
@@ -132,6 +133,7 @@ ENCODINGS = {
     "bipe_t5": _bilevel("BiPE-T5 bias", "t5"),
     "bipe_fire": _bilevel("BiPE-FIRE", "fire"),
     "bipe_fox": _bilevel("BiPE-FoX", "fox"),
+    "bipe_fox_pro": _bilevel("BiPE-FoX (Pro)", "fox_pro"),
     "bipe_cable": _bilevel("BiPE-CABLE", "cable"),
     "bipe_selective_rope": _bilevel("BiPE-Selective RoPE", "selective_rope"),
     "bipe_cope": _bilevel("BiPE-CoPE", "cope"),
@@ -151,7 +153,11 @@ _INTER_LABELS = {
     (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens"
-} | {("axes", "none"): "axes", ("hirope", "none"): "HiRoPE"}  # which are no encoding over tokens
+} | {  # which have no name, or are no encoding over tokens
+    ("fox_pro", "rope"): "FoX (Pro) with RoPE",
+    ("axes", "none"): "axes",
+    ("hirope", "none"): "HiRoPE",
+}
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -220,7 +226,7 @@ def encoding_name(label: str) -> str | None:
 
 def encoding_label(config: PreTrainedConfig) -> str:
     """What the field calls the encoding of a configuration, whether or not it has a name here."""
-    rotation = config.fox_rotation if config.inter_encoding == "fox" else "none"
+    rotation = config.fox_rotation if config.inter_encoding in ("fox", "fox_pro") else "none"
     inter = _INTER_LABELS[config.inter_encoding, rotation]
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
         return inter

@@ -18,6 +18,7 @@ from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
 from .errors_bipe import InputError
 from .fox_bipe import ForgetGate
+from .fox_pro_bipe import ProMixing
 from .hirope_bipe import HiropeLogits
 from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
@@ -260,6 +261,12 @@ class FoxInterEncoding(InterEncoding):
         return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
 
 
+class FoxProInterEncoding(FoxInterEncoding):
+    """FoX (Pro): the same in a layer that mixes tokens, has norms and a gate of its output (see [`ProMixing`])."""
+
+    mixing_class = ProMixing
+
+
 class CableInterEncoding(InterEncoding):
     """CABLE: learnt decrements in every layer (see [`CableDecrements`])."""
 
@@ -303,6 +310,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "t5": T5InterEncoding,
     "fire": FireInterEncoding,
     "fox": FoxInterEncoding,
+    "fox_pro": FoxProInterEncoding,
     "cable": CableInterEncoding,
     "selective_rope": SelectiveRopeInterEncoding,
     "cope": CopeInterEncoding,

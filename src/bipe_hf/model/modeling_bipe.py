@@ -30,6 +30,7 @@ from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms, PairIds
 from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
+from .layer_mixing_bipe import LayerMixing
 from .logits_bipe import LayerLogits, check_backend
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
@@ -47,7 +48,7 @@ from .travel_bipe import check_code
 # What inference servers call the attention that they put into a transformers model.
 SERVER_ATTENTION = ("vllm", "sglang", "tgi")
 # What has first values of its own.
-OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerLogits
+OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerMixing | LayerLogits
 
 
 class BilevelInputs(NamedTuple):
