@@ -20,7 +20,6 @@ from relatives.one_layer import FAMILIES
 
 # What the package has no part for.
 NOT_COVERED = {
-    "cable": {f"{kind}.{each}" for kind in ("kernel", "kernel_weighted") for each in ("bias", "output")},
     "hirope": {"by_position_in_unit.logits", "by_position_in_unit.windowed_logits"},
 }
 GROUPED = Shape(heads=6, key_heads=2, head_dim=8, hidden=24, length=11)

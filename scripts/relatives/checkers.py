@@ -46,7 +46,23 @@ def with_columns(layer: OneLayer, x: torch.Tensor, mask: torch.Tensor | None = N
     return bias.tril(), logits.tril(), output
 
 
-CABLE_KINDS = ("released", "weighted")
+def with_logits(layer: OneLayer, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What its logits gain and what they become, both up to the diagonal, and the output."""
+    seen = []
+    logits = layer.attention.layer_logits
+    hook = logits.register_forward_hook(lambda module, given, result: seen.append((given[0], result)))
+    output, _ = layer(x)
+    hook.remove()
+    before, after = seen[0]
+    return (after - before).tril(), after.tril(), output
+
+
+CABLE_KINDS = {
+    "released": ("cable", "released"),
+    "weighted": ("cable", "weighted"),
+    "kernel": ("cable_kernel", "released"),
+    "kernel_weighted": ("cable_kernel", "weighted"),
+}
 
 
 def cable(golden: Golden, family: str) -> Iterator[Found]:
@@ -57,7 +73,7 @@ def cable(golden: Golden, family: str) -> Iterator[Found]:
     parts = [each.split([heads * head_dim, of_keys, of_keys]) for each in fused]
     query, key, value = (list(each) for each in zip(*parts, strict=True))
     scales = {kind: scale for kinds, scale in golden.config["logit_scale"].items() for kind in kinds.split(", ")}
-    for kind in CABLE_KINDS:
+    for kind, (inter_encoding, cable_kind) in CABLE_KINDS.items():
         if f"{kind}.bias" not in golden:
             continue
         layer = OneLayer(
@@ -67,16 +83,17 @@ def cable(golden: Golden, family: str) -> Iterator[Found]:
             head_dim=head_dim,
             hidden=x.shape[-1],
             has_bias=len(fused) > 1,
-            inter_encoding="cable",
-            cable_kind=kind,
+            inter_encoding=inter_encoding,
+            cable_kind=cable_kind,
         )
-        encoding = layer.attention.layer_encoding
+        is_kernel = inter_encoding == "cable_kernel"
+        encoding = layer.attention.layer_logits.decrements if is_kernel else layer.attention.layer_encoding
         set_values(encoding.map, golden.values("layer.h_attn"))
         if encoding.weight_map is not None:
             set_values(encoding.weight_map, golden.values("scale"))
         rescale = scales[kind] * head_dim**0.5
         layer.load([rescale * each for each in query], key, value, golden.values("layer.c_proj"))
-        bias, scores, output = with_columns(layer, x)
+        bias, scores, output = (with_logits if is_kernel else with_columns)(layer, x)
         yield Found(f"{kind}.bias", bias)
         if f"{kind}.scores" in golden:
             yield Found(f"{kind}.scores", scores)

@@ -33,7 +33,9 @@ VARIANTS = {
     "dape, fire": {"inter_encoding": "dape", "dape_bias": "fire", "dape_width": 6, "fire_length": 32},
     "dape v2": {"inter_encoding": "dape_v2", "dape_width": 6},
     "dape v2, five keys": {"inter_encoding": "dape_v2", "dape_width": 6, "dape_kernel": 5},
+    "cable with kernel": {"inter_encoding": "cable_kernel"},
 }
+FORMULAS = [name for name in VARIANTS if name != "cable with kernel"]  # which has tests of its own
 CLASSES = {"cope": CopeLogits, "dape": DapeLogits, "dape_v2": DapeV2Logits}
 
 
@@ -61,7 +63,7 @@ def causal_block(length, segments=None, **numbers):
 
 
 @pytest.mark.parametrize("segmentation", ["tokens", "separators"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FORMULAS)
 def test_logits_and_gradients_are_those_of_the_formula(variant, segmentation, monkeypatch):
     """In blocks of queries and all at once; with two heads a key head."""
     module, config = make_logits(**VARIANTS[variant], segmentation=segmentation, alibi_slope_scale=3.0)
@@ -72,7 +74,7 @@ def test_logits_and_gradients_are_those_of_the_formula(variant, segmentation, mo
     generator = torch.Generator().manual_seed(1)
     shapes = [(1, heads, length, 4) for heads in (4, 2, 2)] + [(1, length, 16), (1, length, 4, 4)]
     *leaves, x, upstream = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    own_keys = module.own_keys(x)
+    own_keys = module.own_keys(x, None, None)
     if own_keys is not None:
         leaves.append(own_keys.detach().double())
     leaves = [each.requires_grad_() for each in leaves]
@@ -218,7 +220,7 @@ QUICK = [("llama", "cope, own keys"), ("gpt_neox", "dape v2")]
     params=[
         pytest.param((family, variant), marks=() if (family, variant) in QUICK else pytest.mark.slow)
         for family in FAMILIES
-        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2")
+        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2", "cable with kernel")
     ],
     ids="-".join,
 )
@@ -359,7 +361,14 @@ def test_dropout_drops_weights_and_a_block_drops_the_same_again(monkeypatch):
     value = torch.ones(1, 2, 64, 4, requires_grad=True)
     query = torch.zeros(1, 4, 64, 4, requires_grad=True)
     ids = torch.arange(64)[None]
-    given = {"own_keys": None, "attention_mask": None, "ids": PairIds(ids, ids), "scaling": 0.5, "backend": "sdpa"}
+    given = {
+        "own_queries": None,
+        "own_keys": None,
+        "attention_mask": None,
+        "ids": PairIds(ids, ids),
+        "scaling": 0.5,
+        "backend": "sdpa",
+    }
     output, _ = attention_with_logits(module, query, value.detach(), value, dropout=0.5, **given)
     assert output.mean().item() == pytest.approx(1, abs=0.2)
     assert output.std() > 0.1
@@ -375,7 +384,14 @@ def test_memory_is_that_of_a_block(monkeypatch):
     query, key = (torch.randn(1, heads, 256, 4, requires_grad=True) for heads in (4, 2))
     ids = torch.arange(256)[None]
     sizes = []
-    given = {"own_keys": None, "attention_mask": None, "ids": PairIds(ids, ids), "scaling": 0.5, "dropout": 0.0}
+    given = {
+        "own_queries": None,
+        "own_keys": None,
+        "attention_mask": None,
+        "ids": PairIds(ids, ids),
+        "scaling": 0.5,
+        "dropout": 0.0,
+    }
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.numel()) or kept, lambda kept: kept):
         output, _ = attention_with_logits(module, query, key, key, backend="sdpa", **given)
     assert max(sizes) < 256 * 64
@@ -386,7 +402,7 @@ def test_memory_is_that_of_a_block(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flash_attention_3", "flex_attention"])
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "cable_kernel"])
 def test_a_backend_that_shows_no_logits_is_refused(family, name, backend, tiny_model):
     refusal = pytest.raises(ValueError, match=f"{backend}.*inter_encoding='{name}' changes the logits.*Use 'sdpa'")
     config = fresh(tiny_model, family, inter_encoding=name).config
@@ -433,7 +449,7 @@ def test_settings_that_make_no_logits_are_refused(family, fields, message):
         FAMILIES[family].make_config(separator_token_ids=[1], **fields)
 
 
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire", "cable_kernel"])
 def test_the_other_weights_do_not_depend_on_the_encoding(tiny_model, family, name):
     plain = fresh(tiny_model, family, inter_encoding="none").state_dict()
     weights = fresh(tiny_model, family, inter_encoding=name).state_dict()

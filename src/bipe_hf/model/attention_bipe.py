@@ -87,17 +87,20 @@ def bilevel_attention(
 
     dropout = layer.attention_dropout if layer.training else 0.0
     if layer.layer_logits is not None:
+        layer_logits = layer.layer_logits
+        own_queries, own_keys = all_own_keys(layer_logits, hidden_states, terms.steps, cache, layer.layer_idx)
         output, weights = attention_with_logits(
-            layer.layer_logits,
+            layer_logits,
             query,
             key,
             value,
-            all_own_keys(layer.layer_logits, hidden_states, cache, layer.layer_idx),
+            own_keys,
             attention_mask,
             terms.ids,
             scaling=scaling,
             dropout=dropout,
             backend=layer.config._attn_implementation,
+            own_queries=own_queries,
         )
     else:
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
     *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
-    *("fox", "fox_pro", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
+    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -106,7 +106,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope, dape and hirope change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape, hirope and cable_kernel change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -232,7 +232,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "decrements of CABLE: weighted (relu, times a learnt weight of the query: version 3 of the paper), unweighted"
         " (without that weight), released (softplus, no weight: version 1 and the authors' code)",
         choices=CABLE_KINDS,
-        read_by={"inter_encoding": ("cable",)},
+        read_by={"inter_encoding": ("cable", "cable_kernel")},
     )
     selective_rope_rank: int = _field(
         16,
@@ -532,8 +532,8 @@ class BipeConfigMixin(PreTrainedConfig):
 
         - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"fire"`, `"nope"`: over tokens, as their papers have
           them.
-        - `"fox"`, `"fox_rope"`, `"fox_pro"`, `"cable"`: biases over tokens that every layer learns, as their papers
-          have them; the second turns queries and keys as well, the third changes the layer too.
+        - `"fox"`, `"fox_rope"`, `"fox_pro"`, `"cable"`, `"cable_kernel"`: biases over tokens that every layer learns,
+          as their papers have them; the second turns queries and keys as well, the third changes the layer too.
         - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
           wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
           within a window (`hirope_window`) all with the token.

@@ -14,6 +14,7 @@ from transformers.utils import is_tracing
 
 from .alibi_bipe import AlibiBias, kernel_dtype
 from .cable_bipe import CableDecrements
+from .cable_kernel_bipe import CableKernelLogits
 from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
 from .errors_bipe import InputError
@@ -274,6 +275,12 @@ class CableInterEncoding(InterEncoding):
     layer_class = CableDecrements
 
 
+class CableKernelInterEncoding(InterEncoding):
+    """Kernel CABLE: the logarithm of those decrements (see [`CableKernelLogits`])."""
+
+    logits_class = CableKernelLogits
+
+
 class SelectiveRopeInterEncoding(InterEncoding):
     """Selective RoPE: angles that every layer learns (see [`SelectiveAngles`])."""
 
@@ -312,6 +319,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "fox": FoxInterEncoding,
     "fox_pro": FoxProInterEncoding,
     "cable": CableInterEncoding,
+    "cable_kernel": CableKernelInterEncoding,
     "selective_rope": SelectiveRopeInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,

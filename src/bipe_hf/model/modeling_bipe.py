@@ -359,7 +359,7 @@ class BipeModelMixin:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments, hidden_states)
-        if self.inter_encoding.layer_class is not None:
+        if self.inter_encoding.layer_class is not None or self.inter_encoding.logits_class is not None:
             terms = terms._replace(steps=index_steps(segments.state, **given))
         if self.inter_encoding.has_columns and isinstance(cache, QuantizedCache):
             raise InputError(

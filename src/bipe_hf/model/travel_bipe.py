@@ -16,6 +16,7 @@ FILES = (
     "alibi_bipe.py",
     "attention_bipe.py",
     "cable_bipe.py",
+    "cable_kernel_bipe.py",
     "cache_bipe.py",
     "compatibility_bipe.py",
     "configuration_bipe.py",
