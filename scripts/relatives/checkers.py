@@ -13,8 +13,8 @@ from bipe_hf.model import modeling_bipe_gpt_neox, modeling_bipe_llama
 from bipe_hf.model.alibi_bipe import alibi_slopes
 from bipe_hf.model.attention_bipe import rotate_by_head
 from bipe_hf.model.index_steps_bipe import IndexSteps
-from bipe_hf.model.inter_terms_bipe import InterTerms
-from bipe_hf.model.logits_bipe import LogitsBlock, grouped_product
+from bipe_hf.model.inter_terms_bipe import InterTerms, PairIds
+from bipe_hf.model.logits_bipe import LogitsBlock, attention_with_logits, grouped_product
 
 from .golden import Found, Golden, UnsupportedError
 from .one_layer import OneLayer, set_values
@@ -259,6 +259,26 @@ def hirope(golden: Golden, family: str) -> Iterator[Found]:
 
 
 @torch.no_grad()
+def path(golden: Golden, family: str) -> Iterator[Found]:
+    """The operator, whose vectors, strengths and gates are given."""
+    query, key, value = (golden[name].transpose(1, 2) for name in "qkv")
+    (batch, heads, length, head_dim), key_heads = query.shape, key.shape[1]
+    ids = torch.arange(length).expand(batch, -1)
+    steps = IndexSteps(torch.ones(batch, length, dtype=torch.long))
+    for variant, gates in {"path": "none", "path_fox": "fox"}.items():
+        if f"{variant}.output" not in golden:
+            continue
+        shape = {"heads": heads, "key_heads": key_heads, "head_dim": head_dim, "hidden": heads * head_dim}
+        layer = OneLayer(family, **shape, inter_encoding="path", path_gates=gates)
+        logits = layer.attention.layer_logits
+        log_gates = None if gates == "none" else golden["g"]
+        own = logits.placed(golden["w"], golden["beta"], log_gates, steps, None)
+        given = {"scaling": golden.config["scale"], "dropout": 0.0, "backend": "sdpa", "own_queries": own}
+        output, _ = attention_with_logits(logits, query, key, value, own, None, PairIds(ids, ids), **given)
+        yield Found(f"{variant}.output", output)
+
+
+@torch.no_grad()
 def selective_rope(golden: Golden, family: str) -> Iterator[Found]:
     """Queries and keys behind the rotation."""
     config, x = golden.config, golden["x"]
@@ -304,6 +324,7 @@ CHECKERS: dict[str, Callable[[Golden, str], Iterator[Found]]] = {
     "DAPE": dape,
     "DAPE V2": dape,
     "HiRoPE": hirope,
+    "PaTH attention": path,
     "Selective RoPE": selective_rope,
 }
 """By [`Golden.system`]."""

@@ -271,6 +271,35 @@ def hirope(maker, low=4, window=3, theta=500.0, unit_lengths=(2, 5, 1, 4)):
     return {"low_dimensions": low, "window": window, "rope_theta": theta}
 
 
+def path(maker, length):
+    """Longer than a chunk of keys; token by token."""
+    shape, batch = maker.shape, 2
+    query = maker.draw("q", batch, length, shape.heads, shape.head_dim, std=1.0).transpose(1, 2)
+    key, value, vectors = (
+        maker.draw(name, batch, length, shape.key_heads, shape.head_dim, std=1.0).transpose(1, 2) for name in "kvw"
+    )
+    vectors = F.normalize(vectors, dim=-1)
+    maker.keep("w", vectors.transpose(1, 2))
+    vectors = maker.tensors["w"].double().transpose(1, 2)
+    maker.keep("beta", 2 * torch.rand(batch, length, shape.key_heads, generator=maker.generator))
+    beta = maker.tensors["beta"].double().transpose(1, 2)
+    maker.keep("g", -torch.rand(batch, length, shape.heads, generator=maker.generator))
+    sums = maker.tensors["g"].double().transpose(1, 2).cumsum(-1)
+    keys, rows = key.clone(), []
+    for t in range(length):
+        w = vectors[:, :, t, None]
+        before = keys[:, :, :t]
+        changed = before - beta[:, :, t, None, None] * (before * w).sum(-1, keepdim=True) * w
+        keys = torch.cat([changed, key[:, :, t:]], dim=2)
+        rows.append((query[:, :, t, None] * repeated(keys, shape.group)).sum(-1))
+    logits, scale = torch.stack(rows, dim=2), 0.3
+    gates = sums[..., :, None] - sums[..., None, :]
+    for name, each in (("path", logits), ("path_fox", logits + gates)):
+        output = weights_of(scale * each) @ repeated(value, shape.group)
+        maker.keep(f"{name}.output", output.transpose(1, 2))
+    return {"scale": scale}
+
+
 def selective_rope(maker, rank=3, kernel=3, theta=1000.0, activation=None, has_gate=False):
     shape, batch = maker.shape, 2
     pairs = shape.head_dim // 2

@@ -33,9 +33,11 @@ VARIANTS = {
     "dape, fire": {"inter_encoding": "dape", "dape_bias": "fire", "dape_width": 6, "fire_length": 32},
     "dape v2": {"inter_encoding": "dape_v2", "dape_width": 6},
     "dape v2, five keys": {"inter_encoding": "dape_v2", "dape_width": 6, "dape_kernel": 5},
-    "cable with kernel": {"inter_encoding": "cable_kernel"},
 }
-FORMULAS = [name for name in VARIANTS if name != "cable with kernel"]  # which has tests of its own
+WITH_OWN_TESTS = {
+    "cable with kernel": {"inter_encoding": "cable_kernel"},
+    "path with gates": {"inter_encoding": "path", "path_gates": "fox"},
+}
 CLASSES = {"cope": CopeLogits, "dape": DapeLogits, "dape_v2": DapeV2Logits}
 
 
@@ -63,7 +65,7 @@ def causal_block(length, segments=None, **numbers):
 
 
 @pytest.mark.parametrize("segmentation", ["tokens", "separators"])
-@pytest.mark.parametrize("variant", FORMULAS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_and_gradients_are_those_of_the_formula(variant, segmentation, monkeypatch):
     """In blocks of queries and all at once; with two heads a key head."""
     module, config = make_logits(**VARIANTS[variant], segmentation=segmentation, alibi_slope_scale=3.0)
@@ -220,14 +222,16 @@ QUICK = [("llama", "cope, own keys"), ("gpt_neox", "dape v2")]
     params=[
         pytest.param((family, variant), marks=() if (family, variant) in QUICK else pytest.mark.slow)
         for family in FAMILIES
-        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2", "cable with kernel")
+        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2", *WITH_OWN_TESTS)
     ],
     ids="-".join,
 )
 def model(request, tiny_model):
     """With parameters that all differ from 0, and blocks of few queries on `sdpa`."""
     family, variant = request.param
-    model = fresh(tiny_model, family, **VARIANTS[variant], separator_token_ids=list(range(0, 60, 4)))
+    model = fresh(
+        tiny_model, family, **(VARIANTS | WITH_OWN_TESTS)[variant], separator_token_ids=list(range(0, 60, 4))
+    )
     generator = torch.Generator().manual_seed(0)
     for module in logits_modules(model):
         for parameter in module.parameters():
@@ -402,7 +406,7 @@ def test_memory_is_that_of_a_block(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flash_attention_3", "flex_attention"])
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "cable_kernel"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "cable_kernel", "path"])
 def test_a_backend_that_shows_no_logits_is_refused(family, name, backend, tiny_model):
     refusal = pytest.raises(ValueError, match=f"{backend}.*inter_encoding='{name}' changes the logits.*Use 'sdpa'")
     config = fresh(tiny_model, family, inter_encoding=name).config
@@ -449,7 +453,7 @@ def test_settings_that_make_no_logits_are_refused(family, fields, message):
         FAMILIES[family].make_config(separator_token_ids=[1], **fields)
 
 
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire", "cable_kernel"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire", "cable_kernel", "path"])
 def test_the_other_weights_do_not_depend_on_the_encoding(tiny_model, family, name):
     plain = fresh(tiny_model, family, inter_encoding="none").state_dict()
     weights = fresh(tiny_model, family, inter_encoding=name).state_dict()

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
     *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
-    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "cope", "dape", "dape_v2", "none"),
+    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -36,6 +36,7 @@ FOX_ROTATIONS = ("none", "rope")
 CABLE_KINDS = ("weighted", "unweighted", "released")
 SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
+PATH_GATES = ("none", "fox")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -106,7 +107,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope, dape, hirope and cable_kernel change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape, hirope, path and cable_kernel change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -261,6 +262,12 @@ class BipeConfigMixin(PreTrainedConfig):
         " models have this and the activation",
         choices=SELECTIVE_ROPE_GATES,
         read_by={"inter_encoding": ("selective_rope",)},
+    )
+    path_gates: str = _field(
+        "none",
+        "fox: PaTH has forget gates as well, the logarithms of which are divided as its products are (PaTH-FoX)",
+        choices=PATH_GATES,
+        read_by={"inter_encoding": ("path",)},
     )
     cope_positions: int = _field(
         64,
@@ -538,6 +545,8 @@ class BipeConfigMixin(PreTrainedConfig):
           wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
           within a window (`hirope_window`) all with the token.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
+        - `"path"`, `"path_fox"`: products over tokens of factors that every layer learns, as their paper has them, the
+          second with forget gates.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.

@@ -24,6 +24,7 @@ from .hirope_bipe import HiropeLogits
 from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
+from .path_bipe import PathLogits
 from .rotary_pairs_bipe import is_fast
 from .segmentation_bipe import Segments
 from .selective_rope_bipe import SelectiveAngles
@@ -287,6 +288,12 @@ class SelectiveRopeInterEncoding(InterEncoding):
     layer_class = SelectiveAngles
 
 
+class PathInterEncoding(InterEncoding):
+    """PaTH: keys that every token behind them changes (see [`PathLogits`])."""
+
+    logits_class = PathLogits
+
+
 class CopeInterEncoding(InterEncoding):
     """CoPE: positions that every layer counts (see [`CopeLogits`])."""
 
@@ -321,6 +328,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "cable": CableInterEncoding,
     "cable_kernel": CableKernelInterEncoding,
     "selective_rope": SelectiveRopeInterEncoding,
+    "path": PathInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,
     "dape_v2": DapeV2InterEncoding,

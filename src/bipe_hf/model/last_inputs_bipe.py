@@ -1,4 +1,4 @@
-"""What a causal convolution of a layer sees: the last tokens of a document, padding passed over."""
+"""Causal convolutions in a layer, which see the last tokens of a document, padding passed over."""
 
 import torch
 from torch.nn import functional as F
@@ -38,3 +38,34 @@ def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSte
         places.insert(0, previous.gather(1, places[0]))
     places = torch.stack(places, dim=-1).flatten(1)
     return known.gather(1, places[..., None].expand(-1, -1, numbers)).unflatten(1, (-1, kernel))
+
+
+def low_rank_convolution(
+    hidden_states: torch.Tensor,
+    down: torch.Tensor,
+    up: torch.Tensor,
+    taps: torch.Tensor,
+    past: torch.Tensor | None,
+    steps: IndexSteps,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A map of low rank, then a causal depthwise convolution of what it gives; in the dtype of the hidden states.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
+        down, up (`torch.Tensor` of shapes `(rank, hidden_size)` and `(outputs, rank)`)
+        taps (`torch.Tensor` of shape `(outputs, kernel)`): the last is that of the token itself.
+        past (`torch.Tensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*): the second result, before.
+        steps ([`IndexSteps`])
+
+    Returns:
+        Two tensors, of shapes `(batch, length, outputs)` and `(batch, length, (kernel - 1) * rank)`: what the
+        convolution gives, and what that of the next token needs.
+    """
+    dtype, kernel = hidden_states.dtype, taps.shape[1]
+    inputs = F.linear(hidden_states, down.to(dtype))
+    if past is not None:
+        past = past.unflatten(-1, (kernel - 1, len(down))).squeeze(1)
+    windows = last_inputs(inputs, past, steps, kernel)
+    # a depthwise convolution of what a map gives is a map of all that the convolution sees
+    weight = taps[:, :, None].to(dtype) * up[:, None].to(dtype)
+    return F.linear(windows.flatten(2), weight.flatten(1)), windows[:, :, 1:].flatten(2)

@@ -11,7 +11,7 @@ from transformers import initialization as init
 from .first_values_bipe import EncodingMap
 from .index_steps_bipe import IndexSteps
 from .inter_terms_bipe import InterTerms
-from .last_inputs_bipe import last_inputs
+from .last_inputs_bipe import low_rank_convolution
 from .layer_encoding_bipe import LayerEncoding
 from .rotary_pairs_bipe import rotary_dimensions
 from .running_bias_bipe import running_sums
@@ -88,19 +88,13 @@ class SelectiveAngles(LayerEncoding):
         with torch.autocast(hidden_states.device.type, enabled=False):
             by_head = hidden_states.to(dtype).unflatten(-1, (self.num_heads, -1))
             normed = (by_head * torch.rsqrt(by_head.square().sum(-1, keepdim=True) + 1e-6)).flatten(2)
-            inputs = F.linear(normed, self.down.to(dtype))
-            if past_inputs is not None:
-                past_inputs = past_inputs.unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
-            windows = last_inputs(inputs, past_inputs, index_steps, self.kernel)
-            # a depthwise convolution of what a map gives is a map of all that the convolution sees
-            weight = self.taps[:, :, None].to(dtype) * self.up[:, None].to(dtype)
-            steps = F.linear(windows.flatten(2), weight.flatten(1))
+            steps, inputs = low_rank_convolution(normed, self.down, self.up, self.taps, past_inputs, index_steps)
         if self.is_activated:
             steps = F.silu(steps)
         if self.gate is not None:
             of_heads = self.gate(normed).sigmoid()
             steps = (steps.unflatten(-1, (self.num_key_heads, -1)) * of_heads[..., None]).flatten(2)
-        return steps, windows[:, :, 1:].flatten(2)
+        return steps, inputs
 
     def rotary(self, sums: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of `(batch, length, key heads * pairs)`, as [`InterTerms`] has them, in that dtype.

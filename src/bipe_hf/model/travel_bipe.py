@@ -46,6 +46,7 @@ FILES = (
     "modeling_bipe_gpt_neox.py",
     "modeling_bipe_llama.py",
     "pair_bipe.py",
+    "path_bipe.py",
     "push_bipe.py",
     "registries_bipe.py",
     "rotary_pairs_bipe.py",
