@@ -1,12 +1,10 @@
-"""HiRoPE: the numbers of its equations, limits that are another encoding, caches, padding and packing."""
+"""HiRoPE: limits that are another encoding, caches, padding and packing."""
 
 from copy import deepcopy
 
 import pytest
 import torch
 from families import FAMILIES, pairs
-from one_layer import golden
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from two_rows import (
     CACHES,
     IDS,
@@ -18,8 +16,6 @@ from two_rows import (
 )
 
 from bipe_hf.model import logits_bipe
-from bipe_hf.model.hirope_bipe import HiropeLogits
-from bipe_hf.model.logits_bipe import LogitsBlock
 
 
 def hirope(tiny_model, family, window=5, **fields):
@@ -30,31 +26,6 @@ def hirope(tiny_model, family, window=5, **fields):
     if family == "gpt_neox":
         config["rope_parameters"] = {**config["rope_parameters"], "partial_rotary_factor": 0.5}
     return FAMILIES[family].make_causal_lm(**config | shape | fields).eval()
-
-
-@torch.no_grad()
-def test_windowed_logits_are_those_of_the_equations():
-    tensors, assert_agrees = golden("hirope")
-    query, key, units = tensors["q"], tensors["k"], tensors["unit_ids"][None]
-    model = FAMILIES["llama"].make_causal_lm(
-        vocab_size=8,
-        hidden_size=32,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        separator_token_ids=[1],
-        inter_encoding="hirope",
-        hirope_window=6,
-        hybrid_max_period=400.0,  # between those of pairs 3 and 4
-    )
-    x = torch.zeros(1, 40, 32)
-    segments = model.model.segment(None, x, segment_ids=units)
-    query, key = apply_rotary_pos_emb(query, key, *model.model.inter_encoding(segments, x).rotary)
-    logits = query @ key.transpose(2, 3) / 4
-    assert_agrees(logits.tril(), tensors["by_token.logits"])
-    is_visible = torch.ones(40, 40).tril().bool()[None, None]
-    block = LogitsBlock(query, key, key, None, is_visible, units, units, 0.25)
-    assert_agrees(HiropeLogits(model.config, 16, 2).products(block).tril(), tensors["by_token.windowed_logits"])
 
 
 @torch.no_grad()

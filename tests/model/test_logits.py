@@ -1,4 +1,4 @@
-"""CoPE, DAPE, DAPE V2 and FIRE: the authors' numbers, limits that are another encoding, blocks of queries."""
+"""CoPE, DAPE, DAPE V2 and FIRE: formulas, limits that are another encoding, blocks of queries."""
 
 from copy import deepcopy
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 from families import FAMILIES
 from naive_logits import naive_fire, naive_logits
-from one_layer import OneLayer, golden
 from transformers import DynamicCache
 from two_rows import (
     CACHES,
@@ -35,6 +34,10 @@ VARIANTS = {
     "dape v2": {"inter_encoding": "dape_v2", "dape_width": 6},
     "dape v2, five keys": {"inter_encoding": "dape_v2", "dape_width": 6, "dape_kernel": 5},
 }
+WITH_OWN_TESTS = {
+    "cable with kernel": {"inter_encoding": "cable_kernel"},
+    "path with gates": {"inter_encoding": "path", "path_gates": "fox"},
+}
 CLASSES = {"cope": CopeLogits, "dape": DapeLogits, "dape_v2": DapeV2Logits}
 
 
@@ -58,80 +61,6 @@ def causal_block(length, segments=None, **numbers):
     return LogitsBlock(**given, is_visible=is_visible, query_ids=ids, key_ids=ids)
 
 
-# The authors' numbers
-
-
-@pytest.mark.parametrize("variant", ["default", "nodiv", "sep_key", "val_gates"])
-def test_cope_is_that_of_its_authors(family, variant, monkeypatch):
-    tensors, assert_agrees = golden("cope")
-    fields = {
-        "default": {},
-        "nodiv": {"cope_term": "unscaled"},
-        "sep_key": {"cope_gates": "own_keys"},
-        "val_gates": {"cope_gates": "values"},
-    }
-    layer = OneLayer(family, has_bias=True, inter_encoding="cope", cope_positions=6, **fields[variant])
-    numbers = (
-        [tensors[f"proj_{name}.{kind}"] for kind in ("weight", "bias")] for name in ("query", "key", "val", "out")
-    )
-    layer.load(*numbers)
-    cope = layer.attention.layer_logits
-    cope.table.weight.data.copy_(tensors["pos_emb"][0].T)
-    if variant == "sep_key":
-        for kind in ("weight", "bias"):
-            getattr(cope.key_map, kind).data.copy_(tensors[f"proj_key_cope.{kind}"])
-    seen, positions = [], CopeLogits.positions
-    monkeypatch.setattr(CopeLogits, "positions", lambda *given: seen.append(positions(*given)) or seen[-1])
-    output, weights = layer(tensors["x"])
-    assert_agrees(seen[0].tril(), tensors[f"{variant}.positions"])
-    assert_agrees(weights, tensors[f"{variant}.weights"])
-    assert_agrees(output, tensors[f"{variant}.output"])
-    if variant == "default":
-        mask = torch.ones(2, 20, dtype=torch.long)
-        mask[0, :3] = 0
-        is_token = mask.bool()
-        assert_agrees(layer(tensors["x"], mask)[0][is_token], tensors["padded.output"][is_token])
-
-
-def load_dape(module, tensors, bias):
-    for number, layer in ((0, module.first), (2, module.second)):
-        layer.weight.data.copy_(tensors[f"{bias}.mlp2.{number}.weight"].reshape(layer.weight.shape))
-        layer.bias.data.copy_(tensors[f"{bias}.mlp2.{number}.bias"])
-    if bias == "kerple":
-        module.bias.log_r1.data.copy_(tensors["kerple.bias_p"].flatten().clamp(min=0.01).log())
-        module.bias.log_r2.data.copy_(tensors["kerple.bias_a"].flatten().clamp(min=0.01).log())
-    if bias == "fire":
-        module.bias.c.data.copy_(tensors["fire.c"])
-        module.bias.m.data.copy_(tensors["fire.L_multiplier"])
-        for number, layer in ((0, module.bias.first), (2, module.bias.second)):
-            layer.weight.data.copy_(tensors[f"fire.mlp.{number}.weight"][..., None])
-            layer.bias.data.copy_(tensors[f"fire.mlp.{number}.bias"])
-
-
-@pytest.mark.parametrize("bias", ["alibi", "kerple", "fire"])
-@pytest.mark.parametrize("name", ["dape", "dape_v2"])
-@torch.no_grad()
-def test_dape_is_that_of_its_authors(name, bias):
-    tensors, assert_agrees = golden(name)
-    fields = {"dape_bias": bias, "dape_width": 8, "fire_length": 16, "alibi_slope_scale": 1.0}
-    module, _ = make_logits(inter_encoding=name, segmentation="tokens", **fields)
-    load_dape(module, tensors, bias)
-    logits = module(tensors["scores"], causal_block(24)).tril()
-    if name == "dape":
-        assert_agrees(logits, tensors[f"{bias}.expected"])
-    else:  # one rule for all rows: that of a longer sequence
-        assert_agrees(logits, tensors[f"{bias}.expected_in_longer"])
-        assert_agrees(logits[:, :, :-1], tensors[f"{bias}.expected"][:, :, :-1])
-    block = causal_block(24)
-    step = module(
-        tensors["scores"][:, :, -1:],
-        block._replace(query_ids=block.query_ids[:, -1:], is_visible=block.is_visible[:, :, -1:]),
-    )
-    torch.testing.assert_close(step, logits[:, :, -1:], rtol=1e-5, atol=1e-5)
-    if name == "dape" and bias != "fire":
-        assert_agrees(step, tensors[f"{bias}.expected_step"])
-
-
 # Formulas
 
 
@@ -147,7 +76,7 @@ def test_logits_and_gradients_are_those_of_the_formula(variant, segmentation, mo
     generator = torch.Generator().manual_seed(1)
     shapes = [(1, heads, length, 4) for heads in (4, 2, 2)] + [(1, length, 16), (1, length, 4, 4)]
     *leaves, x, upstream = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    own_keys = module.own_keys(x)
+    own_keys = module.own_keys(x, None, None)
     if own_keys is not None:
         leaves.append(own_keys.detach().double())
     leaves = [each.requires_grad_() for each in leaves]
@@ -293,14 +222,16 @@ QUICK = [("llama", "cope, own keys"), ("gpt_neox", "dape v2")]
     params=[
         pytest.param((family, variant), marks=() if (family, variant) in QUICK else pytest.mark.slow)
         for family in FAMILIES
-        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2")
+        for variant in ("cope", "cope, own keys", "dape, fire", "dape v2", *WITH_OWN_TESTS)
     ],
     ids="-".join,
 )
 def model(request, tiny_model):
     """With parameters that all differ from 0, and blocks of few queries on `sdpa`."""
     family, variant = request.param
-    model = fresh(tiny_model, family, **VARIANTS[variant], separator_token_ids=list(range(0, 60, 4)))
+    model = fresh(
+        tiny_model, family, **(VARIANTS | WITH_OWN_TESTS)[variant], separator_token_ids=list(range(0, 60, 4))
+    )
     generator = torch.Generator().manual_seed(0)
     for module in logits_modules(model):
         for parameter in module.parameters():
@@ -434,7 +365,14 @@ def test_dropout_drops_weights_and_a_block_drops_the_same_again(monkeypatch):
     value = torch.ones(1, 2, 64, 4, requires_grad=True)
     query = torch.zeros(1, 4, 64, 4, requires_grad=True)
     ids = torch.arange(64)[None]
-    given = {"own_keys": None, "attention_mask": None, "ids": PairIds(ids, ids), "scaling": 0.5, "backend": "sdpa"}
+    given = {
+        "own_queries": None,
+        "own_keys": None,
+        "attention_mask": None,
+        "ids": PairIds(ids, ids),
+        "scaling": 0.5,
+        "backend": "sdpa",
+    }
     output, _ = attention_with_logits(module, query, value.detach(), value, dropout=0.5, **given)
     assert output.mean().item() == pytest.approx(1, abs=0.2)
     assert output.std() > 0.1
@@ -450,7 +388,14 @@ def test_memory_is_that_of_a_block(monkeypatch):
     query, key = (torch.randn(1, heads, 256, 4, requires_grad=True) for heads in (4, 2))
     ids = torch.arange(256)[None]
     sizes = []
-    given = {"own_keys": None, "attention_mask": None, "ids": PairIds(ids, ids), "scaling": 0.5, "dropout": 0.0}
+    given = {
+        "own_queries": None,
+        "own_keys": None,
+        "attention_mask": None,
+        "ids": PairIds(ids, ids),
+        "scaling": 0.5,
+        "dropout": 0.0,
+    }
     with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.numel()) or kept, lambda kept: kept):
         output, _ = attention_with_logits(module, query, key, key, backend="sdpa", **given)
     assert max(sizes) < 256 * 64
@@ -461,7 +406,7 @@ def test_memory_is_that_of_a_block(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["flash_attention_2", "flash_attention_3", "flex_attention"])
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "cable_kernel", "path"])
 def test_a_backend_that_shows_no_logits_is_refused(family, name, backend, tiny_model):
     refusal = pytest.raises(ValueError, match=f"{backend}.*inter_encoding='{name}' changes the logits.*Use 'sdpa'")
     config = fresh(tiny_model, family, inter_encoding=name).config
@@ -508,7 +453,7 @@ def test_settings_that_make_no_logits_are_refused(family, fields, message):
         FAMILIES[family].make_config(separator_token_ids=[1], **fields)
 
 
-@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire"])
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "fire", "cable_kernel", "path"])
 def test_the_other_weights_do_not_depend_on_the_encoding(tiny_model, family, name):
     plain = fresh(tiny_model, family, inter_encoding="none").state_dict()
     weights = fresh(tiny_model, family, inter_encoding=name).state_dict()

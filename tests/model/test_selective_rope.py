@@ -1,4 +1,4 @@
-"""Selective RoPE: the authors' numbers, its formula, limits that are another encoding, and its state in a cache."""
+"""Selective RoPE: its formula, limits that are another encoding, and its state in a cache."""
 
 import cmath
 import math
@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from families import FAMILIES, pairs
-from one_layer import HEADS, OneLayer, golden
 from two_rows import (
     CACHES,
     IDS,
@@ -23,7 +22,8 @@ from bipe_hf.model import modeling_bipe_gpt_neox, modeling_bipe_llama
 from bipe_hf.model.attention_bipe import rotate_by_head
 from bipe_hf.model.index_steps_bipe import IndexSteps
 from bipe_hf.model.inter_terms_bipe import InterTerms
-from bipe_hf.model.selective_rope_bipe import SelectiveAngles, last_inputs
+from bipe_hf.model.last_inputs_bipe import last_inputs
+from bipe_hf.model.selective_rope_bipe import SelectiveAngles
 
 
 BEST = {"selective_rope_activation": "silu", "selective_rope_gate": "sigmoid"}
@@ -57,25 +57,7 @@ def layer_encodings(model):
     return [module for module in model.modules() if isinstance(module, SelectiveAngles)]
 
 
-# The authors' numbers, and the formula
-
-
-def test_angles_are_those_of_the_authors(family):
-    tensors, assert_agrees = golden("selective_rope")
-    turning = {} if family == "llama" else {"rotary_pct": 1.0}
-    fields = {"inter_encoding": "selective_rope", "selective_rope_rank": 4}
-    encoding = OneLayer(family, has_bias=False, **fields, **turning).attention.layer_encoding
-    with torch.no_grad():
-        encoding.down.copy_(tensors["phi_proj.0.weight"])
-        encoding.up.copy_(tensors["phi_proj.1.weight"])
-        encoding.taps.copy_(tensors["phi_conv1d.weight"][:, 0])
-        query, key = (tensors[name].transpose(1, 2) for name in "qk")
-        # theirs take in the step of the first token, which no product of a query and a key sees
-        steps = IndexSteps(torch.ones(2, 20, dtype=torch.long))
-        terms = encoding(tensors["x"], query, key, InterTerms(steps=steps), None, 0)
-        turned = rotate_by_head(ROTATE[family], query, key, *terms.head_rotary)
-    for name, each in zip("qk", turned, strict=True):
-        assert_agrees(each.transpose(1, 2), tensors[f"rotated_{name}"])
+# The formula
 
 
 def naive_steps(encoding, config, x):
@@ -335,7 +317,7 @@ def test_the_other_weights_do_not_depend_on_the_encoding(family):
 
 
 def test_heads_that_are_split_over_devices_are_refused(family):
-    cos = torch.ones(1, HEADS, 3, 4)
+    cos = torch.ones(1, 4, 3, 4)
     query, key = torch.ones(1, 4, 3, 8), torch.ones(1, 2, 3, 8)
     with pytest.raises(ValueError, match="angles for each of 4 key heads, attention got 2: tensor parallelism is not"):
         rotate_by_head(ROTATE[family], query, key, cos, cos)

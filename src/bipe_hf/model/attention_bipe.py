@@ -22,12 +22,14 @@ class BipeAttentionMixin:
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.layer_kind = layer_kind(config, layer_idx)
-        layer_class = logits_class = None
+        layer_class = mixing_class = logits_class = None
         if self.layer_kind == "inter":
             inter_encoding = INTER_ENCODINGS[config.inter_encoding]
-            layer_class, logits_class = inter_encoding.layer_class, inter_encoding.logits_class
+            layer_class, mixing_class = inter_encoding.layer_class, inter_encoding.mixing_class
+            logits_class = inter_encoding.logits_class
         key_heads, head_dim = self.key_shape
         self.layer_encoding = None if layer_class is None else layer_class(config, head_dim, key_heads)
+        self.layer_mixing = None if mixing_class is None else mixing_class(config, head_dim, key_heads)
         self.layer_logits = None if logits_class is None else logits_class(config, head_dim, key_heads)
 
     @property
@@ -74,6 +76,9 @@ def bilevel_attention(
         if layer.layer_kind != "inter":  # whose bias it is
             kwargs.pop("position_bias", None)
         kwargs |= own_kwargs
+    if layer.layer_mixing is not None:
+        heads = query, key, value
+        query, key, value = layer.layer_mixing(hidden_states, *heads, terms.steps, cache, layer.layer_idx)
     if layer.layer_encoding is not None:
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if terms.query_scale is not None:
@@ -92,33 +97,37 @@ def bilevel_attention(
 
     dropout = layer.attention_dropout if layer.training else 0.0
     if layer.layer_logits is not None:
+        layer_logits = layer.layer_logits
+        own_queries, own_keys = all_own_keys(layer_logits, hidden_states, terms.steps, cache, layer.layer_idx)
         output, weights = attention_with_logits(
-            layer.layer_logits,
+            layer_logits,
             query,
             key,
             value,
-            all_own_keys(layer.layer_logits, hidden_states, cache, layer.layer_idx),
+            own_keys,
             attention_mask,
             terms.ids,
             scaling=scaling,
             dropout=dropout,
             backend=layer.config._attn_implementation,
+            own_queries=own_queries,
         )
-        return output.flatten(2), weights
-
-    attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
-    output, weights = attention(
-        layer,
-        query,
-        key,
-        value,
-        attention_mask,
-        dropout=dropout,
-        scaling=scaling,
-        **kwargs,
-    )
+    else:
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
+        output, weights = attention(
+            layer,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
+        )
     if terms.columns is not None:
         output = output[..., :head_dim]
+    if layer.layer_mixing is not None:
+        output = layer.layer_mixing.finish(hidden_states, output)
     return output.flatten(2), weights
 
 

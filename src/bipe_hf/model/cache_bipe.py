@@ -35,8 +35,9 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.first_layer = first_layer
         # `torch.LongTensor` of shape (batch, cached length, 4 + 2 * inner levels): the columns of SegmentState
         self.states: torch.Tensor | None = None
-        # of each layer whose encoding has a state, a `torch.Tensor` of shape (batch, cached length, numbers)
-        self.layer_states: dict[int, torch.Tensor] = {}
+        # of each layer whose encoding has a state, and by a name where it has another: a `torch.Tensor` of shape
+        # (batch, cached length, numbers)
+        self.layer_states: dict[int | str, torch.Tensor] = {}
 
     def latest(self) -> SegmentState | None:
         """The state after the last cached token, entries of shape `(batch, 1)`; None while nothing is cached."""
@@ -54,7 +55,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
         self.is_initialized = True
 
-    def latest_of_layer(self, layer_idx: int, new_length: int) -> torch.Tensor | None:
+    def latest_of_layer(self, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
         """The state of a layer's encoding before the `new_length` tokens whose segments were appended last.
 
         Of shape `(batch, 1, numbers)`; None while nothing of the layer is cached.
@@ -62,12 +63,12 @@ class SegmentHistoryLayer(CacheLayerMixin):
         states = self.layer_states.get(layer_idx)
         return None if states is None or states.shape[1] == 0 else states[:, -1:]
 
-    def append_of_layer(self, layer_idx: int, states: torch.Tensor) -> None:
+    def append_of_layer(self, layer_idx: int | str, states: torch.Tensor) -> None:
         """Adds the states of a layer's encoding after the tokens whose segments were appended last."""
         before = self.layer_states.get(layer_idx)
         self.layer_states[layer_idx] = states if before is None else torch.cat([before, states], dim=1)
 
-    def all_of_layer(self, layer_idx: int) -> torch.Tensor:
+    def all_of_layer(self, layer_idx: int | str) -> torch.Tensor:
         """The states of a layer's encoding after every cached token, of shape `(batch, cached length, numbers)`."""
         return self.layer_states[layer_idx]
 
@@ -156,13 +157,13 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
         self.length.add_(new_length)
         self.is_initialized = True
 
-    def latest_of_layer(self, layer_idx: int, new_length: int) -> torch.Tensor | None:
+    def latest_of_layer(self, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
         states = self.layer_states.get(layer_idx)
         if states is None:
             return None
         return states.index_select(1, (self.length - new_length).to(states.device))
 
-    def append_of_layer(self, layer_idx: int, states: torch.Tensor) -> None:
+    def append_of_layer(self, layer_idx: int | str, states: torch.Tensor) -> None:
         if layer_idx not in self.layer_states:
             batch_size, _, numbers = states.shape
             room = states.new_zeros(batch_size, 1 + self.first_layer.max_cache_len, numbers)
@@ -173,7 +174,7 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
         columns = self.length + torch.arange(1 - states.shape[1], 1, device=self.length.device)
         room.index_copy_(1, columns.to(room.device), states)
 
-    def all_of_layer(self, layer_idx: int) -> torch.Tensor:
+    def all_of_layer(self, layer_idx: int | str) -> torch.Tensor:
         return self.layer_states[layer_idx][:, 1:]
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -245,7 +246,7 @@ def cached_segment_ids(cache: Cache) -> torch.Tensor:
     return _segment_history_layer(cache).segment_ids()
 
 
-def latest_layer_state(cache: Cache, layer_idx: int, new_length: int) -> torch.Tensor | None:
+def latest_layer_state(cache: Cache, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
     """The state of a layer's encoding after the last token before the `new_length` that this forward brings.
 
     Of shape `(batch, 1, numbers)`; None where none came before.
@@ -253,12 +254,12 @@ def latest_layer_state(cache: Cache, layer_idx: int, new_length: int) -> torch.T
     return _segment_history_layer(cache).latest_of_layer(layer_idx, new_length)
 
 
-def append_layer_states(cache: Cache, layer_idx: int, states: torch.Tensor) -> None:
+def append_layer_states(cache: Cache, layer_idx: int | str, states: torch.Tensor) -> None:
     """Adds the states of a layer's encoding after each new token, of shape `(batch, new tokens, numbers)`."""
     _segment_history_layer(cache).append_of_layer(layer_idx, states)
 
 
-def layer_states(cache: Cache, layer_idx: int) -> torch.Tensor:
+def layer_states(cache: Cache, layer_idx: int | str) -> torch.Tensor:
     """The states of a layer's encoding after every token that has keys, of shape `(batch, keys, numbers)`.
 
     In a static cache those yet to come are there too, whose values mean nothing.

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
     *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
-    *("fox", "cable", "selective_rope", "cope", "dape", "dape_v2", "none"),
+    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -36,6 +36,7 @@ FOX_ROTATIONS = ("none", "rope")
 CABLE_KINDS = ("weighted", "unweighted", "released")
 SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
+PATH_GATES = ("none", "fox")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -114,7 +115,7 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope, dape and hirope change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape, hirope, path and cable_kernel change the logits of blocks of queries, on sdpa and eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -216,31 +217,31 @@ class BipeConfigMixin(PreTrainedConfig):
         "full",
         "forget gates of FoX: full (of each token, learnt), bias_only (one number a head, learnt), fixed (not learnt)",
         choices=FOX_GATES,
-        read_by={"inter_encoding": ("fox",)},
+        read_by={"inter_encoding": ("fox", "fox_pro")},
     )
     fox_min_time: float | int = _field(
         2.0,
         "decay time of the first head, in tokens or segments, from which the gates of bias_only start and which those"
         " of fixed keep: as slopes of ALiBi 1 / this; from 2 to 256 those of eight heads are the ones of Press et al.",
-        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+        read_by={"inter_encoding": ("fox", "fox_pro"), "fox_gate": ("bias_only", "fixed")},
     )
     fox_max_time: float | int = _field(
         256.0,
         "decay time of the last head; those between are spaced evenly in their logarithm",
-        read_by={"inter_encoding": ("fox",), "fox_gate": ("bias_only", "fixed")},
+        read_by={"inter_encoding": ("fox", "fox_pro"), "fox_gate": ("bias_only", "fixed")},
     )
     fox_rotation: str = _field(
         "none",
         "whether queries and keys of FoX turn as well, rope: with the segment (over tokens, with the token)",
         choices=FOX_ROTATIONS,
-        read_by={"inter_encoding": ("fox",)},
+        read_by={"inter_encoding": ("fox", "fox_pro")},
     )
     cable_kind: str = _field(
         "weighted",
         "decrements of CABLE: weighted (relu, times a learnt weight of the query: version 3 of the paper), unweighted"
         " (without that weight), released (softplus, no weight: version 1 and the authors' code)",
         choices=CABLE_KINDS,
-        read_by={"inter_encoding": ("cable",)},
+        read_by={"inter_encoding": ("cable", "cable_kernel")},
     )
     selective_rope_rank: int = _field(
         16,
@@ -269,6 +270,12 @@ class BipeConfigMixin(PreTrainedConfig):
         " models have this and the activation",
         choices=SELECTIVE_ROPE_GATES,
         read_by={"inter_encoding": ("selective_rope",)},
+    )
+    path_gates: str = _field(
+        "none",
+        "fox: PaTH has forget gates as well, the logarithms of which are divided as its products are (PaTH-FoX)",
+        choices=PATH_GATES,
+        read_by={"inter_encoding": ("path",)},
     )
     cope_positions: int = _field(
         64,
@@ -573,8 +580,8 @@ class BipeConfigMixin(PreTrainedConfig):
 
         - `"rope"`, `"xpos"`, `"alibi"`, `"kerple"`, `"t5"`, `"fire"`, `"nope"`: over tokens, as their papers have
           them.
-        - `"fox"`, `"fox_rope"`, `"cable"`: biases over tokens that every layer learns, as their papers have them; the
-          second turns queries and keys as well.
+        - `"fox"`, `"fox_rope"`, `"fox_pro"`, `"cable"`, `"cable_kernel"`: biases over tokens that every layer learns,
+          as their papers have them; the second turns queries and keys as well, the third changes the layer too.
         - `"hirope"`, over segments of 128 tokens as its paper has plain text, and `"bipe_hirope"`: rotary pairs of a
           wavelength up to `train_length` (`hybrid_max_period`) turn with the token, the others with the segment, and
           within a window (`hirope_window`) all with the token.
@@ -582,6 +589,8 @@ class BipeConfigMixin(PreTrainedConfig):
           a quarter of `train_length` (`local_window`) where there is RoPE. `"bipe_rope_local"`, `"bipe_alibi_local"`:
           such local layers and layers with BiPE, by turns.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
+        - `"path"`, `"path_fox"`: products over tokens of factors that every layer learns, as their paper has them, the
+          second with forget gates.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
 from .first_values_bipe import EncodingMap, EncodingTable
+from .index_steps_bipe import IndexSteps
 from .logits_bipe import LayerLogits, LogitsBlock, grouped_product
 
 
@@ -39,7 +40,9 @@ class CopeLogits(LayerLogits):
         self.table = PositionTable(config.cope_positions, head_dim)
         self.key_map = EncodingMap(config.hidden_size, num_key_heads * head_dim) if self.gates == "own_keys" else None
 
-    def own_keys(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+    def own_keys(
+        self, hidden_states: torch.Tensor, steps: IndexSteps, past: torch.Tensor | None
+    ) -> torch.Tensor | None:
         return None if self.key_map is None else self.key_map(hidden_states)
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:

@@ -4,7 +4,7 @@ Encodings over tokens and over the document are those that BiPE is compared with
 an encoding is to add one entry to `ENCODINGS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -113,8 +113,12 @@ ENCODINGS = {
     "fire": _over_tokens("FIRE", "fire"),
     "fox": _over_tokens("FoX", "fox"),
     "fox_rope": _over_tokens("FoX with RoPE", "fox", fox_rotation="rope"),
+    "fox_pro": _over_tokens("FoX (Pro)", "fox_pro"),
     "cable": _over_tokens("CABLE", "cable"),
+    "cable_kernel": _over_tokens("CABLE with kernel", "cable_kernel"),
     "selective_rope": _over_tokens("Selective RoPE", "selective_rope"),
+    "path": _over_tokens("PaTH", "path"),
+    "path_fox": _over_tokens("PaTH-FoX", "path", path_gates="fox"),
     "cope": _over_tokens("CoPE", "cope"),
     "dape": _over_tokens("DAPE", "dape", alibi_slope_scale=1.0),
     "dape_v2": _over_tokens("DAPE V2", "dape_v2", alibi_slope_scale=1.0),
@@ -142,8 +146,11 @@ ENCODINGS = {
     "bipe_t5": _bilevel("BiPE-T5 bias", "t5"),
     "bipe_fire": _bilevel("BiPE-FIRE", "fire"),
     "bipe_fox": _bilevel("BiPE-FoX", "fox"),
+    "bipe_fox_pro": _bilevel("BiPE-FoX (Pro)", "fox_pro"),
     "bipe_cable": _bilevel("BiPE-CABLE", "cable"),
+    "bipe_cable_kernel": _bilevel("BiPE-CABLE with kernel", "cable_kernel"),
     "bipe_selective_rope": _bilevel("BiPE-Selective RoPE", "selective_rope"),
+    "bipe_path": _bilevel("BiPE-PaTH", "path"),
     "bipe_cope": _bilevel("BiPE-CoPE", "cope"),
     "bipe_dape": _bilevel("BiPE-DAPE", "dape"),
     "bipe_dape_v2": _bilevel("BiPE-DAPE V2", "dape_v2"),
@@ -160,12 +167,24 @@ ENCODINGS = {
 }
 ENCODING_NAMES = tuple(ENCODINGS)
 
+# A field that changes what an inter encoding is called, unless it is "none".
+_NAMED_BY = {"fox": "fox_rotation", "fox_pro": "fox_rotation", "path": "path_gates"}
+
+
+def _option(inter_encoding: str, fields: Mapping[str, Any]) -> str:
+    return fields.get(_NAMED_BY.get(inter_encoding), "none")
+
+
 # What relative encodings are called where they stand alone.
 _INTER_LABELS = {
-    (encoding.fields["inter_encoding"], encoding.fields.get("fox_rotation", "none")): encoding.label
+    (encoding.fields["inter_encoding"], _option(encoding.fields["inter_encoding"], encoding.fields)): encoding.label
     for encoding in ENCODINGS.values()
     if encoding.fields["segmentation"] == "tokens" and "layer_encodings" not in encoding.fields
-} | {("axes", "none"): "axes", ("hirope", "none"): "HiRoPE"}  # which are no encoding over tokens
+} | {  # which have no name, or are no encoding over tokens
+    ("fox_pro", "rope"): "FoX (Pro) with RoPE",
+    ("axes", "none"): "axes",
+    ("hirope", "none"): "HiRoPE",
+}
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -243,8 +262,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
 
 def _inter_label(config: PreTrainedConfig) -> str:
     """That of the layers that have the inter encoding."""
-    rotation = config.fox_rotation if config.inter_encoding == "fox" else "none"
-    inter = _INTER_LABELS[config.inter_encoding, rotation]
+    inter = _INTER_LABELS[config.inter_encoding, _option(config.inter_encoding, vars(config))]
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
         return inter
     ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from .inter_terms_bipe import InterTerms
 from .layer_encoding_bipe import LayerEncoding
+from .layer_mixing_bipe import LayerMixing
 from .logits_bipe import LayerLogits
 from .segmentation_bipe import Segments
 
@@ -21,6 +22,9 @@ class InterEncoding(nn.Module):
     """Whether there is a method `bias`: one that is no product of columns (see [`BiasInterEncoding`])."""
     layer_class: type[LayerEncoding] | None = None
     """What every attention layer has a module of, where its hidden states take part (see [`LayerEncoding`])."""
+    mixing_class: type[LayerMixing] | None = None
+    """What every attention layer has a module of, where the encoding changes more than positions (see
+    [`LayerMixing`])."""
     logits_class: type[LayerLogits] | None = None
     """What every attention layer has a module of, where the encoding changes finished logits (see [`LayerLogits`])."""
     needs_whole_documents = False

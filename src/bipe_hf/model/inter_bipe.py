@@ -14,14 +14,17 @@ from transformers.utils import is_tracing
 
 from .alibi_bipe import AlibiBias, kernel_dtype
 from .cable_bipe import CableDecrements
+from .cable_kernel_bipe import CableKernelLogits
 from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
 from .errors_bipe import InputError
 from .fox_bipe import ForgetGate
+from .fox_pro_bipe import ProMixing
 from .hirope_bipe import HiropeLogits
 from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
+from .path_bipe import PathLogits
 from .rotary_pairs_bipe import is_fast
 from .segmentation_bipe import Segments
 from .selective_rope_bipe import SelectiveAngles
@@ -260,6 +263,12 @@ class FoxInterEncoding(InterEncoding):
         return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
 
 
+class FoxProInterEncoding(FoxInterEncoding):
+    """FoX (Pro): the same in a layer that mixes tokens, has norms and a gate of its output (see [`ProMixing`])."""
+
+    mixing_class = ProMixing
+
+
 class CableInterEncoding(InterEncoding):
     """CABLE: learnt decrements in every layer (see [`CableDecrements`])."""
 
@@ -267,10 +276,22 @@ class CableInterEncoding(InterEncoding):
     layer_class = CableDecrements
 
 
+class CableKernelInterEncoding(InterEncoding):
+    """Kernel CABLE: the logarithm of those decrements (see [`CableKernelLogits`])."""
+
+    logits_class = CableKernelLogits
+
+
 class SelectiveRopeInterEncoding(InterEncoding):
     """Selective RoPE: angles that every layer learns (see [`SelectiveAngles`])."""
 
     layer_class = SelectiveAngles
+
+
+class PathInterEncoding(InterEncoding):
+    """PaTH: keys that every token behind them changes (see [`PathLogits`])."""
+
+    logits_class = PathLogits
 
 
 class CopeInterEncoding(InterEncoding):
@@ -303,8 +324,11 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "t5": T5InterEncoding,
     "fire": FireInterEncoding,
     "fox": FoxInterEncoding,
+    "fox_pro": FoxProInterEncoding,
     "cable": CableInterEncoding,
+    "cable_kernel": CableKernelInterEncoding,
     "selective_rope": SelectiveRopeInterEncoding,
+    "path": PathInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,
     "dape_v2": DapeV2InterEncoding,

@@ -34,6 +34,6 @@ class InterTerms(NamedTuple):
     key_scale: torch.Tensor | None = None
     """Factor on the keys, of shape `(batch, 1 or key heads, length, head_dim)`."""
     steps: IndexSteps | None = None
-    """For encodings that have a [`LayerEncoding`]: how the segment index goes on, from token to token."""
+    """For encodings that have a module in every layer: how the segment index goes on, from token to token."""
     ids: PairIds | None = None
     """For encodings that have [`LayerLogits`]."""

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from .cache_bipe import append_layer_states, layer_states
+from .cache_bipe import append_layer_states, latest_layer_state, layer_states
 from .errors_bipe import InputError
+from .index_steps_bipe import IndexSteps
 from .inter_terms_bipe import PairIds
 
 
@@ -43,6 +44,8 @@ class LogitsBlock(NamedTuple):
     """`torch.LongTensor` of shape `(batch, keys)`; they mean nothing where no query of the row attends to a key."""
     scaling: float
     """What the products of queries and keys were multiplied by."""
+    own_queries: torch.Tensor | None = None
+    """Of shape `(batch, queries, numbers)`: what [`LayerLogits.own_keys`] made of the queries' own tokens."""
 
 
 class LayerLogits(nn.Module):
@@ -60,10 +63,19 @@ class LayerLogits(nn.Module):
     def draw(self, generator: torch.Generator, std: float) -> None:
         """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own."""
 
-    def own_keys(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+    def own_keys(
+        self, hidden_states: torch.Tensor, steps: IndexSteps, past: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """What it reads of each token besides its key and value, for the cache to keep.
 
-        `(batch, length, hidden_size)` to `(batch, length, numbers)`; None where that is nothing.
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
+            steps ([`IndexSteps`]): how the segment index goes on, what is padding and where documents start.
+            past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*):
+                What was made of the last token before. None came by default.
+
+        Returns:
+            Of shape `(batch, length, numbers)`; None where that is nothing.
         """
         return None
 
@@ -96,13 +108,16 @@ def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
         )
 
 
-def all_own_keys(logits: LayerLogits, hidden_states: torch.Tensor, cache: Cache | None, layer_idx: int):
-    """[`LayerLogits.own_keys`] of all tokens: those of the cache, which keeps the new ones, too."""
-    own_keys = logits.own_keys(hidden_states)
+def all_own_keys(
+    logits: LayerLogits, hidden_states: torch.Tensor, steps: IndexSteps, cache: Cache | None, layer_idx: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """[`LayerLogits.own_keys`] of the new tokens, and of all: those of the cache, which keeps the new ones, too."""
+    past = None if cache is None else latest_layer_state(cache, layer_idx, new_length=hidden_states.shape[1])
+    own_keys = logits.own_keys(hidden_states, steps, past)
     if own_keys is None or cache is None:
-        return own_keys
+        return own_keys, own_keys
     append_layer_states(cache, layer_idx, own_keys)
-    return layer_states(cache, layer_idx)
+    return own_keys, layer_states(cache, layer_idx)
 
 
 def attention_with_logits(
@@ -117,6 +132,7 @@ def attention_with_logits(
     scaling: float,
     dropout: float,
     backend: str,
+    own_queries: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Softmax attention with the logits of a layer.
 
@@ -131,6 +147,7 @@ def attention_with_logits(
         scaling: factor on the products of queries and keys.
         dropout: share of the weights that are dropped.
         backend: `sdpa`, or `eager`, which gives the weights.
+        own_queries (`torch.Tensor` of shape `(batch, length, numbers)`, *optional*): of the queries' tokens.
 
     Returns:
         Output of shape `(batch, length, heads, head_dim)`, and the weights `(batch, heads, length, keys)` or None.
@@ -141,9 +158,9 @@ def attention_with_logits(
     size = QUERIES_IN_A_BLOCK
     starts = (0,) if is_whole else range(0, length, size)
 
-    def attend(place, query, key, value, own_keys, attention_mask, query_ids, key_ids):
+    def attend(place, query, key, value, own_queries, own_keys, attention_mask, query_ids, key_ids):
         is_visible = _is_visible(attention_mask, place, query, key)
-        block = LogitsBlock(query, key, value, own_keys, is_visible, query_ids, key_ids, scaling)
+        block = LogitsBlock(query, key, value, own_keys, is_visible, query_ids, key_ids, scaling, own_queries)
         logits = layer_logits.products(block)
         with torch.autocast(query.device.type, enabled=False):
             logits = layer_logits(logits, block)
@@ -161,6 +178,7 @@ def attention_with_logits(
             query[:, :, rows],
             key[:, :, keys],
             value[:, :, keys],
+            None if own_queries is None else own_queries[:, rows],
             None if own_keys is None else own_keys[:, keys],
             None if attention_mask is None else attention_mask[:, :, rows],
             ids.query[:, rows],

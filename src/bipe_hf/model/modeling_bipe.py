@@ -30,6 +30,7 @@ from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms, PairIds
 from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
+from .layer_mixing_bipe import LayerMixing
 from .layer_pattern_bipe import LayerInputs, TokenLayers, windowed
 from .logits_bipe import LayerLogits, check_backend
 from .pair_bipe import compare_pair
@@ -48,7 +49,7 @@ from .travel_bipe import check_code
 # What inference servers call the attention that they put into a transformers model.
 SERVER_ATTENTION = ("vllm", "sglang", "tgi")
 # What has first values of its own.
-OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerLogits
+OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerMixing | LayerLogits
 
 
 class BilevelInputs(NamedTuple):
@@ -368,7 +369,7 @@ class BipeModelMixin:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments, hidden_states)
-        if self.inter_encoding.layer_class is not None:
+        if self.inter_encoding.layer_class is not None or self.inter_encoding.logits_class is not None:
             terms = terms._replace(steps=index_steps(segments.state, **given))
         if self.inter_encoding.has_columns and isinstance(cache, QuantizedCache):
             raise InputError(

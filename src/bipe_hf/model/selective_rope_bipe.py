@@ -11,6 +11,7 @@ from transformers import initialization as init
 from .first_values_bipe import EncodingMap
 from .index_steps_bipe import IndexSteps
 from .inter_terms_bipe import InterTerms
+from .last_inputs_bipe import low_rank_convolution
 from .layer_encoding_bipe import LayerEncoding
 from .rotary_pairs_bipe import rotary_dimensions
 from .running_bias_bipe import running_sums
@@ -87,19 +88,13 @@ class SelectiveAngles(LayerEncoding):
         with torch.autocast(hidden_states.device.type, enabled=False):
             by_head = hidden_states.to(dtype).unflatten(-1, (self.num_heads, -1))
             normed = (by_head * torch.rsqrt(by_head.square().sum(-1, keepdim=True) + 1e-6)).flatten(2)
-            inputs = F.linear(normed, self.down.to(dtype))
-            if past_inputs is not None:
-                past_inputs = past_inputs.unflatten(-1, (self.kernel - 1, len(self.down))).squeeze(1)
-            windows = last_inputs(inputs, past_inputs, index_steps, self.kernel)
-            # a depthwise convolution of what a map gives is a map of all that the convolution sees
-            weight = self.taps[:, :, None].to(dtype) * self.up[:, None].to(dtype)
-            steps = F.linear(windows.flatten(2), weight.flatten(1))
+            steps, inputs = low_rank_convolution(normed, self.down, self.up, self.taps, past_inputs, index_steps)
         if self.is_activated:
             steps = F.silu(steps)
         if self.gate is not None:
             of_heads = self.gate(normed).sigmoid()
             steps = (steps.unflatten(-1, (self.num_key_heads, -1)) * of_heads[..., None]).flatten(2)
-        return steps, windows[:, :, 1:].flatten(2)
+        return steps, inputs
 
     def rotary(self, sums: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of `(batch, length, key heads * pairs)`, as [`InterTerms`] has them, in that dtype.
@@ -112,37 +107,3 @@ class SelectiveAngles(LayerEncoding):
         angles = (2 * math.pi * (turns - turns.detach().round())).to(dtype)
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos(), angles.sin()
-
-
-def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSteps, kernel: int) -> torch.Tensor:
-    """What a causal convolution sees at every token: the last `kernel` inputs of its document, padding passed over.
-
-    Args:
-        inputs (`torch.Tensor` of shape `(batch, length, numbers)`)
-        past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
-            The last ones before, in any dtype. Zeros by default.
-        steps ([`IndexSteps`]): say what is padding and where documents start.
-        kernel: how many tokens it sees, the token itself included.
-
-    Returns:
-        Of shape `(batch, length, kernel, numbers)`, the token's own last; zeros where none came before, and at padding
-        those of the last token before it.
-    """
-    batch_size, length, numbers = inputs.shape
-    before_all = inputs.new_zeros(batch_size, kernel, numbers)  # at place 0: nothing
-    if past is not None:
-        before_all[:, 1:] = past
-    known = torch.cat([before_all, inputs], dim=1)
-    if steps.latest is None:
-        here = torch.arange(kernel, kernel + length, device=inputs.device).expand(batch_size, -1)
-    else:
-        here = steps.latest + (kernel - 1)
-    first = torch.arange(-1, kernel, device=inputs.device).clamp(min=0).expand(batch_size, -1)
-    previous = torch.cat([first, here], dim=1)  # the place before each place
-    if steps.starts_document is not None:
-        previous = previous.masked_fill(F.pad(steps.starts_document, (kernel, 1)), 0)
-    places = [here]
-    for _ in range(kernel - 1):
-        places.insert(0, previous.gather(1, places[0]))
-    places = torch.stack(places, dim=-1).flatten(1)
-    return known.gather(1, places[..., None].expand(-1, -1, numbers)).unflatten(1, (-1, kernel))

@@ -1,0 +1,1 @@
+"""What `check_relatives.py` reads, computes and compares."""
