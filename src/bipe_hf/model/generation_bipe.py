@@ -1,9 +1,11 @@
 """`generate` with segments, for every BiPE language model."""
 
 import torch
-from transformers import GenerationConfig
+from torch.nn import functional as F
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import CandidateGenerator
+from transformers.masking_utils import create_masks_for_generate
 
 from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
@@ -142,6 +144,25 @@ class BipeGenerationMixin:
             "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
             "Use generate with a padded batch."
         )
+
+    @staticmethod
+    @takes_cache
+    def create_masks_for_generate(
+        config: PreTrainedConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None = None,
+        **kwargs,
+    ):
+        """As transformers does; the mask of SepLLM is left to the forward, which sees where separators are.
+
+        It gets the 2-D mask, with a column for each place of the cache, so that a compiled step finds one shape.
+        """
+        if config.sepllm_neighbors is None:
+            return create_masks_for_generate(config, inputs_embeds, attention_mask, cache, **kwargs)
+        if attention_mask is None:
+            return None
+        return F.pad(attention_mask, (0, cache.get_max_length() - attention_mask.shape[1]))
 
     def _get_static_cache_init_shape(self) -> tuple | None:
         # Bias columns widen the keys, so the cache takes its shape from the first of them.

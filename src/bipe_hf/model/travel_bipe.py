@@ -49,6 +49,7 @@ FILES = (
     "segmentation_bipe.py",
     "selective_rope_bipe.py",
     "separators_bipe.py",
+    "sepllm_bipe.py",
     "split_marks_bipe.py",
     "tokenization_bipe.py",
     "travel_bipe.py",
