@@ -31,6 +31,7 @@ from .model.modeling_bipe_llama import (
     BipeLlamaForTokenClassification,
     BipeLlamaModel,
 )
+from .model.sepllm_cache_bipe import SepLLMCache
 from .model.tokenization_bipe import BipeTokenizer
 from .model.version_bipe import __version__ as __version__
 
@@ -49,6 +50,7 @@ __all__ = [
     "BipeLlamaForTokenClassification",
     "BipeLlamaModel",
     "BipeTokenizer",
+    "SepLLMCache",
 ]
 
 AutoConfig.register("bipe_llama", BipeLlamaConfig)

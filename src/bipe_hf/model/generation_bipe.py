@@ -11,6 +11,7 @@ from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .errors_bipe import InputError
 from .segmentation_bipe import SegmentState
+from .sepllm_cache_bipe import SepLLMCache
 
 
 class BipeGenerationMixin:
@@ -128,6 +129,8 @@ class BipeGenerationMixin:
         self, generation_config: GenerationConfig, *args, model_kwargs: dict, **kwargs
     ) -> CandidateGenerator:
         """As transformers does; a model that drafts finds its own segments, or knows none."""
+        if isinstance(model_kwargs.get(CACHE_NAME), SepLLMCache):
+            raise InputError("assisted decoding takes tokens back, which a SepLLMCache cannot: use a DynamicCache")
         early_exit = generation_config.assistant_early_exit
         if early_exit is None:
             model_kwargs = {name: value for name, value in model_kwargs.items() if name != "segment_ids"}

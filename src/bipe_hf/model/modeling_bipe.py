@@ -43,6 +43,7 @@ from .segmentation_bipe import (
     positions_in_document,
 )
 from .sepllm_bipe import check_mask_backend, sepllm_mask
+from .sepllm_cache_bipe import SepLLMCache
 from .travel_bipe import check_code
 
 
@@ -350,8 +351,12 @@ class BipeModelMixin:
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
         if self.inter_encoding.logits_class is not None:
             check_backend(self.config.inter_encoding, self.config._attn_implementation)
-        if self.config.sepllm_neighbors is not None:
-            self._check_sepllm(input_ids, attention_mask)
+        for is_used, name in (
+            (self.config.sepllm_neighbors is not None, "sepllm_neighbors"),
+            (isinstance(cache, SepLLMCache), "SepLLMCache"),
+        ):
+            if is_used:
+                self._check_sepllm(name, input_ids, attention_mask)
         past_length = 0 if cache is None else cache.get_seq_length()
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
@@ -416,26 +421,43 @@ class BipeModelMixin:
         terms = inputs.inter_terms._replace(ids=PairIds(query_ids, key_ids))
         return inputs._replace(inter_terms=terms)
 
-    def _check_sepllm(self, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None) -> None:
+    def _check_sepllm(
+        self, name: str, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None
+    ) -> None:
         """Raises `ValueError` where separators cannot be read, or where the mask cannot be made."""
-        check_mask_backend("sepllm_neighbors", self.config._attn_implementation)
+        check_mask_backend(name, self.config._attn_implementation)
+        if self.segmenter.segmentation != "separators":
+            raise InputError(
+                f"{name} needs segmentation 'separators', the model has {self.segmenter.segmentation!r}. RoPE over"
+                " tokens with separators is inter_encoding='rope', token_share=1.0, intra_encoding='none'"
+            )
+        if self.inter_encoding.logits_class is not None:
+            raise InputError(
+                f"{name} hides keys, all of which inter_encoding={self.config.inter_encoding!r} must see to count"
+            )
         if input_ids is None:
-            raise InputError("sepllm_neighbors reads separators from input_ids, inputs_embeds was given alone")
+            raise InputError(f"{name} reads separators from input_ids, inputs_embeds was given alone")
         if attention_mask is not None and len(attention_mask.shape) != 2:
             raise InputError(
-                "attention_mask must have the shape (batch, past + length) where sepllm_neighbors makes the mask of"
-                f" each pair, got {tuple(attention_mask.shape)}"
+                f"attention_mask must have the shape (batch, past + length) where {name} makes the mask of each pair,"
+                f" got {tuple(attention_mask.shape)}"
             )
 
     def _sees(self, state: SegmentState, cache: Cache | None) -> Callable | None:
-        """Which tokens before it a token sees, as [`sepllm_mask`] has it; None where it sees all of its document."""
-        neighbors = self.config.sepllm_neighbors
-        if neighbors is None:
+        """Which keys before it a token sees, in the form that transformers takes; None where it sees all."""
+        neighbors, rules = self.config.sepllm_neighbors, []
+        first = cache.first_column if isinstance(cache, SepLLMCache) else 0
+        if neighbors is not None:
+            keys = state if cache is None else states_of_keys(cache, state, self.config.num_hidden_layers)
+            if is_tracing(keys.ended) or first + keys.ended.shape[1] > neighbors:
+                rules.append(sepllm_mask(keys, self.config.sepllm_initial_tokens, neighbors))
+        if isinstance(cache, SepLLMCache):
+            rules.append(cache.sees(state))
+        rules = [rule for rule in rules if rule is not None]
+        if not rules:
             return None
-        keys = state if cache is None else states_of_keys(cache, state, self.config.num_hidden_layers)
-        if not is_tracing(keys.ended) and keys.ended.shape[1] <= neighbors:
-            return None
-        return sepllm_mask(keys, self.config.sepllm_initial_tokens, neighbors)
+        sees = and_masks(*rules)
+        return lambda row, head, query, key: sees(row, head, query - first, key - first)
 
     def _mask(
         self,
@@ -450,6 +472,8 @@ class BipeModelMixin:
         if starts_document is None:
             # Without a mask blocks of queries could not tell the empty places of a static cache.
             can_skip = self.inter_encoding.logits_class is None or cache is None or not cache.is_compileable
+            if isinstance(cache, SepLLMCache):  # whose keys are other columns than those of the mask
+                attention_mask = None
             mask = create_causal_mask(
                 self.config,
                 inputs_embeds,

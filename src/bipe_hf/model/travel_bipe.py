@@ -50,6 +50,7 @@ FILES = (
     "selective_rope_bipe.py",
     "separators_bipe.py",
     "sepllm_bipe.py",
+    "sepllm_cache_bipe.py",
     "split_marks_bipe.py",
     "tokenization_bipe.py",
     "travel_bipe.py",
