@@ -16,6 +16,7 @@ from transformers import (
 
 from .hub.card_file import write_card_of_model, write_card_of_tokenizer
 from .model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from .model.edit_bipe import edit_cache
 from .model.modeling_bipe import BipePreTrainedMixin
 from .model.modeling_bipe_gpt_neox import (
     BipeGPTNeoXForCausalLM,
@@ -51,6 +52,7 @@ __all__ = [
     "BipeLlamaModel",
     "BipeTokenizer",
     "SepLLMCache",
+    "edit_cache",
 ]
 
 AutoConfig.register("bipe_llama", BipeLlamaConfig)

@@ -9,6 +9,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
+from .edit_bipe import edit_cache
 from .errors_bipe import InputError
 from .segmentation_bipe import SegmentState
 from .sepllm_cache_bipe import SepLLMCache
@@ -16,6 +17,8 @@ from .sepllm_cache_bipe import SepLLMCache
 
 class BipeGenerationMixin:
     """`generate` with segments. Comes before the causal language model of the family."""
+
+    edit_cache = edit_cache
 
     @takes_cache
     def prepare_inputs_for_generation(
