@@ -198,9 +198,9 @@ def draw(record: dict) -> "Figure":
     ]
     panels = [panel for panel in panels if panel[-1]]
     figure, all_axes = new_panels([list(labels.values()) for _, labels, _, _ in panels])
-    for axes, (title, labels, value, rows) in zip(all_axes, panels, strict=True):
-        looks, lengths = line_looks(labels), sorted(rows)
-        lines = {name: [value(name, rows[length]) for length in lengths] for name in labels}
+    for axes, (title, labels, value, found) in zip(all_axes, panels, strict=True):
+        looks, lengths = line_looks(labels), sorted(found)
+        lines = {name: [value(name, found[length]) for length in lengths] for name in labels}
         for name, line in lines.items():
             axes.plot(lengths, line, **looks[name])
         label_lengths(axes, lengths)

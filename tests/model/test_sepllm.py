@@ -7,6 +7,7 @@ import torch
 from families import FAMILIES, pairs
 from paths import GOLDEN_RELATIVES
 from safetensors.torch import load_file
+from tiny import TINY
 from transformers import CompileConfig, StaticCache
 from two_rows import (
     CACHES,
@@ -95,6 +96,18 @@ def test_a_token_sees_first_tokens_separators_and_neighbours(family, tiny_model)
     model = tiny_model(family, attn_implementation="eager", **SEPLLM)
     for row, found in zip(IDS.tolist(), seen(model, IDS), strict=True):
         assert torch.equal(found, naive_seen(row, model.config.separator_token_ids, initial=2, neighbors=4))
+
+
+@torch.no_grad()
+def test_on_plain_rope_it_is_the_stock_model_with_that_mask(family, tiny_model):
+    model = tiny_model(family, **ENCODINGS["rope over tokens"], **SEPLLM)
+    shape = {name: TINY[name] for name in TINY if hasattr(FAMILIES[family].stock_config(), name)}
+    stock = FAMILIES[family].make_stock_causal_lm(**shape).eval()
+    stock.load_state_dict(model.state_dict())
+    for row in IDS:
+        sees = naive_seen(row.tolist(), model.config.separator_token_ids, initial=2, neighbors=4)
+        expected = stock(row[None], attention_mask=sees[None, None], use_cache=False).logits
+        torch.testing.assert_close(model(row[None], use_cache=False).logits, expected, rtol=1e-4, atol=2e-5)
 
 
 def test_packed_documents_and_padding_count_for_themselves(family, tiny_model):

@@ -2,11 +2,12 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
 from families import FAMILIES, pairs
-from paths import GOLDEN_RELATIVES
+from paths import GOLDEN_RELATIVES, ROOT
 from safetensors.torch import load_file
 from tiny import LEVELS
 from transformers import DynamicCache
@@ -148,6 +149,16 @@ def test_each_row_of_a_padded_batch_is_as_alone(model, sizes):
         assert_same(found[row, is_token], naive_logits(model, IDS[row, is_token], SMALL))
 
 
+@pytest.mark.parametrize("sizes", [[1] * 30, [2, 28], [5, 25]], ids=["single tokens", "padding alone", "pieces"])
+def test_rows_that_all_start_with_padding(model, sizes):
+    mask = (torch.arange(30) >= torch.tensor([[3], [5]])).long()
+    cache = SepLLMCache(model.config, **SMALL)
+    found = fed(model, cache, IDS, sizes, mask)
+    for row, is_token in enumerate(mask.bool()):
+        assert_same(found[row, is_token], naive_logits(model, IDS[row, is_token], SMALL))
+    assert cache.get_seq_length() == 30
+
+
 def test_rows_are_reordered_repeated_selected_and_reset(model):
     expected = torch.stack([naive_logits(model, row, SMALL) for row in IDS])
     cache = SepLLMCache(model.config, **SMALL)
@@ -252,3 +263,11 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
     other.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="'flash_attention_2': SepLLMCache hides single keys"):
         other(IDS, past_key_values=SepLLMCache(other.config))
+
+
+def test_the_code_of_the_documentation_runs():
+    text = (ROOT / "docs" / "caches.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, names)
+    assert names["output"].shape == (1, 32)

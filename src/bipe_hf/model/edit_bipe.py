@@ -49,7 +49,7 @@ def edit_cache(
             of the tokens before in every layer (`fox`, `cable`, `selective_rope`, `cope` with `own_keys`), or
             frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
     """
-    base = model.base_model
+    base = model.get_decoder()
     _check_encoding(base.config, base.inter_encoding)
     history = _checked_history(cache)
     _check_prompt(history, input_ids, start, stop, new_ids)
