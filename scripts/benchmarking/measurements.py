@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
-from transformers import StaticCache
+from transformers import Cache, StaticCache
 
 from bipe_hf.model.cache_bipe import SegmentHistoryLayer
 
@@ -67,16 +67,15 @@ def prefill(model: torch.nn.Module, setting: Setting, length: int) -> Work:
     return _whole_sequence(forward, tokens(setting, length))
 
 
-def decoding_steps(model: torch.nn.Module, setting: Setting, length: int, count: int) -> Work:
-    """Single-token steps from a dynamic cache of `length` tokens, which is cropped back to them between runs.
+def repeated_cache(model: torch.nn.Module, setting: Setting, length: int) -> Cache:
+    """A dynamic cache of `length` tokens.
 
     A part of up to 1024 tokens is computed and repeated: what stands in a cache does not change what a step costs.
     """
-    model.eval()
     computed = math.gcd(length, 1024)
-    ids = tokens(setting, max(computed, count))
     with torch.inference_mode():
-        cache = model(ids[:, :computed], use_cache=True, logits_to_keep=1).past_key_values
+        ids = tokens(setting, computed)
+        cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
         for layer in cache.layers:
             if isinstance(layer, SegmentHistoryLayer):
                 times = (1, length // computed, 1)
@@ -86,6 +85,14 @@ def decoding_steps(model: torch.nn.Module, setting: Setting, length: int, count:
                 layer.keys, layer.values = (
                     each.repeat(1, 1, length // computed, 1) for each in (layer.keys, layer.values)
                 )
+    return cache
+
+
+def decoding_steps(model: torch.nn.Module, setting: Setting, length: int, count: int) -> Work:
+    """Single-token steps from a dynamic cache of `length` tokens, which is cropped back to them between runs."""
+    model.eval()
+    cache = repeated_cache(model, setting, length)
+    ids = tokens(setting, count)
 
     @torch.inference_mode()
     def steps() -> None:

@@ -16,6 +16,7 @@ from transformers import (
 
 from .hub.card_file import write_card_of_model, write_card_of_tokenizer
 from .model.configuration_bipe import BipeGPTNeoXConfig, BipeLlamaConfig
+from .model.edit_bipe import edit_cache
 from .model.modeling_bipe import BipePreTrainedMixin
 from .model.modeling_bipe_gpt_neox import (
     BipeGPTNeoXForCausalLM,
@@ -31,6 +32,7 @@ from .model.modeling_bipe_llama import (
     BipeLlamaForTokenClassification,
     BipeLlamaModel,
 )
+from .model.sepllm_cache_bipe import SepLLMCache
 from .model.tokenization_bipe import BipeTokenizer
 from .model.version_bipe import __version__ as __version__
 
@@ -49,6 +51,8 @@ __all__ = [
     "BipeLlamaForTokenClassification",
     "BipeLlamaModel",
     "BipeTokenizer",
+    "SepLLMCache",
+    "edit_cache",
 ]
 
 AutoConfig.register("bipe_llama", BipeLlamaConfig)

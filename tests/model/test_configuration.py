@@ -53,7 +53,7 @@ def family(request):
 
 def test_public_names():
     names = [family.prefix + name for family in FAMILIES.values() for name in ("Config", *HEADS)]
-    assert sorted(bipe_hf.__all__) == sorted([*names, "BipeTokenizer"])
+    assert sorted(bipe_hf.__all__) == sorted([*names, "BipeTokenizer", "SepLLMCache", "edit_cache"])
     for name in bipe_hf.__all__:
         assert vars(bipe_hf)[name].__name__ == name
 

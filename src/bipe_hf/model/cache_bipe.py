@@ -49,10 +49,17 @@ class SegmentHistoryLayer(CacheLayerMixin):
         """Segment of every cached token, of shape `(batch, cached length)`."""
         return self.states[..., 0]
 
+    def with_new(self, state: SegmentState) -> torch.Tensor:
+        """The states after every token that has a key once those of new tokens are added, which this does not do.
+
+        Of shape `(batch, keys, 4 + 2 * inner levels)`; the entries of `state` have the shape `(batch, new tokens)`.
+        """
+        states = torch.stack(state.columns(), dim=-1)
+        return states if self.states is None else torch.cat([self.states, states], dim=1)
+
     def append(self, state: SegmentState) -> None:
         """Adds the states after new tokens, entries of shape `(batch, new tokens)`."""
-        states = torch.stack(state.columns(), dim=-1)
-        self.states = states if self.states is None else torch.cat([self.states, states], dim=1)
+        self.states = self.with_new(state)
         self.is_initialized = True
 
     def latest_of_layer(self, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
@@ -141,21 +148,33 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
     def segment_ids(self) -> torch.Tensor:
         return self.states[:, 1:, 0]
 
+    def with_new(self, state: SegmentState) -> torch.Tensor:
+        return self._room_for(state).index_copy(1, *self._new_columns(state))[:, 1:]
+
     def append(self, state: SegmentState) -> None:
-        states = torch.stack(state.columns(), dim=-1)
-        batch_size, new_length, _ = states.shape
+        room = self._room_for(state)
+        columns, states = self._new_columns(state)
+        room.index_copy_(1, columns, states)
+        self.length.add_(states.shape[1])
+        self.is_initialized = True
+
+    def _room_for(self, state: SegmentState) -> torch.Tensor:
+        """The tensor of fixed shape, which the first tokens make."""
         if self.states is None:
-            before_any = initial_state(batch_size, states.device, len(state.inner))
+            batch_size, device = state.segment_id.shape[0], state.segment_id.device
+            before_any = initial_state(batch_size, device, len(state.inner))
             before_any = torch.stack(before_any.columns(), dim=-1)
             self.states = before_any.repeat(1, 1 + self.first_layer.max_cache_len, 1)
-            self.length = states.new_zeros(1)
+            self.length = before_any.new_zeros(1)
             if not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(self.states)
                 torch._dynamo.mark_static_address(self.length)
-        columns = self.length + torch.arange(1, 1 + new_length, device=states.device)
-        self.states.index_copy_(1, columns, states)
-        self.length.add_(new_length)
-        self.is_initialized = True
+        return self.states
+
+    def _new_columns(self, state: SegmentState) -> tuple[torch.Tensor, torch.Tensor]:
+        """The columns that new tokens take, and what goes there."""
+        states = torch.stack(state.columns(), dim=-1)
+        return self.length + torch.arange(1, 1 + states.shape[1], device=states.device), states
 
     def latest_of_layer(self, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
         states = self.layer_states.get(layer_idx)
@@ -221,21 +240,24 @@ def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: 
     Raises:
         ValueError: if the cache was made for a model of fewer layers.
     """
-    layer = _segment_history_layer(cache)
-    grows = layer is None and cache.layer_class_to_replicate is not None
-    num_key_layers = len(cache.layers) - (layer is not None)
-    if num_key_layers < num_hidden_layers and not grows:
-        raise InputError(
-            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
-        )
-    if layer is None:
-        # A cache made without a config grows its layers on demand; ours must come after all of them.
-        while len(cache.layers) < num_hidden_layers:
-            cache.layers.append(cache.layer_class_to_replicate())
-        layer_class = StaticSegmentHistoryLayer if cache.is_compileable else SegmentHistoryLayer
-        layer = layer_class(first_layer=cache.layers[0])
-        cache.layers.append(layer)
-    layer.append(state)
+    _history_layer_for(cache, num_hidden_layers).append(state)
+
+
+def states_of_keys(cache: Cache, state: SegmentState, num_hidden_layers: int) -> SegmentState:
+    """The state after every token that will have keys in the forward that brings these new ones.
+
+    In a static cache the keys, and so the states, include those yet to come, whose values mean nothing.
+
+    Args:
+        state ([`SegmentState`]): after new tokens, entries of shape `(batch, new tokens)`. They are not appended.
+
+    Returns:
+        [`SegmentState`] with entries of shape `(batch, keys)`.
+
+    Raises:
+        ValueError: if the cache was made for a model of fewer layers.
+    """
+    return SegmentState.from_columns(_history_layer_for(cache, num_hidden_layers).with_new(state).unbind(-1))
 
 
 def cached_segment_ids(cache: Cache) -> torch.Tensor:
@@ -271,3 +293,22 @@ def _segment_history_layer(cache: Cache) -> SegmentHistoryLayer | None:
     if cache.layers and isinstance(cache.layers[-1], SegmentHistoryLayer):
         return cache.layers[-1]
     return None
+
+
+def _history_layer_for(cache: Cache, num_hidden_layers: int) -> SegmentHistoryLayer:
+    """The segment history of a cache, which gets one where it has none."""
+    layer = _segment_history_layer(cache)
+    grows = layer is None and cache.layer_class_to_replicate is not None
+    num_key_layers = len(cache.layers) - (layer is not None)
+    if num_key_layers < num_hidden_layers and not grows:
+        raise InputError(
+            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
+        )
+    if layer is None:
+        # A cache made without a config grows its layers on demand; ours must come after all of them.
+        while len(cache.layers) < num_hidden_layers:
+            cache.layers.append(cache.layer_class_to_replicate())
+        layer_class = StaticSegmentHistoryLayer if cache.is_compileable else SegmentHistoryLayer
+        layer = layer_class(first_layer=cache.layers[0])
+        cache.layers.append(layer)
+    return layer

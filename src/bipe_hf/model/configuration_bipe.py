@@ -330,6 +330,17 @@ class BipeConfigMixin(PreTrainedConfig):
         "tokens, the query's own included, that a query of a local layer attends to",
         read_by={"layer_encodings": ("local",)},
     )
+    sepllm_neighbors: int | None = _field(
+        None,
+        "tokens that a token sees behind it, itself counted, besides separators and the first ones of its document:"
+        " the attention of SepLLM, with any encoding that adds to logits pair by pair; by default it sees all",
+        read_by={"segmentation": ("separators",)},
+    )
+    sepllm_initial_tokens: int = _field(
+        3,
+        "tokens at the start of each document that all others see where sepllm_neighbors is set",
+        read_by={"segmentation": ("separators",)},
+    )
     bipe_hf_version: str | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -472,6 +483,16 @@ class BipeConfigMixin(PreTrainedConfig):
         if self.segmentation == "fixed" and (self.fixed_segment_length is None or self.fixed_segment_length < 1):
             raise InputError(
                 f"segmentation 'fixed' needs fixed_segment_length, at least 1 token, got {self.fixed_segment_length}"
+            )
+        if self.sepllm_neighbors is not None and self.sepllm_neighbors < 1:
+            raise InputError(f"sepllm_neighbors must be None or at least 1 token, got {self.sepllm_neighbors}")
+        if self.sepllm_initial_tokens < 0:
+            raise InputError(f"sepllm_initial_tokens must be 0 or more tokens, got {self.sepllm_initial_tokens}")
+        if self.sepllm_neighbors is not None and self.segmentation != "separators":
+            raise InputError(
+                "sepllm_neighbors needs segmentation 'separators', whose separator_token_ids all tokens see, got"
+                f" {self.segmentation!r}. RoPE over tokens with separators is inter_encoding='rope', token_share=1.0,"
+                " intra_encoding='none'"
             )
         if not 0 <= self.token_share <= 1:
             raise InputError(f"token_share must lie between 0 and 1, got {self.token_share}")

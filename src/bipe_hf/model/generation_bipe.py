@@ -1,18 +1,24 @@
 """`generate` with segments, for every BiPE language model."""
 
 import torch
-from transformers import GenerationConfig
+from torch.nn import functional as F
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import CandidateGenerator
+from transformers.masking_utils import create_masks_for_generate
 
 from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
+from .edit_bipe import edit_cache
 from .errors_bipe import InputError
 from .segmentation_bipe import SegmentState
+from .sepllm_cache_bipe import SepLLMCache
 
 
 class BipeGenerationMixin:
     """`generate` with segments. Comes before the causal language model of the family."""
+
+    edit_cache = edit_cache
 
     @takes_cache
     def prepare_inputs_for_generation(
@@ -126,6 +132,8 @@ class BipeGenerationMixin:
         self, generation_config: GenerationConfig, *args, model_kwargs: dict, **kwargs
     ) -> CandidateGenerator:
         """As transformers does; a model that drafts finds its own segments, or knows none."""
+        if isinstance(model_kwargs.get(CACHE_NAME), SepLLMCache):
+            raise InputError("assisted decoding takes tokens back, which a SepLLMCache cannot: use a DynamicCache")
         early_exit = generation_config.assistant_early_exit
         if early_exit is None:
             model_kwargs = {name: value for name, value in model_kwargs.items() if name != "segment_ids"}
@@ -142,6 +150,25 @@ class BipeGenerationMixin:
             "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
             "Use generate with a padded batch."
         )
+
+    @staticmethod
+    @takes_cache
+    def create_masks_for_generate(
+        config: PreTrainedConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: Cache | None = None,
+        **kwargs,
+    ):
+        """As transformers does; the mask of SepLLM is left to the forward, which sees where separators are.
+
+        It gets the 2-D mask, with a column for each place of the cache, so that a compiled step finds one shape.
+        """
+        if config.sepllm_neighbors is None:
+            return create_masks_for_generate(config, inputs_embeds, attention_mask, cache, **kwargs)
+        if attention_mask is None:
+            return None
+        return F.pad(attention_mask, (0, cache.get_max_length() - attention_mask.shape[1]))
 
     def _get_static_cache_init_shape(self) -> tuple | None:
         # Bias columns widen the keys, so the cache takes its shape from the first of them.

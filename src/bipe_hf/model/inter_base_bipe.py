@@ -57,6 +57,18 @@ class InterEncoding(nn.Module):
         """
         return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
 
+    def turn(self, change: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """cos and sin of the angles by which cached keys turn where positions change.
+
+        Args:
+            change ([`Segments`]): new positions minus old ones.
+            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+
+        Returns:
+            Each of shape `(batch, length, rotary dimensions)`; None where positions turn no key.
+        """
+        return self(change, hidden_states).rotary
+
     def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
         """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
         scale = None

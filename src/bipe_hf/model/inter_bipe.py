@@ -65,6 +65,11 @@ class RotaryInterEncoding(InterEncoding):
         index = rotary_index(segments, self.token_share)
         return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=index))
 
+    def turn(self, change: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As every inter encoding; without the factor that a scaling puts on both, which a cached key has already."""
+        cos, sin = super().turn(change, hidden_states)
+        return cos / self.rotary_emb.attention_scaling, sin / self.rotary_emb.attention_scaling
+
 
 class XposInterEncoding(RotaryInterEncoding):
     """xPos over segment ids (Sun et al., ACL 2023, arXiv 2212.10554, section 2.2): RoPE with decay.

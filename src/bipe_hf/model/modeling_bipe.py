@@ -1,6 +1,7 @@
 """The base model of every BiPE family but for its layers: segments, encodings, mask and history."""
 
 import os
+from collections.abc import Callable
 from copy import copy
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import and_masks, create_causal_mask
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
@@ -19,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .alibi_bipe import AlibiBias, kernel_dtype
 from .attention_bipe import mask_for_columns
-from .cache_bipe import cached_segment_ids, read_segment_history, write_segment_history
+from .cache_bipe import cached_segment_ids, read_segment_history, states_of_keys, write_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import own_fields
 from .errors_bipe import InputError
@@ -43,6 +44,8 @@ from .segmentation_bipe import (
     document_starts,
     positions_in_document,
 )
+from .sepllm_bipe import check_mask_backend, sepllm_mask
+from .sepllm_cache_bipe import SepLLMCache
 from .travel_bipe import check_code
 
 
@@ -154,6 +157,8 @@ class BipePreTrainedMixin(PushMixin):
         self.config.check_values()  # they may have been set since it was made
         if INTER_ENCODINGS[self.config.inter_encoding].logits_class is not None:
             check_backend(self.config.inter_encoding, requested_attention)
+        if self.config.sepllm_neighbors is not None:
+            check_mask_backend("sepllm_neighbors", requested_attention)
         return super().get_correct_attn_implementation(requested_attention, *args, **kwargs)
 
     @torch.no_grad()
@@ -190,6 +195,10 @@ class BipeModelMixin:
         self.inner_encodings = build_inner_encodings(config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.token_layers = TokenLayers(config, rotary_class, head_dim) if config.layer_encodings else None
+        if config.sepllm_neighbors is not None and self.inter_encoding.logits_class is not None:
+            raise InputError(
+                f"sepllm_neighbors hides keys, all of which inter_encoding={config.inter_encoding!r} must see to count"
+            )
         self.segmenter = Segmenter(config)
 
     def post_init(self) -> None:
@@ -354,6 +363,12 @@ class BipeModelMixin:
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
         if self.inter_encoding.logits_class is not None:
             check_backend(self.config.inter_encoding, self.config._attn_implementation)
+        for is_used, name in (
+            (self.config.sepllm_neighbors is not None, "sepllm_neighbors"),
+            (isinstance(cache, SepLLMCache), "SepLLMCache"),
+        ):
+            if is_used:
+                self._check_sepllm(name, input_ids, attention_mask)
         past_length = 0 if cache is None else cache.get_seq_length()
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
@@ -377,7 +392,8 @@ class BipeModelMixin:
                 f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
             )
 
-        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token)
+        sees = self._sees(segments.state, cache)
+        mask, layer_kwargs = self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token, sees)
         other_layers = None
         if self.token_layers is not None:
             other_layers = {
@@ -451,6 +467,44 @@ class BipeModelMixin:
         terms = inputs.inter_terms._replace(ids=PairIds(query_ids, key_ids))
         return inputs._replace(inter_terms=terms)
 
+    def _check_sepllm(
+        self, name: str, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None
+    ) -> None:
+        """Raises `ValueError` where separators cannot be read, or where the mask cannot be made."""
+        check_mask_backend(name, self.config._attn_implementation)
+        if self.segmenter.segmentation != "separators":
+            raise InputError(
+                f"{name} needs segmentation 'separators', the model has {self.segmenter.segmentation!r}. RoPE over"
+                " tokens with separators is inter_encoding='rope', token_share=1.0, intra_encoding='none'"
+            )
+        if self.inter_encoding.logits_class is not None:
+            raise InputError(
+                f"{name} hides keys, all of which inter_encoding={self.config.inter_encoding!r} must see to count"
+            )
+        if input_ids is None:
+            raise InputError(f"{name} reads separators from input_ids, inputs_embeds was given alone")
+        if attention_mask is not None and len(attention_mask.shape) != 2:
+            raise InputError(
+                f"attention_mask must have the shape (batch, past + length) where {name} makes the mask of each pair,"
+                f" got {tuple(attention_mask.shape)}"
+            )
+
+    def _sees(self, state: SegmentState, cache: Cache | None) -> Callable | None:
+        """Which keys before it a token sees, in the form that transformers takes; None where it sees all."""
+        neighbors, rules = self.config.sepllm_neighbors, []
+        first = cache.first_column if isinstance(cache, SepLLMCache) else 0
+        if neighbors is not None:
+            keys = state if cache is None else states_of_keys(cache, state, self.config.num_hidden_layers)
+            if is_tracing(keys.ended) or first + keys.ended.shape[1] > neighbors:
+                rules.append(sepllm_mask(keys, self.config.sepllm_initial_tokens, neighbors))
+        if isinstance(cache, SepLLMCache):
+            rules.append(cache.sees(state))
+        rules = [rule for rule in rules if rule is not None]
+        if not rules:
+            return None
+        sees = and_masks(*rules)
+        return lambda row, head, query, key: sees(row, head, query - first, key - first)
+
     def _mask(
         self,
         inputs_embeds: torch.Tensor,
@@ -458,12 +512,22 @@ class BipeModelMixin:
         cache: Cache | None,
         starts_document: torch.Tensor | None,
         is_token: torch.Tensor | None,
+        sees: Callable | None,
     ) -> tuple[torch.Tensor | None, dict]:
         """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
         if starts_document is None:
             # Without a mask blocks of queries could not tell the empty places of a static cache.
             can_skip = self.inter_encoding.logits_class is None or cache is None or not cache.is_compileable
-            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, allow_is_causal_skip=can_skip)
+            if isinstance(cache, SepLLMCache):  # whose keys are other columns than those of the mask
+                attention_mask = None
+            mask = create_causal_mask(
+                self.config,
+                inputs_embeds,
+                attention_mask,
+                cache,
+                and_mask_function=sees,
+                allow_is_causal_skip=can_skip,
+            )
             return mask, {}
         if "flash" in self.config._attn_implementation:
             can_check = is_token is not None and not is_tracing()
@@ -476,18 +540,17 @@ class BipeModelMixin:
             (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
             lengths = {"cu_seq_lens_q": starts_q, "cu_seq_lens_k": starts_k}
             return None, {**lengths, "max_length_q": longest_q, "max_length_k": longest_k}
-        if attention_mask is None:
+        if attention_mask is None and sees is None:
             position_ids = positions_in_document(starts_document)
             return create_causal_mask(self.config, inputs_embeds, None, None, position_ids=position_ids), {}
         # transformers looks for documents only where it is given no mask
         document = starts_document.cumsum(dim=1, dtype=torch.long)
-        mask = create_causal_mask(
-            self.config,
-            inputs_embeds,
-            attention_mask,
-            None,
-            and_mask_function=lambda row, head, query, key: document[row, query] == document[row, key],
-        )
+
+        def of_document(row, head, query, key):
+            return document[row, query] == document[row, key]
+
+        all_of = of_document if sees is None else and_masks(of_document, sees)
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, None, and_mask_function=all_of)
         return mask, {}
 
 
