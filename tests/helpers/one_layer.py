@@ -37,8 +37,7 @@ class OneLayer:
             segmentation="tokens",
             intra_encoding="none",
             attn_implementation="eager",
-            **shape,
-            **fields,
+            **{**shape, **fields},
         )
         self.model = self.model.base_model.eval()
         (layer,) = self.model.layers

@@ -123,6 +123,9 @@ ENCODINGS = {
             },
         )
     ),
+    "dca": _over_tokens("DCA", "dca")._replace(
+        from_train_length={"dca_train_length": lambda train_length: train_length}
+    ),
     "sinusoidal": _over_document("sinusoidal APE", "sinusoidal"),
     "learned": _over_document("learned APE", "learned"),
     "bipe_rope": _bilevel("BiPE-RoPE", "rope"),
@@ -138,6 +141,7 @@ ENCODINGS = {
     "bipe_dape": _bilevel("BiPE-DAPE", "dape"),
     "bipe_dape_v2": _bilevel("BiPE-DAPE V2", "dape_v2"),
     "bipe_hirope": _hirope(_bilevel("BiPE-HiRoPE", "hirope")),
+    "bipe_dca": _bilevel("BiPE-DCA", "dca"),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_levels": _with_levels(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE with levels"),

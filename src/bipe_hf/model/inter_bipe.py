@@ -16,6 +16,7 @@ from .alibi_bipe import AlibiBias, kernel_dtype
 from .cable_bipe import CableDecrements
 from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
+from .dca_bipe import DcaLogits
 from .errors_bipe import InputError
 from .fox_bipe import ForgetGate
 from .hirope_bipe import HiropeLogits
@@ -198,6 +199,35 @@ class HiropeInterEncoding(HybridInterEncoding):
         """Nothing: no field moves."""
 
 
+class DcaInterEncoding(InterEncoding):
+    """Dual Chunk Attention: rotary pairs turn with the place in a chunk of tokens or segments (see [`DcaLogits`]).
+
+    With `dca_mscale` logits are multiplied by `(0.05 ln(n / dca_train_length) + 1) ** 2` once n tokens or segments, up
+    to the query, are more than in training. The authors' code takes the n of the whole input, and leaves to cached
+    keys the factor of their time; here the factor is the query's own, so that no step changes what came before it.
+    """
+
+    logits_class = DcaLogits
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        _, self.chunk = config.dca_distance_and_chunk
+        self.mscale_length = config.dca_train_length if config.dca_mscale else None
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        rotary = self.rotary_emb(hidden_states, position_ids=segments.segment_ids % self.chunk)
+        return super().forward(segments, hidden_states)._replace(rotary=rotary)
+
+    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
+        scale = super().query_scale(segments, dtype)
+        if self.mscale_length is None:
+            return scale
+        longer = ((segments.segment_ids + 1).float() / self.mscale_length).clamp(min=1.0)
+        mscale = (0.05 * longer.log() + 1).square()[:, None, :, None].to(dtype)
+        return mscale if scale is None else scale * mscale
+
+
 class AxesInterEncoding(InterEncoding):
     """Rotary pairs turn with the indices inside a segment and with the token, with ALiBi over segments.
 
@@ -298,6 +328,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "alibi": AlibiInterEncoding,
     "hybrid": HybridInterEncoding,
     "hirope": HiropeInterEncoding,
+    "dca": DcaInterEncoding,
     "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,

@@ -22,6 +22,7 @@ FILES = (
     "cope_bipe.py",
     "counting_bipe.py",
     "dape_bipe.py",
+    "dca_bipe.py",
     "encodings_bipe.py",
     "errors_bipe.py",
     "first_values_bipe.py",
