@@ -247,7 +247,7 @@ known = configuration_bipe.own_fields()
 configuration_bipe.own_fields = lambda: known | {"made_up": dataclasses.fields(made_up)[0]}
 
 from bipe_hf.commands import main
-from bipe_hf.lab.conversion.stock import _spelt_out, stock_options
+from bipe_hf.lab.conversion.stock import _spelt_out
 from bipe_hf.lab.training import PretrainSettings
 
 assert PretrainSettings.read(sys.argv[1], ["--made_up", "7"]).model.config_fields()["made_up"] == 7

@@ -62,7 +62,7 @@ def test_output_is_that_of_its_authors(family):
 def test_the_factor_is_that_of_the_authors_for_a_text_that_ends_at_the_query(family, rows, train_length):
     """Theirs is of the whole input, 75 tokens for 40 in training: so many times the length in each of these rows."""
     tensors, assert_agrees = golden("dca")
-    fields = {"dca_train_length": train_length, "dca_chunk_size": 24, "dca_window": 4, "dca_mscale": True}
+    fields = {"dca_train_length": train_length, "dca_chunk_size": 24, "dca_window": 4, "dca_mscale": "log"}
     output, _ = loaded_layer(family, tensors, **fields)(tensors["x"])
     assert_agrees(output[:, rows - 1], tensors["mscale.output"][:, rows - 1])
 
@@ -107,7 +107,7 @@ def assert_same_logits(model, other):
 def test_one_chunk_is_rope(tiny_model, family, unit):
     rope = dca(tiny_model, family, inter_encoding="rope", **OVER[unit])
     assert_same_logits(dca(tiny_model, family, dca_train_length=48, **OVER[unit]), rope)  # chunks of 30
-    with_factor = dca(tiny_model, family, dca_train_length=48, dca_mscale=True, **OVER[unit])
+    with_factor = dca(tiny_model, family, dca_train_length=48, dca_mscale="log", **OVER[unit])
     assert_same_logits(with_factor, rope)
 
 
@@ -126,7 +126,7 @@ def test_up_to_the_longest_distance_it_is_rope_and_then_no_more(tiny_model, fami
 
 def test_the_factor_is_seen(tiny_model, family):
     model = dca(tiny_model, family, **OVER["tokens"])
-    other = dca(tiny_model, family, dca_mscale=True, **OVER["tokens"])
+    other = dca(tiny_model, family, dca_mscale="log", **OVER["tokens"])
     other.load_state_dict(model.state_dict())
     logits, scaled = (each(IDS).logits for each in (model, other))
     torch.testing.assert_close(logits[:, :8], scaled[:, :8], rtol=0, atol=1e-6)
@@ -142,7 +142,7 @@ def model(request, tiny_model, monkeypatch):
     monkeypatch.setattr(logits_bipe, "QUERIES_IN_A_BLOCK", 8)
     family, _ = request.param
     unit = "segments" if family == "llama" else "tokens"
-    return dca(tiny_model, family, dca_mscale=True, **OVER[unit])
+    return dca(tiny_model, family, dca_mscale="log", **OVER[unit])
 
 
 @pytest.mark.parametrize("kind", CACHES)
@@ -232,6 +232,7 @@ def test_a_backend_that_shows_no_logits_is_refused(tiny_model, family, backend):
         ({"dca_train_length": 8, "dca_chunk_size": 0}, "dca_chunk_size must lie between 1 and .*, got 0"),
         ({"dca_train_length": 8, "dca_window": 6}, "dca_window must lie between 0 and 5, below dca_chunk_size, got 6"),
         ({"dca_train_length": 8, "dca_window": -1}, "dca_window must lie between 0 and 5, .*, got -1"),
+        ({"dca_train_length": 8, "dca_mscale": "on"}, "dca_mscale must be one of none, log, got 'on'"),
         (
             {"dca_train_length": 8, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
             "inter_encoding 'dca' must have rope_type 'default': .*, got 'linear'",

@@ -36,6 +36,7 @@ FOX_ROTATIONS = ("none", "rope")
 CABLE_KINDS = ("weighted", "unweighted", "released")
 SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
+DCA_MSCALES = ("none", "log")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -204,9 +205,10 @@ class BipeConfigMixin(PreTrainedConfig):
         " and one more, see the chunk before it at the right distance; by default an eighth of dca_train_length",
         read_by={"inter_encoding": ("dca",)},
     )
-    dca_mscale: bool = _field(
-        False,
-        "whether logits of DCA grow with the logarithm of what a query sees beyond dca_train_length",
+    dca_mscale: str = _field(
+        "none",
+        "factor on logits of DCA, log: one that grows with the logarithm of what a query sees beyond dca_train_length",
+        choices=DCA_MSCALES,
         read_by={"inter_encoding": ("dca",)},
     )
     hybrid_slow_pairs: str = _field(

@@ -202,9 +202,9 @@ class HiropeInterEncoding(HybridInterEncoding):
 class DcaInterEncoding(InterEncoding):
     """Dual Chunk Attention: rotary pairs turn with the place in a chunk of tokens or segments (see [`DcaLogits`]).
 
-    With `dca_mscale` logits are multiplied by `(0.05 ln(n / dca_train_length) + 1) ** 2` once n tokens or segments, up
-    to the query, are more than in training. The authors' code takes the n of the whole input, and leaves to cached
-    keys the factor of their time; here the factor is the query's own, so that no step changes what came before it.
+    With `dca_mscale="log"` logits are multiplied by `(0.05 ln(n / dca_train_length) + 1) ** 2` once n, the tokens or
+    segments up to the query, are more than in training. The authors' code takes the n of the whole input, and leaves
+    cached keys with the factor of their time; here the factor is the query's own, so that no step changes another.
     """
 
     logits_class = DcaLogits
@@ -213,7 +213,7 @@ class DcaInterEncoding(InterEncoding):
         super().__init__(config, rotary_class, head_dim)
         self.rotary_emb = rotary_class(config)
         _, self.chunk = config.dca_distance_and_chunk
-        self.mscale_length = config.dca_train_length if config.dca_mscale else None
+        self.mscale_length = config.dca_train_length if config.dca_mscale == "log" else None
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         rotary = self.rotary_emb(hidden_states, position_ids=segments.segment_ids % self.chunk)
