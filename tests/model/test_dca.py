@@ -100,7 +100,7 @@ def test_distances_are_those_of_the_authors():
 @torch.no_grad()
 def assert_same_logits(model, other):
     other.load_state_dict(model.state_dict())
-    torch.testing.assert_close(model(IDS).logits, other(IDS).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(IDS).logits, other(IDS).logits, rtol=1e-4, atol=2e-5)
 
 
 @every_unit
@@ -120,7 +120,7 @@ def test_up_to_the_longest_distance_it_is_rope_and_then_no_more(tiny_model, fami
     logits, expected = (each(IDS).logits for each in (model, rope))
     index = model.base_model.segment(IDS).segment_ids
     # the first two places of the second chunk see the first one as RoPE does
-    torch.testing.assert_close(logits[index < 7], expected[index < 7], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[index < 7], expected[index < 7], rtol=1e-4, atol=2e-5)
     assert ((logits - expected)[index >= 7].abs().amax(-1) > 1e-3).all()
 
 
@@ -129,7 +129,7 @@ def test_the_factor_is_seen(tiny_model, family):
     other = dca(tiny_model, family, dca_mscale="log", **OVER["tokens"])
     other.load_state_dict(model.state_dict())
     logits, scaled = (each(IDS).logits for each in (model, other))
-    torch.testing.assert_close(logits[:, :8], scaled[:, :8], rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits[:, :8], scaled[:, :8], rtol=1e-4, atol=2e-5)
     assert (logits - scaled)[:, 8:].abs().max() > 1e-3
 
 
@@ -199,15 +199,23 @@ def test_a_rope_checkpoint_loads_as_dca_without_training(tiny_model, family, tmp
     rope = dca(tiny_model, family, inter_encoding="rope")
     rope.save_pretrained(tmp_path)
     loaded = type(rope).from_pretrained(tmp_path, inter_encoding="dca", dca_train_length=48)
-    torch.testing.assert_close(loaded(IDS).logits, rope(IDS).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(loaded(IDS).logits, rope(IDS).logits, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.slow
-def test_one_graph_is_compiled(model):
-    with torch.no_grad():
-        compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(IDS, use_cache=False).logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
+@torch.no_grad()
+def test_one_graph_is_compiled_and_one_program_serves_every_length(model):
+    ids = IDS[:, :12].clone()
+    compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
+    dimensions = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
+    shapes = {"input_ids": dimensions, "use_cache": None}
+    program = torch.export.export(model, (), {"input_ids": ids, "use_cache": False}, dynamic_shapes=shapes).module()
+    for shape in ((1, 2), (3, 300)):
+        ids = torch.randint(0, 60, shape, generator=torch.Generator().manual_seed(0))
+        logits = program(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(logits, model(ids, use_cache=False).logits, rtol=1e-4, atol=2e-5)
 
 
 # Refusals

@@ -25,14 +25,15 @@ class DcaLogits(LayerLogits):
     def products(self, block: LogitsBlock) -> torch.Tensor:
         """Those of the distance that the pair seems to have."""
         place = block.query_ids % self.chunk
-        before = (place + self.chunk).clamp(max=self.longest) - place
-        older = min(2 * self.chunk - 1, self.longest) - place
+        to_before = (place + self.chunk).clamp(max=self.longest) - place
+        to_older = min(2 * self.chunk - 1, self.longest) - place
         dtype = torch.promote_types(block.query.dtype, torch.float32)
-        query, key = block.query.to(dtype), block.key.to(dtype)
+        query, key = block.query.to(dtype) * block.scaling, block.key.to(dtype)
         frequencies = default_frequencies(self.theta, self.turning, key.device)
         with torch.autocast(query.device.type, enabled=False):
-            queries = torch.cat([query, *(turned(query, index, frequencies) for index in (before, older))], dim=2)
-            own, before, older = (grouped_product(queries, key.transpose(2, 3)) * block.scaling).chunk(3, dim=2)
+            queries = [query, *(turned(query, index, frequencies) for index in (to_before, to_older))]
+            products = grouped_product(torch.cat(queries, dim=2), key.transpose(2, 3))
+        own, before, older = products.unflatten(2, (3, -1)).unbind(2)
         behind = (block.query_ids // self.chunk)[:, None, :, None] - (block.key_ids // self.chunk)[:, None, None]
         return torch.where(behind == 0, own, torch.where(behind == 1, before, older))
 
