@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from transformers import DynamicCache
 
 from bipe_hf.model import modeling_bipe_gpt_neox, modeling_bipe_llama
 from bipe_hf.model.alibi_bipe import alibi_slopes
@@ -15,9 +16,11 @@ from bipe_hf.model.attention_bipe import rotate_by_head
 from bipe_hf.model.index_steps_bipe import IndexSteps
 from bipe_hf.model.inter_terms_bipe import InterTerms, PairIds
 from bipe_hf.model.logits_bipe import LogitsBlock, attention_with_logits, grouped_product
+from bipe_hf.model.segmentation_bipe import segment_tokens
+from bipe_hf.model.sepllm_cache_bipe import SepLLMCache
 
 from .golden import Found, Golden, UnsupportedError
-from .one_layer import OneLayer, set_values
+from .one_layer import FAMILIES, OneLayer, set_values
 
 
 ROTATE = {
@@ -259,6 +262,90 @@ def hirope(golden: Golden, family: str) -> Iterator[Found]:
 
 
 @torch.no_grad()
+def dca(golden: Golden, family: str) -> Iterator[Found]:
+    """The layer, and the distances, read from the angles of a slow pair.
+
+    The factor `mscale` is here that of a text which ends at the query, theirs that of the whole input: a row has it
+    in a model whose length in training is as much shorter.
+    """
+    config, x = golden.config, golden["x"]
+    shape = {"heads": config["num_heads"], "key_heads": config["num_key_value_heads"], "head_dim": config["head_dim"]}
+    chunks = {"dca_chunk_size": config["chunk_size"], "dca_window": config["local_window"]}
+    whole = {"rope_type": "default"} | ({"partial_rotary_factor": 1.0} if family == "gpt_neox" else {})
+    rope = {"rope_parameters": {"rope_theta": config["rope_theta"]} | whole}
+    plain = {"inter_encoding": "dca", "dca_train_length": config["pretraining_length"], **chunks, **rope}
+
+    def output(**fields: int | str) -> torch.Tensor:
+        layer = OneLayer(family, **shape, hidden=x.shape[-1], **plain | fields)
+        layer.load(*(golden.values(f"{name}_proj") for name in "qkvo"))
+        return layer(x)[0]
+
+    yield Found("output", output())
+    length = x.shape[1]
+    if "mscale.output" in golden:
+        trained = config["mscale"]["max_position_embeddings"]
+        for row in range(length):
+            shorter, rest = divmod((row + 1) * trained, length)
+            if rest == 0:
+                found = output(dca_train_length=shorter, dca_mscale="log")
+                yield Found("mscale.output", found[:, row], lambda expected, row=row: expected[:, row])
+
+    turn = 1 / (2 * max(config["chunk_size"], 2 * config["chunk_len"]))  # no distance is half a turn of the slow pair
+    slow = {"rope_parameters": {"rope_theta": turn**-2} | whole}
+    layer = OneLayer(family, heads=1, key_heads=1, head_dim=4, hidden=4, **plain | slow)
+    segments = layer.model.segment(None, torch.zeros(1, length, 4))
+    terms = layer.model.inter_encoding(segments, torch.zeros(1, length, 4))
+    is_visible = torch.ones(length, length).tril().bool()[None, None]
+    ids, products = segments.segment_ids, []
+    key = torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(1, 1, length, 4)
+    for query in (key, key.roll(2, dims=-1)):  # the second is a quarter of a turn ahead
+        turned = ROTATE[family](query, key, *terms.rotary)
+        block = LogitsBlock(*turned, key, None, is_visible, ids, ids, 1.0)
+        products.append(layer.attention.layer_logits.products(block)[0, 0])
+    cosine, sine = products
+    yield Found("relative_positions", (torch.atan2(-sine, cosine) / turn).round().long().tril())
+
+
+@torch.no_grad()
+def sepllm(golden: Golden, family: str) -> Iterator[Found]:
+    """Who sees whom, segments, and what a stream of tokens leaves in the cache."""
+    config, ids = golden.config, golden["input_ids"]
+    config_class, model_class = FAMILIES[family]
+    shape = {"hidden_size": 32, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4}
+    shape |= {"vocab_size": config["vocabulary"], "separator_token_ids": config["separator_token_ids"]}
+    is_separator = torch.isin(ids, torch.tensor(config["separator_token_ids"]))
+    segments = segment_tokens(is_separator)  # of padding too, as theirs
+    yield Found("bipe.intra_positions", segments.intra_positions)
+    yield Found("bipe.segment_ids", segments.segment_ids)
+
+    limits = {"sepllm_initial_tokens": config["initial_tokens"], "sepllm_neighbors": config["neighbours"]}
+    model = model_class(config_class(**shape, **limits, attn_implementation="eager")).eval()
+    is_token = ids != config["padding_token_id"]
+
+    def sees(**mask: torch.Tensor) -> torch.Tensor:
+        weights = model(ids, **mask, use_cache=False, output_attentions=True).attentions[0]
+        return (weights.gt(0).any(dim=1) & is_token[:, None])[is_token]
+
+    def of_tokens(expected: torch.Tensor) -> torch.Tensor:  # what padding sees means nothing
+        return expected[:, 0][is_token]
+
+    yield Found("mask", sees(), of_tokens)  # whose initial tokens are the first columns
+    yield Found("mask_left_padded", sees(attention_mask=is_token.long()), of_tokens)
+
+    model = model_class(config_class(**shape)).eval()
+    sizes, stream = config["streaming"], golden["stream_ids"]
+    names = ("init_cache_size", "sep_cache_size", "local_size", "cache_size")
+    cache, full = SepLLMCache(model.config, *(sizes[name] for name in names)), DynamicCache(config=model.config)
+    kept = torch.full_like(golden["stream_kept"], -1)
+    for step in range(len(kept)):
+        for each in (cache, full):
+            model(stream[:, step : step + 1], past_key_values=each)
+        all_keys, keys = (each.layers[0].keys[0].transpose(0, 1).flatten(1) for each in (full, cache))
+        kept[step, : len(keys)] = (keys[:, None] == all_keys).all(-1).long().argmax(-1)
+    yield Found("stream_kept", kept)
+
+
+@torch.no_grad()
 def path(golden: Golden, family: str) -> Iterator[Found]:
     """The operator, whose vectors, strengths and gates are given."""
     query, key, value = (golden[name].transpose(1, 2) for name in "qkv")
@@ -324,6 +411,8 @@ CHECKERS: dict[str, Callable[[Golden, str], Iterator[Found]]] = {
     "DAPE": dape,
     "DAPE V2": dape,
     "HiRoPE": hirope,
+    "DCA": dca,
+    "SepLLM": sepllm,
     "PaTH attention": path,
     "Selective RoPE": selective_rope,
 }

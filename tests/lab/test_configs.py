@@ -40,6 +40,9 @@ FAMILIES = {
         "tiny_selective_rope.yaml",
         "tiny_cope.yaml",
         "tiny_dape.yaml",
+        "tiny_fire.yaml",
+        "tiny_hirope.yaml",
+        "tiny_dca.yaml",
     ),
 }
 ENCODING_KEYS = {
@@ -50,6 +53,9 @@ ENCODING_KEYS = {
     "max_segment_length",
     "intra_initializer_range",
     "alibi_slope_scale",
+    "fixed_segment_length",
+    "dca_train_length",
+    "hirope_window",
     "hybrid_max_period",
     "hybrid_slow_pairs",
     "hybrid_alibi_scale",

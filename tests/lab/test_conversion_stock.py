@@ -749,6 +749,77 @@ def test_an_encoding_that_is_named_starts_where_the_stock_model_is(checkpoint, o
     models[1].base_model.move_fields(**{name: last for name, (_, last) in schedule.items()})
 
 
+# Longer texts without training
+
+
+PARTIAL = {"llama": {}, "gpt_neox": {"rotary_pct": 0.5}}  # a fast and a slow pair
+
+
+def models_of(*folders):
+    return [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in folders]
+
+
+@every_family
+@pytest.mark.parametrize(
+    ("encoding", "same", "note"),
+    [
+        ("dca", 97, "chunks of 80, at most 96 apart, in tokens; texts of up to 97 tokens are what they were"),
+        ("hirope", 100, "pairs of more than 128 tokens turn with the segment beyond the window; texts of up to 100"),
+    ],
+)
+@torch.no_grad()
+def test_dca_and_hirope_are_the_stock_model_in_short_texts(checkpoint, output, family, encoding, same, note):
+    stock = checkpoint(family, max_position_embeddings=128, **PARTIAL[family])
+    window = {"hirope_window": 100} if encoding == "hirope" else {}
+    report = convert_stock_checkpoint(stock, output, encoding=encoding, **window)
+    assert note in str(report)
+    assert_same_weights(family, stock, output)
+    ids = torch.arange(300)[None] % 280
+    expected, found = (model(ids).logits for model in models_of(stock, output))
+    torch.testing.assert_close(found[:, :same], expected[:, :same], rtol=0, atol=2e-5)
+    assert (found - expected)[:, same + 50 :].abs().max() > 0.01
+
+
+@every_family
+@pytest.mark.parametrize("encoding", ["linear", "dynamic", "yarn"])
+@torch.no_grad()
+def test_scaled_angles_are_those_of_the_stock_class(checkpoint, output, family, encoding):
+    stock = checkpoint(family, max_position_embeddings=128, **PARTIAL[family])
+    words = ["--from", "stock", "--encoding", encoding, *([] if encoding == "dynamic" else ["--factor", "4"])]
+    assert main(["convert", str(stock), str(output), *words]) == 0
+    assert_same_weights(family, stock, output)
+    config = saved_config(output)
+    factor, length = (1.0, 128) if encoding == "dynamic" else (4.0, 512)
+    original = {"original_max_position_embeddings": 128} if encoding == "yarn" else {}
+    rope = saved_config(stock)["rope_parameters"] | {"rope_type": encoding, "factor": factor} | original
+    assert (config["rope_parameters"], config["max_position_embeddings"]) == (rope, length)
+    ids = torch.arange(300)[None] % 280
+    plain, ours = models_of(stock, output)
+    if encoding == "dynamic":
+        assert torch.equal(ours(ids[:, :128]).logits, plain(ids[:, :128]).logits)
+    edit_config(stock, rope_parameters=rope, max_position_embeddings=length)
+    (theirs,) = models_of(stock)
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)
+    assert (ours(ids).logits - plain(ids).logits).abs().max() > 0.01
+
+
+def test_the_report_says_how_angles_are_scaled(checkpoint, output):
+    stock = checkpoint("llama", max_position_embeddings=128)
+    notes = convert_stock_checkpoint(stock, output, encoding="yarn", factor=2.5).notes
+    scaled = "rotary angles are scaled (yarn, factor 2.5) at every length; max_position_embeddings 128 is 320 now"
+    assert notes[0] == scaled
+    assert notes[-1].startswith("step 0 costs")
+    notes = convert_stock_checkpoint(stock, output, encoding="dynamic", factor=2, overwrite=True).notes
+    assert notes[0].startswith("rotary angles are scaled (dynamic, factor 2) by the longest text")
+
+
+def test_angles_are_not_scaled_twice(checkpoint, output):
+    stock = checkpoint("llama", rope_parameters=DYNAMIC)
+    scaled = "'yarn': the angles of the checkpoint are scaled already, by 'dynamic'"
+    refused(stock, output, scaled, encoding="yarn", factor=2)
+    refused(stock, output, "'dca' must have rope_type 'default'", encoding="dca")
+
+
 def test_what_step_zero_costs_is_measured_on_the_text_that_is_given(checkpoint, output, tokenizer, tmp_path):
     """By hand: the losses of both models on the whole text, and the exponential of their difference."""
     file = tmp_path / "text.txt"
@@ -796,11 +867,14 @@ def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
     assert (config["hybrid_slow_pairs"], config["logn_train_length"]) == ("segments", 128)
 
 
+TAKEN_OVER = "rope, xpos, alibi, hybrid, hirope, dca, none"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inter_encoding": "magic"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 'magic'"),
-        ({"inter_encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
+        ({"inter_encoding": "magic"}, f"inter_encoding must be one of {TAKEN_OVER}, got 'magic'"),
+        ({"inter_encoding": "t5"}, f"inter_encoding must be one of {TAKEN_OVER}, got 't5'"),
         ({"inter_encoding": "hybrid"}, "needs hybrid_max_period"),
         ({"hybrid_max_period": 64}, "hybrid_max_period: 64 given, but only inter_encoding hybrid or hirope or axes"),
         ({"hybrid_alibi_scale": 2}, "hybrid_alibi_scale: 2 given, but only inter_encoding hybrid or axes reads it"),
@@ -810,19 +884,34 @@ def test_every_field_of_the_encoding_is_a_flag(checkpoint, output):
         ),
         ({"hybrid_slow_pairs": "none"}, "hybrid_slow_pairs: 'none' given, but only inter_encoding hybrid reads it"),
         ({"encoding": "bipe_rop"}, "encoding must be one of rope, .*, got 'bipe_rop'; did you mean bipe_rope?"),
-        ({"encoding": "t5"}, "inter_encoding must be one of rope, xpos, alibi, hybrid, none, got 't5'"),
+        ({"encoding": "t5"}, f"inter_encoding must be one of {TAKEN_OVER}, got 't5'"),
         ({"encoding": "rope", "separators": "lines"}, "separators: 'lines' given, but only segmentation separators"),
         (
             {"encoding": "rope", "alibi_slope_scale": 2.0},
             "alibi_slope_scale: 2.0 given, but only inter_encoding alibi",
         ),
+        (
+            {"encoding": "yarm"},
+            "encoding must be one of rope, .*, dynamic, yarn, got 'yarm'; did you mean yarn",
+        ),
+        ({"encoding": "yarn"}, "encoding 'yarn' needs factor, from 1 on: .* got None"),
+        ({"encoding": "linear", "factor": 0.5}, "encoding 'linear' needs factor, from 1 on: .* got 0.5"),
+        ({"encoding": "rope", "factor": 2.0}, "factor: 2 given, but only encoding linear, dynamic, yarn reads it"),
+        (
+            {"encoding": "yarn", "factor": 2.0, "segmentation": "document"},
+            "encoding 'yarn' scales RoPE over tokens, got inter_encoding 'rope' over document",
+        ),
+        (
+            {"encoding": "bipe_dca", "separators": "lines"},
+            "inter_encoding 'dca' needs dca_train_length, at least 2 segments",
+        ),
         ({"hidden_size": 64}, "hidden_size: there is no such field to set"),
         ({"max_segment_lenght": 64}, "max_segment_lenght: there is no such field to set; did you mean max_segment_l"),
-        ({"fixed_segment_length": 64}, "fixed_segment_length: there is no such field to set"),
+        ({"fixed_segment_length": 64}, "fixed_segment_length: 64 given, but only segmentation fixed reads it"),
         ({"intra_initializer_range": 0.1}, "only intra_init normal reads it"),
-        ({"segmentation": "fixed"}, "segmentation must be one of separators, tokens, document, got 'fixed'"),
+        ({"segmentation": "fixed"}, "segmentation 'fixed' needs fixed_segment_length, at least 1 token, got None"),
         ({"intra_encoding": "magic"}, "intra_encoding must be one of learned, sinusoidal, none, got 'magic'"),
-        ({"segmentation": "magic"}, "segmentation must be one of separators, tokens, document, got 'magic'"),
+        ({"segmentation": "magic"}, "segmentation must be one of separators, fixed, tokens, document, got 'magic'"),
         ({"intra_init": "ones"}, "intra_init must be one of zeros, normal, got 'ones'"),
         ({"max_segment_length": 0}, "max_segment_length must be at least 1 token, got 0"),
         ({"inter_encoding": "alibi", "alibi_slope_scale": 0}, "alibi_slope_scale must lie between"),

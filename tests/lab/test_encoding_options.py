@@ -32,11 +32,12 @@ def error_line(capsys) -> str:
 
 @pytest.mark.parametrize("name", ENCODING_NAMES)
 def test_a_name_gives_what_for_encoding_gives(name):
-    settings = PretrainSettings.from_dict({"encoding": name, "train_length": 128, **SHAPE})
+    needed = {"dca_train_length": 9} if name == "bipe_dca" else {}
+    settings = PretrainSettings.from_dict({"encoding": name, "train_length": 128, **needed, **SHAPE})
     config = build_config(settings.model, settings.data).to_dict()
     levels = encoding_levels(name)
     token_ids = {"separator_token_ids": [0], "inner_separator_token_ids": [[0]] * (len(levels) - 1)}
-    expected = BipeLlamaConfig.for_encoding(name, train_length=128, **token_ids, **SHAPE).to_dict()
+    expected = BipeLlamaConfig.for_encoding(name, train_length=128, **needed, **token_ids, **SHAPE).to_dict()
     for field in own_fields().keys() - token_ids.keys():
         assert config[field] == expected[field], field
     assert config["max_position_embeddings"] == 128
@@ -246,7 +247,7 @@ known = configuration_bipe.own_fields()
 configuration_bipe.own_fields = lambda: known | {"made_up": dataclasses.fields(made_up)[0]}
 
 from bipe_hf.commands import main
-from bipe_hf.lab.conversion.stock import _spelt_out, stock_options
+from bipe_hf.lab.conversion.stock import _spelt_out
 from bipe_hf.lab.training import PretrainSettings
 
 assert PretrainSettings.read(sys.argv[1], ["--made_up", "7"]).model.config_fields()["made_up"] == 7

@@ -58,6 +58,7 @@ EXPECTED = {
             "hybrid_max_period": 128,
         },
     ),
+    "dca": ("DCA", {"inter_encoding": "dca", "dca_train_length": 128, **OVER_TOKENS}),
     "sinusoidal": (
         "sinusoidal APE",
         {
@@ -87,6 +88,7 @@ EXPECTED = {
     "bipe_dape": ("BiPE-DAPE", {"inter_encoding": "dape", **BILEVEL}),
     "bipe_dape_v2": ("BiPE-DAPE V2", {"inter_encoding": "dape_v2", **BILEVEL}),
     "bipe_hirope": ("BiPE-HiRoPE", {"inter_encoding": "hirope", "hybrid_max_period": 128, **BILEVEL}),
+    "bipe_dca": ("BiPE-DCA", {"inter_encoding": "dca", **BILEVEL}),
     "bipe_nope": ("learned APE in segments", {"inter_encoding": "none", **BILEVEL}),
     "bipe_hybrid": ("hybrid over segments", {**HYBRID, "segmentation": "separators"}),
     "bipe_rope_local": ("BiPE-RoPE and local layers", {"inter_encoding": "rope", **LOCAL, **BILEVEL}),
@@ -109,10 +111,13 @@ EXPECTED = {
 }
 
 
-def token_ids_of(name):
-    """The separators of an encoding, of all its levels."""
+def needed_by(name):
+    """What no train length gives: the separators of an encoding, of all its levels, and the segments that BiPE-DCA has
+    seen.
+    """
     inner = {"inner_separator_token_ids": [[4], [5, 6]]} if "levels" in name else {}
-    return {"separator_token_ids": [3], **inner}
+    length = {"dca_train_length": 9} if name == "bipe_dca" else {}
+    return {"separator_token_ids": [3], **inner, **length}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -132,8 +137,8 @@ def separators_of(tokenizer, preset):
 def test_every_name_has_its_fields(family):
     assert tuple(EXPECTED) == ENCODING_NAMES
     for name, (label, fields) in EXPECTED.items():
-        config = family.config.for_encoding(name, train_length=128, vocab_size=60, **token_ids_of(name), **SHAPE)
-        given = {**fields, **token_ids_of(name), "max_position_embeddings": 128}
+        config = family.config.for_encoding(name, train_length=128, vocab_size=60, **needed_by(name), **SHAPE)
+        given = {**fields, **needed_by(name), "max_position_embeddings": 128}
         assert config.to_dict() == family.config(**{**given, "vocab_size": 60, **SHAPE}).to_dict(), name
         assert config.encoding_label == label
 
@@ -141,7 +146,7 @@ def test_every_name_has_its_fields(family):
 def test_the_label_of_a_configuration_is_the_inverse_of_its_name(family):
     labels = []
     for name in ENCODING_NAMES:
-        config = family.config.for_encoding(name, train_length=128, **token_ids_of(name))
+        config = family.config.for_encoding(name, train_length=128, **needed_by(name))
         assert encoding_name(config.encoding_label) == name
         labels.append(config.encoding_label)
     assert len(set(labels)) == len(ENCODING_NAMES)
@@ -212,6 +217,8 @@ def test_the_saved_configuration_holds_the_fields_and_not_the_name(family, tmp_p
         (3, {}, "encoding must be one of rope, .*, got 3$"),
         ("hybrid", {}, "encoding 'hybrid' needs train_length, from which hybrid_max_period follows"),
         ("learned", {}, "encoding 'learned' needs train_length, from which max_segment_length follows"),
+        ("dca", {}, "encoding 'dca' needs train_length, from which dca_train_length follows"),
+        ("bipe_dca", {"train_length": 128, "separator_token_ids": [3]}, "'dca' needs dca_train_length, .* segments"),
         ("bipe_hybrid", {"train_length": 0}, "train_length must be a number of tokens from 1 on, got 0"),
         ("rope", {"train_length": 2.5}, "train_length must be a number of tokens from 1 on, got 2.5"),
         ("bipe_rope", {}, "encoding 'bipe_rope' ends segments at separators: give tokenizer or separator_token_ids"),

@@ -167,7 +167,8 @@ def family(request):
 @pytest.mark.parametrize("inter_encoding", INTER_ENCODINGS)
 @torch.no_grad()
 def test_joined_columns_of_a_tokenizer_change_nothing(family, inter_encoding, levels):
-    model = make_model(family, inter_encoding=inter_encoding, hybrid_max_period=16, log_scale_train_length=9, **levels)
+    fields = {"hybrid_max_period": 16, "dca_train_length": 8, "log_scale_train_length": 9}
+    model = make_model(family, inter_encoding=inter_encoding, **fields, **levels)
     config = model.config
     tokenizer = BipeTokenizer.from_tokenizer(
         make_word_tokenizer(), levels=[config.separator_token_ids, *config.inner_separator_token_ids]

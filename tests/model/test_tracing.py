@@ -25,6 +25,7 @@ ENCODINGS = {
     "cope": {"inter_encoding": "cope"},
     "dape_v2": {"inter_encoding": "dape_v2"},
     "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 16.0, "hirope_window": 4},
+    "dca": {"inter_encoding": "dca", "dca_train_length": 8},
     "selective_rope": {"inter_encoding": "selective_rope"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},

@@ -12,8 +12,9 @@ HELP = "make a BiPE model of a checkpoint in the format of the BiPE authors' rel
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.common.encoding_options import ENCODING_HELP, flag_type, option_help
-    from ..lab.conversion.stock import ACCEPTED, INTRA_INITS, stock_options
+    from ..lab.common.encoding_options import ENCODING_HELP, encoding_options, flag_type, option_help
+    from ..lab.conversion.scaling import SCALINGS
+    from ..lab.conversion.stock import ACCEPTED, INTRA_INITS
 
     parser.add_argument(
         "checkpoint",
@@ -48,9 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoding",
         metavar="NAME",
         help=f"{ENCODING_HELP}; where it can it starts as the stock model and moves from there while it trains"
-        " (encoding_schedule of pretrain)",
+        f" (encoding_schedule of pretrain). For longer texts without training: dca, hirope, {', '.join(SCALINGS)}; the"
+        " last three are RoPE with the scaling of transformers that has this name",
     )
-    for name, field in stock_options().items():
+    stock.add_argument(
+        "--factor",
+        type=float,
+        metavar="X",
+        help=f"with --encoding {', '.join(SCALINGS)}: how many times longer texts shall be than CHECKPOINT is declared"
+        " for; of dynamic, which follows the length of a text, how much more than that (1 by default)",
+    )
+    for name, field in encoding_options().items():
         choices = ACCEPTED.get(name, field.metadata["choices"])
         stock.add_argument(
             f"--{name.replace('_', '-')}",
@@ -75,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts and prints what changed, and what that costs."""
+    from ..lab.common.encoding_options import encoding_options
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
-    from ..lab.conversion.stock import stock_options
 
-    flags = ("encoding", *stock_options(), "intra_init", "text", "revision")
+    flags = ("encoding", "factor", *encoding_options(), "intra_init", "text", "revision")
     given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
     given |= given_separators(arguments)
     if arguments.source == "authors":

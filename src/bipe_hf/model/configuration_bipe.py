@@ -25,7 +25,7 @@ from .version_bipe import __version__
 logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
-    *("rope", "xpos", "alibi", "hybrid", "hirope", "axes", "kerple", "t5", "fire"),
+    *("rope", "xpos", "alibi", "hybrid", "hirope", "dca", "axes", "kerple", "t5", "fire"),
     *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
@@ -37,6 +37,7 @@ CABLE_KINDS = ("weighted", "unweighted", "released")
 SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
 PATH_GATES = ("none", "fox")
+DCA_MSCALES = ("none", "log")
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -115,7 +116,8 @@ class BipeConfigMixin(PreTrainedConfig):
         "rope",
         "relative encoding over segments (see the classes of `inter_bipe`); kerple, t5 and fire have a bias for"
         " each pair of tokens: their memory grows with the square of the length, and flash attention cannot compute"
-        " them; cope, dape, hirope, path and cable_kernel change the logits of blocks of queries, on sdpa and eager",
+        " them; cope, dape, hirope, dca, path and cable_kernel change the logits of blocks of queries, on sdpa and"
+        " eager",
         choices=INTER_ENCODINGS,
     )
     intra_encoding: str = _field(
@@ -195,6 +197,29 @@ class BipeConfigMixin(PreTrainedConfig):
         512,
         "tokens, the query's own included, that a query of HiRoPE sees as RoPE does; 1: there is no window",
         read_by={"inter_encoding": ("hirope",)},
+    )
+    dca_train_length: int | None = _field(
+        None,
+        "how long a text was in training, in tokens or, where segments are longer, in segments, of which"
+        " `bipe-hf segments` counts those of a block; DCA leaves no pair farther apart",
+        read_by={"inter_encoding": ("dca",)},
+    )
+    dca_chunk_size: int | None = _field(
+        None,
+        "longest distance of DCA, in tokens or segments; by default three quarters of dca_train_length",
+        read_by={"inter_encoding": ("dca",)},
+    )
+    dca_window: int | None = _field(
+        None,
+        "by how much a chunk of DCA is shorter than that distance: the first tokens or segments of a chunk, this many"
+        " and one more, see the chunk before it at the right distance; by default an eighth of dca_train_length",
+        read_by={"inter_encoding": ("dca",)},
+    )
+    dca_mscale: str = _field(
+        "none",
+        "factor on logits of DCA, log: one that grows with the logarithm of what a query sees beyond dca_train_length",
+        choices=DCA_MSCALES,
+        read_by={"inter_encoding": ("dca",)},
     )
     hybrid_slow_pairs: str = _field(
         "none",
@@ -517,6 +542,8 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if self.layer_encodings:
             self._validate_layers()
+        if self.inter_encoding == "dca":
+            self._validate_dca()
         if self.inter_encoding in WITH_TOKEN_PAIRS:
             self._validate_token_pairs()
         if self.inter_encoding == "hybrid":
@@ -570,6 +597,26 @@ class BipeConfigMixin(PreTrainedConfig):
                 f" need no scaling, got {self.rope_parameters['rope_type']!r}"
             )
 
+    def _validate_dca(self):
+        if self.dca_train_length is None or self.dca_train_length < 2:
+            unit = "tokens" if self.segmentation == "tokens" else "segments (bipe-hf segments counts those of a block)"
+            raise InputError(
+                f"inter_encoding 'dca' needs dca_train_length, at least 2 {unit}: how long a text was in training, got"
+                f" {self.dca_train_length}"
+            )
+        size, chunk = self.dca_distance_and_chunk
+        if not 1 <= size <= self.dca_train_length:
+            raise InputError(
+                f"dca_chunk_size must lie between 1 and dca_train_length ({self.dca_train_length}), got {size}"
+            )
+        if not 1 <= chunk <= size:
+            raise InputError(f"dca_window must lie between 0 and {size - 1}, below dca_chunk_size, got {size - chunk}")
+        if self.rope_parameters["rope_type"] != "default":
+            raise InputError(
+                "rope_parameters of inter_encoding 'dca' must have rope_type 'default': its distances are those of"
+                f" training and need no scaling, got {self.rope_parameters['rope_type']!r}"
+            )
+
     def _validate_hybrid(self):
         if self.token_share != 0 and self.hybrid_slow_pairs == "none":
             raise InputError(
@@ -609,6 +656,8 @@ class BipeConfigMixin(PreTrainedConfig):
         - `"rnope"`: RoPE over tokens and no position, by turns of layers; `"rnope_local"`: the same with a window of
           a quarter of `train_length` (`local_window`) where there is RoPE. `"bipe_rope_local"`, `"bipe_alibi_local"`:
           such local layers and layers with BiPE, by turns.
+        - `"dca"`: RoPE over tokens in chunks, whose distances stay within `train_length` (`dca_train_length`);
+          `"bipe_dca"` over segments, whose `dca_train_length`, in segments, must be given.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
         - `"path"`, `"path_fox"`: products over tokens of factors that every layer learns, as their paper has them, the
           second with forget gates.
@@ -657,6 +706,13 @@ class BipeConfigMixin(PreTrainedConfig):
                 f" (BipeTokenizer.from_tokenizer(tokenizer, {wanted}))"
             )
         return cls(**fields)
+
+    @property
+    def dca_distance_and_chunk(self) -> tuple[int, int]:
+        """The longest distance of DCA and the length of its chunks, in tokens or segments."""
+        size, window = self.dca_chunk_size, self.dca_window
+        size = self.dca_train_length * 3 // 4 if size is None else size
+        return size, size - (self.dca_train_length // 8 if window is None else window)
 
     @property
     def encoding_label(self) -> str:

@@ -137,6 +137,9 @@ ENCODINGS = {
             },
         )
     ),
+    "dca": _over_tokens("DCA", "dca")._replace(
+        from_train_length={"dca_train_length": lambda train_length: train_length}
+    ),
     "sinusoidal": _over_document("sinusoidal APE", "sinusoidal"),
     "learned": _over_document("learned APE", "learned"),
     "bipe_rope": _bilevel("BiPE-RoPE", "rope"),
@@ -155,6 +158,7 @@ ENCODINGS = {
     "bipe_dape": _bilevel("BiPE-DAPE", "dape"),
     "bipe_dape_v2": _bilevel("BiPE-DAPE V2", "dape_v2"),
     "bipe_hirope": _hirope(_bilevel("BiPE-HiRoPE", "hirope")),
+    "bipe_dca": _bilevel("BiPE-DCA", "dca"),
     "bipe_nope": _bilevel("learned APE in segments", "none"),
     "bipe_hybrid": _hybrid("hybrid over segments", "separators", "clauses"),
     "bipe_rope_local": _every_other(_bilevel("BiPE-RoPE", "rope"), "BiPE-RoPE and local layers", "local"),

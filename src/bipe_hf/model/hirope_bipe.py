@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from .logits_bipe import LayerLogits, LogitsBlock, grouped_product
-from .rotary_pairs_bipe import is_fast, rotary_dimensions
+from .rotary_pairs_bipe import default_frequencies, is_fast, rotary_dimensions, turned
 
 
 class HiropeLogits(LayerLogits):
@@ -44,16 +44,6 @@ class HiropeLogits(LayerLogits):
         return logits
 
     def slow_frequencies(self, device: torch.device) -> torch.Tensor:
-        """Of each pair, 0 of those that are fast; of shape `(pairs,)`. A cast of the model would round a buffer."""
-        pairs = torch.arange(0, self.turning, 2, device=device).float() / self.turning
-        frequencies = 1.0 / self.theta**pairs  # as transformers has them
+        """Of each pair, 0 of those that are fast; of shape `(pairs,)`."""
+        frequencies = default_frequencies(self.theta, self.turning, device)
         return frequencies * ~is_fast(frequencies, self.max_period)
-
-
-def turned(heads: torch.Tensor, index: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """Pairs of `(batch, heads, length, head_dim)` turned further by an index of shape `(batch, length)`."""
-    angles = index[:, None, :, None].to(heads.dtype) * frequencies.to(heads.dtype)
-    cos, sin = angles.cos(), angles.sin()
-    half = len(frequencies)
-    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

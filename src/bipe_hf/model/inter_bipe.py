@@ -17,6 +17,7 @@ from .cable_bipe import CableDecrements
 from .cable_kernel_bipe import CableKernelLogits
 from .cope_bipe import CopeLogits
 from .dape_bipe import DapeLogits, DapeV2Logits
+from .dca_bipe import DcaLogits
 from .errors_bipe import InputError
 from .fox_bipe import ForgetGate
 from .fox_pro_bipe import ProMixing
@@ -206,6 +207,35 @@ class HiropeInterEncoding(HybridInterEncoding):
         """Nothing: no field moves."""
 
 
+class DcaInterEncoding(InterEncoding):
+    """Dual Chunk Attention: rotary pairs turn with the place in a chunk of tokens or segments (see [`DcaLogits`]).
+
+    With `dca_mscale="log"` logits are multiplied by `(0.05 ln(n / dca_train_length) + 1) ** 2` once n, the tokens or
+    segments up to the query, are more than in training. The authors' code takes the n of the whole input, and leaves
+    cached keys with the factor of their time; here the factor is the query's own, so that no step changes another.
+    """
+
+    logits_class = DcaLogits
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        _, self.chunk = config.dca_distance_and_chunk
+        self.mscale_length = config.dca_train_length if config.dca_mscale == "log" else None
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        rotary = self.rotary_emb(hidden_states, position_ids=segments.segment_ids % self.chunk)
+        return super().forward(segments, hidden_states)._replace(rotary=rotary)
+
+    def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
+        scale = super().query_scale(segments, dtype)
+        if self.mscale_length is None:
+            return scale
+        longer = ((segments.segment_ids + 1).float() / self.mscale_length).clamp(min=1.0)
+        mscale = (0.05 * longer.log() + 1).square()[:, None, :, None].to(dtype)
+        return mscale if scale is None else scale * mscale
+
+
 class AxesInterEncoding(InterEncoding):
     """Rotary pairs turn with the indices inside a segment and with the token, with ALiBi over segments.
 
@@ -324,6 +354,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "alibi": AlibiInterEncoding,
     "hybrid": HybridInterEncoding,
     "hirope": HiropeInterEncoding,
+    "dca": DcaInterEncoding,
     "axes": AxesInterEncoding,
     "kerple": KerpleInterEncoding,
     "t5": T5InterEncoding,

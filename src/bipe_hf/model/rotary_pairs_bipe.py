@@ -1,4 +1,4 @@
-"""Rotary pairs: how many there are, and which are fast."""
+"""Rotary pairs: how many there are, how fast they turn, and turning them."""
 
 import math
 
@@ -14,3 +14,20 @@ def rotary_dimensions(config: PreTrainedConfig, head_dim: int) -> int:
 def is_fast(frequencies: torch.Tensor, max_period: float) -> torch.Tensor:
     """Whether a pair has a wavelength of at most `max_period` tokens, for `(pairs,)` frequencies in radians."""
     return 2 * math.pi / frequencies.double() <= max_period
+
+
+def default_frequencies(theta: float, turning: int, device: torch.device) -> torch.Tensor:
+    """Of each pair in radians, of shape `(pairs,)`, as transformers has them for `turning` dimensions.
+
+    They are made when they are read: a cast of the model would round a buffer.
+    """
+    return 1.0 / theta ** (torch.arange(0, turning, 2, device=device).float() / turning)
+
+
+def turned(heads: torch.Tensor, index: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Pairs of `(batch, heads, length, head_dim)` turned further by an index of shape `(batch, length)`."""
+    angles = index[:, None, :, None].to(heads.dtype) * frequencies.to(heads.dtype)
+    cos, sin = angles.cos(), angles.sin()
+    half = len(frequencies)
+    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

@@ -23,6 +23,7 @@ FILES = (
     "cope_bipe.py",
     "counting_bipe.py",
     "dape_bipe.py",
+    "dca_bipe.py",
     "edit_bipe.py",
     "encodings_bipe.py",
     "errors_bipe.py",

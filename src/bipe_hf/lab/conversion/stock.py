@@ -8,7 +8,6 @@ they are.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,14 @@ from transformers import (
 )
 
 from ...hub.origin import describe_origin
-from ...model.configuration_bipe import BipeConfigMixin, BipeGPTNeoXConfig, BipeLlamaConfig, why_unread
-from ...model.encodings_bipe import encoding_levels
+from ...model.configuration_bipe import (
+    SEGMENTATIONS,
+    BipeConfigMixin,
+    BipeGPTNeoXConfig,
+    BipeLlamaConfig,
+    why_unread,
+)
+from ...model.encodings_bipe import ENCODING_NAMES, encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
 from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
@@ -33,6 +38,7 @@ from ..common.checkpoints import checkpoint_folder
 from ..common.encoding_options import encoding_options, spelt_out
 from ..common.files import read_json, user_path
 from .report import ConversionReport, check_output, make_config, save
+from .scaling import SCALINGS, check_factor, scaled
 from .step_zero import measure_step_zero, read_sample
 from .weights import (
     build_model,
@@ -67,15 +73,16 @@ SEPARATORS_SHOWN = 12
 
 
 # Those that add no weights that would have to be learnt first.
-STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "none")
-STOCK_SEGMENTATIONS = ("separators", "tokens", "document")
+STOCK_ENCODINGS = ("rope", "xpos", "alibi", "hybrid", "hirope", "dca", "none")
+# Those that reach beyond the length of the checkpoint without training.
+TRAINING_FREE = ("hirope", "dca")
 # The most that ALiBi may take from a logit, within the length of the checkpoint, where an encoding is named.
 FIRST_BIAS = 0.1
 # Where a schedule leads that scale: more costs SmolLM2 more than some dozen steps bring back.
 LAST_ALIBI_SCALE = 0.02
 # What step 0 may cost without a word of advice.
 CHEAP = 0.01
-ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": STOCK_SEGMENTATIONS}
+ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": SEGMENTATIONS}
 # What is no field, and the one that it decides.
 DECIDES = {
     "separators": "separator_token_ids",
@@ -89,6 +96,7 @@ def convert_stock_checkpoint(
     output: str | Path,
     *,
     encoding: str | None = None,
+    factor: float | None = None,
     separators: str | Sequence[int | str] | None = None,
     levels: Sequence[str | Sequence[int | str]] | None = None,
     intra_init: str | None = None,
@@ -111,6 +119,10 @@ def convert_stock_checkpoint(
             Name of a positional encoding, whose fields hold as [`BipeLlamaConfig.for_encoding`] has them, derived from
             the length that the checkpoint is declared for, but for those of [`first_fields`]: where the maths allows
             the model starts as the stock one, and `encoding_schedule` of `bipe-hf pretrain` leads it to the encoding.
+            Or `"linear"`, `"dynamic"` or `"yarn"`: RoPE over tokens with that scaling in `rope_parameters`.
+        factor (`float`, *optional*):
+            Of these three: how many times longer texts shall be than `max_position_embeddings`, which moves with it;
+            of `"dynamic"`, which follows the length of a text, how much more than that (1 by default).
         separators (`str` or a list of `int` and `str`, *optional*):
             Tokens that end a segment, for `segmentation="separators"`, as [`BipeTokenizer.from_tokenizer`] takes them;
             by default those of `encoding`, or `"sentences"`. Must be token ids where the checkpoint has no
@@ -126,7 +138,7 @@ def convert_stock_checkpoint(
             declared for; by default 1,024 tokens of the documentation that comes with Python.
         overwrite: write into a folder that is not empty.
         fields: fields of [`BipeLlamaConfig`], whose defaults hold; they win over those of `encoding`. Encodings that
-            need weights which no stock model has (all but `STOCK_ENCODINGS`) and `segmentation="fixed"` are refused.
+            need weights which no stock model has (all but `STOCK_ENCODINGS`) are refused.
 
     Returns:
         [`ConversionReport`]
@@ -139,6 +151,13 @@ def convert_stock_checkpoint(
             would read it, or if `output` is the checkpoint.
     """
     # Before anything is downloaded, from where the length is known.
+    names = (*ENCODING_NAMES, *SCALINGS)
+    if encoding is not None and encoding not in names:
+        hint = did_you_mean(encoding, names)
+        raise InputError(f"encoding must be one of {', '.join(names)}, got {encoding!r}{hint}")
+    factor, scaling = check_factor(encoding, factor), None
+    if encoding in SCALINGS:
+        encoding, scaling = "rope", encoding
     if separators is not None and levels is not None:
         raise InputError("separators and levels: the first of the levels are the separators; give levels alone")
     if separators is not None and encoding is not None and len(encoding_levels(encoding)) > 1:
@@ -167,6 +186,9 @@ def convert_stock_checkpoint(
     config = make_config(config_class, carried | own)
     described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
     report = ConversionReport(name, output, described, parameters=0)
+    if scaling is not None:
+        config, note = scaled(config, scaling, factor)
+        report.notes.append(note)
     if no_padding:
         report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
     tokenizer = _tokenizer(folder, levels, config, report)
@@ -188,21 +210,11 @@ def convert_stock_checkpoint(
     return report
 
 
-def stock_options() -> dict[str, Field]:
-    """The fields that can be set for a stock checkpoint: those that something reads where segments are of a kind that
-    is accepted."""
-    return {
-        name: field
-        for name, field in encoding_options().items()
-        if set(field.metadata["read_by"].get("segmentation", STOCK_SEGMENTATIONS)) & set(STOCK_SEGMENTATIONS)
-    }
-
-
 def _spelt_out(encoding: str | None, fields: dict[str, Any], train_length: int) -> dict[str, Any]:
     """All fields of the positional encoding, those that nobody gives at their defaults."""
     for name in fields:
-        if name not in stock_options():
-            raise InputError(f"{name}: there is no such field to set{did_you_mean(name, stock_options())}")
+        if name not in encoding_options():
+            raise InputError(f"{name}: there is no such field to set{did_you_mean(name, encoding_options())}")
     defaults = {name: field.default for name, field in encoding_options().items()}
     if encoding is None:
         return defaults | fields
@@ -386,6 +398,19 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
             f"rotary pairs of more than {config.hybrid_max_period:g} tokens, with which the weights were trained,"
             f" {slow}{alibi if config.hybrid_alibi_scale else ''}"
         )
+    elif config.inter_encoding == "hirope":
+        report.notes.append(
+            f"rotary pairs of more than {config.hybrid_max_period:g} tokens turn with the segment beyond the window;"
+            f" texts of up to {config.hirope_window:,} tokens are what they were to the stock model"
+        )
+    elif config.inter_encoding == "dca":
+        longest, chunk = config.dca_distance_and_chunk
+        unit = "tokens" if config.segmentation == "tokens" else "segments, where the weights were trained with tokens"
+        same = f"; texts of up to {longest + 1:,} tokens are what they were to the stock model"
+        report.notes.append(
+            f"rotary angles are those of chunks of {chunk:,}, at most {longest:,} apart, in {unit}"
+            + (same if config.segmentation == "tokens" else "")
+        )
     elif config.inter_encoding == "xpos":
         report.notes.append(f"rotary angles follow {index}, the decay of xPos segments; the weights know neither")
     elif config.inter_encoding != "rope":
@@ -409,6 +434,9 @@ def note_step_zero(config: PreTrainedConfig, report: ConversionReport) -> None:
         report.notes.append("what step 0 costs is not measured: that needs a tokenizer.json and a text of 2 tokens")
         return
     report.notes.append(str(report.step_zero))
+    is_scaled = config.inter_encoding == "rope" and config.segmentation == "tokens"
+    if is_scaled or config.inter_encoding in TRAINING_FREE:
+        return
     if report.step_zero.cost > CHEAP:
         report.notes.append(
             "--encoding bipe_hybrid or bipe_rope starts where the stock model is, and moves from there while it trains"
