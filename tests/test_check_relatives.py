@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from naive_relatives import Maker, Shape, cable, cope, dape, fox, hirope, path, selective_rope
+from naive_relatives import Maker, Shape, cable, cope, dape, dca, fox, hirope, path, selective_rope, sepllm
 from paths import GOLDEN_RELATIVES, ROOT
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +32,8 @@ MADE = {
     "dape_v2": ("DAPE V2", dape, {"kernel": 5, "fire_length": 40}),
     "hirope": ("HiRoPE", hirope, {}),
     "hirope, all slow": ("HiRoPE", hirope, {"low": 0, "window": 6}),
+    "dca": ("DCA", dca, {}),
+    "sepllm": ("SepLLM", sepllm, {}),
     "path": ("PaTH attention", path, {"length": 150}),
     "selective_rope": ("Selective RoPE", selective_rope, {}),
     "selective_rope, best": ("Selective RoPE", selective_rope, {"activation": "silu", "has_gate": True, "kernel": 2}),
@@ -70,7 +72,7 @@ def test_other_shapes_and_options_are_computed_too(tmp_path, capsys, name, shape
     out = capsys.readouterr().out
     assert "llama" in out
     assert "FAILED" not in out
-    has_keys = name.split(",")[0] not in ("dape", "dape_v2")
+    has_keys = name.split(",")[0] not in ("dape", "dape_v2", "sepllm")
     assert ("GPT-NeoX has no grouped keys" in out) == (has_keys and shape is GROUPED)
 
 

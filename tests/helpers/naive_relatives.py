@@ -271,6 +271,93 @@ def hirope(maker, low=4, window=3, theta=500.0, unit_lengths=(2, 5, 1, 4)):
     return {"low_dimensions": low, "window": window, "rope_theta": theta}
 
 
+def dca(maker, trained=9, chunk=6, window=2, theta=50.0):
+    """The last row alone has the factor of a text that ends there."""
+    shape, length, pairs = maker.shape, 30, maker.shape.head_dim // 2
+    x = maker.draw("x", 1, length, shape.hidden, std=1.0)
+    sizes = {"q": shape.heads, "k": shape.key_heads, "v": shape.key_heads}
+    query, key, value = (
+        by_head(maker.linear(f"{name}_proj", heads * shape.head_dim, shape.hidden, has_bias=False)(x), heads)
+        for name, heads in sizes.items()
+    )
+    out = maker.linear("o_proj", shape.hidden, shape.heads * shape.head_dim, has_bias=False)
+    long = chunk - window
+    distances = torch.zeros(length, length, dtype=torch.long)
+    for i in range(length):
+        for j in range(i + 1):
+            behind = i // long - j // long
+            turn = (
+                i % long if behind == 0 else min(i % long + long, chunk) if behind == 1 else min(2 * long - 1, chunk)
+            )
+            distances[i, j] = turn - j % long
+    maker.tensors["relative_positions"] = distances
+    query, key = (torch.complex(*each.split(pairs, dim=-1)) for each in (query, repeated(key, shape.group)))
+    angles = distances[..., None] * theta ** (-2 * torch.arange(pairs).double() / shape.head_dim)
+    products = query[..., :, None, :] * key[..., None, :, :].conj() * torch.polar(torch.ones_like(angles), angles)
+    logits = products.real.sum(-1) * shape.head_dim**-0.5
+    value, longer = repeated(value, shape.group), 15
+    for name, factor in (("output", 1.0), ("mscale.output", 0.05 * math.log(length / longer) + 1)):
+        maker.keep(name, out(mixed(weights_of(factor**2 * logits), value)))
+    return {
+        "num_heads": shape.heads,
+        "num_key_value_heads": shape.key_heads,
+        "head_dim": shape.head_dim,
+        "rope_theta": theta,
+        "pretraining_length": trained,
+        "chunk_size": chunk,
+        "local_window": window,
+        "chunk_len": long,
+        "mscale": {"max_position_embeddings": longer},
+    }
+
+
+def sepllm(maker, length=50, initial=4, neighbours=5, padding=7):
+    separators, sizes = [2, 5, 9], (1, 3, 6, 15)
+    ids = torch.randint(1, 11, (2, length), generator=maker.generator)
+    ids[0, :padding] = 0
+    stream = torch.randint(1, 11, (1, 90), generator=maker.generator)
+    maker.tensors |= {"input_ids": ids, "stream_ids": stream}
+    is_separator = torch.isin(ids, torch.tensor(separators))
+    ended = torch.nn.functional.pad(is_separator.cumsum(1), (1, -1))
+    maker.tensors["bipe.segment_ids"] = ended
+    places = [[list(row[:at]).count(row[at]) for at in range(length)] for row in ended.tolist()]
+    maker.tensors["bipe.intra_positions"] = torch.tensor(places)
+    for name, is_counted in (("mask", False), ("mask_left_padded", True)):
+        sees = torch.zeros(2, 1, length, length, dtype=torch.bool)
+        for row, first in enumerate((padding, 0)):
+            start = first if is_counted else 0
+            for i in range(length):
+                for j in range(first, i + 1):
+                    sees[row, 0, i, j] = j - start < initial or is_separator[row, j] or i - j < neighbours
+        maker.tensors[name] = sees
+    names = ("init_cache_size", "sep_cache_size", "local_size", "cache_size")
+    limits = dict(zip(("initial_tokens", "separators", "neighbors", "capacity"), sizes, strict=True))
+    steps = kept_in_a_stream(torch.isin(stream[0], torch.tensor(separators)).tolist(), **limits)
+    maker.tensors["stream_kept"] = torch.tensor([step + [-1] * (sizes[3] + 1 - len(step)) for step in steps])
+    return {
+        "vocabulary": 11,
+        "separator_token_ids": separators,
+        "padding_token_id": 0,
+        "initial_tokens": initial,
+        "neighbours": neighbours,
+        "streaming": dict(zip(names, sizes, strict=True)),
+    }
+
+
+def kept_in_a_stream(is_separator, *, initial_tokens, separators, neighbors, capacity):
+    """The tokens that SepLLM's cache keeps after each token, in its order."""
+    initial, marks, others, steps = [], [], [], []
+    for token in range(len(is_separator)):
+        (initial if token < initial_tokens else others).append(token)
+        if len(initial + marks + others) > capacity:
+            marks += [each for each in others[:-neighbors] if is_separator[each]]
+            others = others[-neighbors:]
+            while len(marks) > separators:
+                marks.pop(0)
+        steps.append(initial + marks + others)
+    return steps
+
+
 def path(maker, length):
     """Longer than a chunk of keys; token by token."""
     shape, batch = maker.shape, 2

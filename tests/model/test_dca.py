@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 import torch
 from families import FAMILIES, pairs
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from two_rows import (
     CACHES,
     IDS,
@@ -18,7 +17,6 @@ from two_rows import (
 )
 
 from bipe_hf.model import logits_bipe
-from bipe_hf.model.logits_bipe import LogitsBlock
 
 
 def dca(tiny_model, family, **fields):

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from families import FAMILIES, pairs
+from naive_relatives import kept_in_a_stream
 from paths import GOLDEN_RELATIVES, ROOT
 from safetensors.torch import load_file
 from tiny import LEVELS
@@ -47,24 +48,10 @@ def no_gradients():
         yield
 
 
-def naive_kept(is_separator, *, initial_tokens, separators, neighbors, capacity):
-    """The tokens that are kept after each token, in the order of the cache."""
-    initial, marks, others, steps = [], [], [], []
-    for token in range(len(is_separator)):
-        (initial if token < initial_tokens else others).append(token)
-        if len(initial + marks + others) > capacity:
-            marks += [each for each in others[:-neighbors] if is_separator[each]]
-            others = others[-neighbors:]
-            while len(marks) > separators:
-                marks.pop(0)
-        steps.append(initial + marks + others)
-    return steps
-
-
 def naive_logits(model, ids, limits):
     """Of one row without padding: a forward without a cache in which each token sees what was kept before it."""
     is_separator = torch.isin(ids, torch.tensor(model.config.separator_token_ids))
-    kept = [[], *naive_kept(is_separator.tolist(), **limits)]
+    kept = [[], *kept_in_a_stream(is_separator.tolist(), **limits)]
     sees = torch.tensor([[j == i or j in kept[i] for j in range(len(ids))] for i in range(len(ids))])
     neighbors = model.config.sepllm_neighbors
     if neighbors is not None:
