@@ -32,6 +32,7 @@ ENCODINGS = {
     "kerple": {"inter_encoding": "kerple"},
     "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 20.0, "hirope_window": 5},
     "cope": {"inter_encoding": "cope"},
+    "dca": {"inter_encoding": "dca", "dca_train_length": 6},  # chunks of 4 segments
     "levels": {"inter_encoding": "rope", **LEVELS},
     "axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
     "masked": {"inter_encoding": "rope", "sepllm_neighbors": 6},
@@ -236,10 +237,14 @@ def test_what_cannot_be_is_a_clear_error_and_changes_nothing(family, tiny_model)
             model(IDS, past_key_values=other)
         with pytest.raises(ValueError, match=f"needs a DynamicCache that a BiPE model has filled, .* got .*{found}"):
             edit_cache(model, other, IDS, 7, 8, new_ids)
-    for name, fields in (("fox", {}), ("cable", {}), ("selective_rope", {}), ("cope", {"cope_gates": "own_keys"})):
-        other = tiny_model(family, inter_encoding=name, **fields)
-        with pytest.raises(ValueError, match=f"inter_encoding='{name}' leaves a state of all tokens before"):
+    names = ("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope")
+    for name in names:
+        other = tiny_model(family, inter_encoding=name, cope_gates="own_keys" if name == "cope" else "keys")
+        with pytest.raises(ValueError, match=f"inter_encoding='{name}' keeps what every layer has read"):
             edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
+    other = tiny_model(family, layer_encodings=["rope", "inter"])
+    with pytest.raises(ValueError, match="turns the keys of all layers alike, which layer_encodings makes differ"):
+        edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
     scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     other = make(family, rope_parameters=scaling, hidden_size=64)  # of one pair it makes no frequency
     with pytest.raises(ValueError, match="rope_type 'dynamic' turns keys by frequencies that follow the length"):

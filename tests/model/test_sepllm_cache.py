@@ -242,6 +242,9 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
         other = tiny_model(family, inter_encoding=encoding, hybrid_max_period=20.0)
         with pytest.raises(ValueError, match=f"SepLLMCache hides keys, .* inter_encoding='{encoding}'"):
             other(IDS, past_key_values=SepLLMCache(other.config))
+    local = tiny_model(family, layer_encodings=["local", "inter"], local_window=4)
+    with pytest.raises(ValueError, match="among which the window of local layers could not be counted"):
+        local(IDS, past_key_values=SepLLMCache(local.config))
     with pytest.raises(ValueError, match="attention_mask must have the shape"):
         model(IDS, attention_mask=torch.ones(2, 1, 30, 30).bool(), past_key_values=SepLLMCache(model.config))
     with pytest.raises(ValueError, match="assisted decoding takes tokens back, which a SepLLMCache cannot"):

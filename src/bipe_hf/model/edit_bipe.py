@@ -45,13 +45,18 @@ def edit_cache(
 
     Raises:
         ValueError: if the places or shapes do not fit the prompt or the cache; if the cache is no plain dynamic one
-            (static, quantized, bounded, sliding), or holds padding; if the model has an encoding that leaves a state
-            of the tokens before in every layer (`fox`, `cable`, `selective_rope`, `cope` with `own_keys`), or
-            frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
+            (static, quantized, bounded, sliding), or holds padding; if the model has an encoding that keeps what every
+            layer has read of the tokens (`fox`, `cable`, `selective_rope`, `path`, `cope` with `own_keys`), layers
+            that differ, or frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
     """
     base = model.get_decoder()
     _check_encoding(base.config, base.inter_encoding)
     history = _checked_history(cache)
+    if history.layer_states:
+        raise InputError(
+            f"edit_cache: inter_encoding={base.config.inter_encoding!r} keeps what every layer has read of the tokens,"
+            " which no turn of the keys follows. Encode the edited prompt"
+        )
     _check_prompt(history, input_ids, start, stop, new_ids)
 
     edited_ids = torch.cat([input_ids[:, :start], new_ids, input_ids[:, stop:]], dim=1)
@@ -83,11 +88,10 @@ def edit_cache(
 
 
 def _check_encoding(config: PreTrainedConfig, inter_encoding: InterEncoding) -> None:
-    has_own_keys = config.inter_encoding == "cope" and config.cope_gates == "own_keys"
-    if inter_encoding.layer_class is not None or has_own_keys:
+    if config.layer_encodings:
         raise InputError(
-            f"edit_cache: inter_encoding={config.inter_encoding!r} leaves a state of all tokens before in every layer,"
-            " which no turn of the keys follows. Encode the edited prompt"
+            "edit_cache turns the keys of all layers alike, which layer_encodings makes differ. Encode the edited"
+            " prompt"
         )
     rope_type = config.rope_parameters["rope_type"]
     if isinstance(inter_encoding, RotaryInterEncoding) and rope_type in ("dynamic", "longrope"):
@@ -151,16 +155,10 @@ def _moved(
     if keys.shape[2] == 0:
         return layers
     exact = keys.new_empty(len(keys), keys.shape[2], 1, dtype=torch.promote_types(keys.dtype, torch.float32))
-    none = torch.zeros_like(new.segment_ids)
-    change = new._replace(
-        segment_ids=new.segment_ids - old.segment_id,
-        token_positions=new.token_positions - old.token_position,
-        intra_positions=none,  # what stands behind an edit has kept its place inside the segment
-        inner_indices=(none,) * len(new.inner_indices),
-    )
-    turn = inter_encoding.turn(change, exact)
-    columns = inter_encoding(new, exact.to(keys.dtype)).columns
+    # what stands behind an edit has kept its place inside the segment
     was = new._replace(segment_ids=old.segment_id, token_positions=old.token_position)
+    turn = inter_encoding.turn(new, was, exact)
+    columns = inter_encoding(new, exact.to(keys.dtype)).columns
     scales = [inter_encoding(segments, exact).key_scale for segments in (new, was)]
     scale = None if scales[0] is None else scales[0] / scales[1]
 

@@ -57,16 +57,26 @@ class InterEncoding(nn.Module):
         """
         return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
 
-    def turn(self, change: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """cos and sin of the angles by which cached keys turn where positions change.
+    def turn(
+        self, new: Segments, old: Segments, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """cos and sin of the angles by which cached keys turn where segments and tokens change.
 
         Args:
-            change ([`Segments`]): new positions minus old ones.
+            new ([`Segments`]): where the tokens of the keys are.
+            old ([`Segments`]): where they were, at the same places inside their segments.
             hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
 
         Returns:
             Each of shape `(batch, length, rotary dimensions)`; None where positions turn no key.
         """
+        none = torch.zeros_like(new.segment_ids)
+        change = new._replace(
+            segment_ids=new.segment_ids - old.segment_ids,
+            token_positions=new.token_positions - old.token_positions,
+            intra_positions=none,
+            inner_indices=(none,) * len(new.inner_indices),
+        )
         return self(change, hidden_states).rotary
 
     def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:

@@ -66,9 +66,9 @@ class RotaryInterEncoding(InterEncoding):
         index = rotary_index(segments, self.token_share)
         return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=index))
 
-    def turn(self, change: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def turn(self, new: Segments, old: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As every inter encoding; without the factor that a scaling puts on both, which a cached key has already."""
-        cos, sin = super().turn(change, hidden_states)
+        cos, sin = super().turn(new, old, hidden_states)
         return cos / self.rotary_emb.attention_scaling, sin / self.rotary_emb.attention_scaling
 
 
@@ -226,6 +226,10 @@ class DcaInterEncoding(InterEncoding):
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         rotary = self.rotary_emb(hidden_states, position_ids=segments.segment_ids % self.chunk)
         return super().forward(segments, hidden_states)._replace(rotary=rotary)
+
+    def turn(self, new: Segments, old: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        change = new.segment_ids % self.chunk - old.segment_ids % self.chunk
+        return self.rotary_emb(hidden_states, position_ids=change)
 
     def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
         scale = super().query_scale(segments, dtype)

@@ -481,6 +481,8 @@ class BipeModelMixin:
             raise InputError(
                 f"{name} hides keys, all of which inter_encoding={self.config.inter_encoding!r} must see to count"
             )
+        if name == "SepLLMCache" and "local" in self.config.layer_encodings:
+            raise InputError("SepLLMCache drops keys, among which the window of local layers could not be counted")
         if input_ids is None:
             raise InputError(f"{name} reads separators from input_ids, inputs_embeds was given alone")
         if attention_mask is not None and len(attention_mask.shape) != 2:
