@@ -112,7 +112,8 @@ def tiny_relative():
     def relative(model, **fields):
         divides = fields.get("segmentation") != "tokens" and fields.get("intra_encoding") != "none"
         levels = LEVELS if model.config.inner_separator_token_ids and divides else {}
-        own = {"inter_encoding": model.config.inter_encoding, "hybrid_max_period": model.config.hybrid_max_period}
+        kept = ("inter_encoding", "hybrid_max_period", "dca_train_length")
+        own = {name: getattr(model.config, name) for name in kept}
         if model.config.inter_encoding == "axes" and not divides:  # nothing is left that could turn
             own = {"inter_encoding": "alibi"}
         return _tiny_model(family_of(model), **{**own, **levels, **fields})

@@ -809,6 +809,7 @@ def test_the_report_says_how_angles_are_scaled(checkpoint, output):
     scaled = "rotary angles are scaled (yarn, factor 2.5) at every length; max_position_embeddings 128 is 320 now"
     assert notes[0] == scaled
     assert notes[-1].startswith("step 0 costs")
+    assert "converted to RoPE with yarn scaling" in (output / "README.md").read_text()
     notes = convert_stock_checkpoint(stock, output, encoding="dynamic", factor=2, overwrite=True).notes
     assert notes[0].startswith("rotary angles are scaled (dynamic, factor 2) by the longest text")
 

@@ -21,6 +21,7 @@ ENCODINGS = {
     "bipe_cable": {"inter_encoding": "cable"},
     "bipe_cope": {"inter_encoding": "cope", "cope_gates": "own_keys"},
     "bipe_dape": {"inter_encoding": "dape"},
+    "bipe_dca": {"inter_encoding": "dca", "dca_train_length": 4},
     "bipe_levels": {"inter_encoding": "rope", **LEVELS},
     "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
 }
