@@ -22,7 +22,7 @@ SLOW_PARAMETERS = {
     "test_a_comparison_runs_with_its_configuration": ["extension", "books"],
     "test_a_model_loads_without_the_package": ["gpt_neox-Model", "gpt_neox-ForSequence"],
     "test_a_model_saved_without_the_package_is_complete": ["gpt_neox"],
-    "test_a_traced_model_serves_every_batch_and_length": ["gpt_neox", "fire", "cope"],
+    "test_a_traced_model_serves_every_batch_and_length": ["gpt_neox", "fire", "cope", "path"],
     "test_accumulated_batches_train_as_one_batch": ["gpt_neox"],
     "test_answers_are_those_of_one_request_at_a_time": ["levels-auto", "gpt_neox-alibi-auto"],
     "test_attention_weights_follow_the_formula": [

@@ -365,7 +365,7 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
         ({"logn_train_length": 1}, "logn_train_length must be None or at least 2"),
         (
             {"inter_encoding": "ape"},
-            "hybrid, hirope, dca, axes, kerple, t5, fire, fox, cable, selective_rope, cope, dape, dape_v2, none",
+            "hybrid, hirope, dca, axes, kerple, t5, fire, fox, fox_pro, cable, .*, dape_v2, none",
         ),
         ({"fox_gate": "half"}, "fox_gate must be one of full, bias_only, fixed, got 'half'"),
         ({"fox_rotation": "xpos"}, "fox_rotation must be one of none, rope, got 'xpos'"),

@@ -22,6 +22,7 @@ ENCODINGS = {
     "fox": {"inter_encoding": "fox"},
     "cable": {"inter_encoding": "cable"},
     "fire": {"inter_encoding": "fire"},
+    "path": {"inter_encoding": "path", "path_gates": "fox"},
     "cope": {"inter_encoding": "cope"},
     "dape_v2": {"inter_encoding": "dape_v2"},
     "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 16.0, "hirope_window": 4},
