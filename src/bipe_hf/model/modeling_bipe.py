@@ -435,6 +435,8 @@ class BipeModelMixin:
             raise InputError(
                 f"{name} hides keys, all of which inter_encoding={self.config.inter_encoding!r} must see to count"
             )
+        if torch.jit.is_tracing():
+            raise InputError(f"{name}: torch.jit.trace cannot follow how its mask is made. Use torch.export")
         if input_ids is None:
             raise InputError(f"{name} reads separators from input_ids, inputs_embeds was given alone")
         if attention_mask is not None and len(attention_mask.shape) != 2:
