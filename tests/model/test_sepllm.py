@@ -224,6 +224,21 @@ def test_generate_compiles_once(family, tiny_model):
     torch._dynamo.reset()
 
 
+@torch.no_grad()
+def test_one_exported_program_serves_every_batch_and_length(family, tiny_model):
+    model = tiny_model(family, **SEPLLM)
+    dims = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
+    inputs = {"input_ids": IDS[:, :12].clone(), "attention_mask": padding_in_all_places()[:, :12].clone()}
+    shapes = {**dict.fromkeys(inputs, dims), "use_cache": None}
+    program = torch.export.export(model, (), {**inputs, "use_cache": False}, dynamic_shapes=shapes).module()
+    for length in (2, 12, 30):
+        mask = padding_in_all_places()[:, :length]
+        given = {"input_ids": IDS[:, :length], "attention_mask": mask, "use_cache": False}
+        found, expected = (call(**given).logits[mask.bool()] for call in (program, model))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_what_cannot_be_is_a_clear_error(family, tiny_model):
     make = FAMILIES[family].make_config
     with pytest.raises(ValueError, match="sepllm_neighbors must be None or at least 1 token, got 0"):
@@ -244,3 +259,5 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
         model(inputs_embeds=embeddings, segment_ids=torch.zeros_like(IDS))
     with pytest.raises(ValueError, match="attention_mask must have the shape"):
         model(IDS, attention_mask=torch.ones(2, 1, 30, 30).bool())
+    with pytest.raises(ValueError, match=r"sepllm_neighbors: torch\.jit\.trace cannot follow"):
+        torch.jit.trace(model, example_kwarg_inputs={"input_ids": IDS}, check_trace=False)

@@ -30,7 +30,6 @@ ENCODINGS = {
     "selective_rope": {"inter_encoding": "selective_rope"},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
     "levels": {"inter_encoding": "alibi", **LEVELS},
-    "sepllm": {"sepllm_neighbors": 3, "sepllm_initial_tokens": 1},
 }
 SHAPES = [(1, 2), (3, 40), (2, 12)]
 

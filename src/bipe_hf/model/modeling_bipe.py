@@ -483,6 +483,8 @@ class BipeModelMixin:
             )
         if name == "SepLLMCache" and "local" in self.config.layer_encodings:
             raise InputError("SepLLMCache drops keys, among which the window of local layers could not be counted")
+        if torch.jit.is_tracing():
+            raise InputError(f"{name}: torch.jit.trace cannot follow how its mask is made. Use torch.export")
         if input_ids is None:
             raise InputError(f"{name} reads separators from input_ids, inputs_embeds was given alone")
         if attention_mask is not None and len(attention_mask.shape) != 2:
