@@ -51,10 +51,11 @@ def naive_rotation(config, head_dim, segment, token, inside):
     for i, (frequency, _, _) in enumerate(pairs):
         query = key = 1 + 0j
         index = config.token_share * token + (1 - config.token_share) * segment
-        turns = config.inter_encoding == "fox" and config.fox_rotation == "rope"
-        if turns or config.inter_encoding in ("rope", "xpos"):
+        added = config.added_rotation if config.inter_encoding in ("fox", "cable") else "none"
+        is_fast = config.inter_encoding == "hybrid" or added == "fast"
+        if added == "rope" or config.inter_encoding in ("rope", "xpos"):
             query = key = cmath.exp(1j * frequency * index)
-        elif config.inter_encoding == "hybrid" and 2 * math.pi / frequency <= config.hybrid_max_period:
+        elif is_fast and 2 * math.pi / frequency <= config.hybrid_max_period:
             query = key = cmath.exp(1j * frequency * token)
         elif config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "segments":
             query = key = cmath.exp(1j * frequency * index)

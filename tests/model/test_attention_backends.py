@@ -11,7 +11,7 @@ ENCODINGS = {
     "alibi": {"inter_encoding": "alibi"},
     "alibi with log scale": {"inter_encoding": "alibi", "log_scale_train_length": 16, "intra_encoding": "sinusoidal"},
     "nope": {"inter_encoding": "none"},
-    "fox": {"inter_encoding": "fox", "fox_rotation": "rope"},
+    "fox": {"inter_encoding": "fox", "added_rotation": "rope"},
     "cable": {"inter_encoding": "cable"},
     "local": {"inter_encoding": "alibi", "layer_encodings": ["local", "inter"], "local_window": 5},
     "levels": {"inter_encoding": "rope", "inner_separator_token_ids": [[4, 5], [6, 7, 8]], "max_inner_index": 2},

@@ -31,7 +31,7 @@ EXPECTED = {
     "t5": ("T5 bias", {"inter_encoding": "t5", **OVER_TOKENS}),
     "fire": ("FIRE", {"inter_encoding": "fire", **OVER_TOKENS}),
     "fox": ("FoX", {"inter_encoding": "fox", **OVER_TOKENS}),
-    "fox_rope": ("FoX with RoPE", {"inter_encoding": "fox", "fox_rotation": "rope", **OVER_TOKENS}),
+    "fox_rope": ("FoX with RoPE", {"inter_encoding": "fox", "added_rotation": "rope", **OVER_TOKENS}),
     "fox_pro": ("FoX (Pro)", {"inter_encoding": "fox_pro", **OVER_TOKENS}),
     "cable": ("CABLE", {"inter_encoding": "cable", **OVER_TOKENS}),
     "cable_kernel": ("CABLE with kernel", {"inter_encoding": "cable_kernel", **OVER_TOKENS}),
@@ -109,6 +109,13 @@ EXPECTED = {
         },
     ),
 }
+
+
+RELATIVES = {"fox": "FoX", "cable": "CABLE", "cope": "CoPE", "dape": "DAPE"}
+for name, title in RELATIVES.items():
+    for prefix, label in (("", title), ("bipe_", f"BiPE-{title}")):
+        fast = {"added_rotation": "fast", "hybrid_max_period": 64.0}
+        EXPECTED[f"{prefix}{name}_fast"] = (f"{label} with fast pairs", EXPECTED[f"{prefix}{name}"][1] | fast)
 
 
 def needed_by(name):

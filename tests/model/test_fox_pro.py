@@ -40,7 +40,7 @@ def mixings(model):
 @pytest.fixture
 def model(tiny_model, family):
     """Over segments, and over tokens with RoPE."""
-    fields = {} if family == "llama" else {"segmentation": "tokens", "fox_rotation": "rope"}
+    fields = {} if family == "llama" else {"segmentation": "tokens", "added_rotation": "rope"}
     return pro(tiny_model, family, **fields)
 
 

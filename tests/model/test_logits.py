@@ -462,3 +462,21 @@ def test_the_other_weights_do_not_depend_on_the_encoding(tiny_model, family, nam
         first = [each for each in weights if each.endswith("layer_logits.first.weight")]
         assert 0 < weights[first[0]].abs().max() <= 8**-0.5
         assert not torch.equal(*(weights[each] for each in first))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cope", "dape", "dape_v2", "cable_kernel"])
+def test_fast_pairs_beside_nothing_learnt_are_a_hybrid_without_bias(tiny_model, family, name):
+    """Of DAPE with no ALiBi to speak of: what its MLP adds, and each other encoding, is 0."""
+    pairs = {"hybrid_max_period": 20.0, "segmentation": "tokens", "intra_encoding": "none"}
+    fields = {"dape_bias": "alibi", "alibi_slope_scale": 1e-6, "cable_kind": "weighted"}
+    model = fresh(tiny_model, family, inter_encoding=name, added_rotation="fast", **pairs, **fields)
+    for module in logits_modules(model):
+        for parameter in module.parameters():
+            torch.nn.init.zeros_(parameter)
+    hybrid = fresh(tiny_model, family, inter_encoding="hybrid", hybrid_alibi_scale=0.0, **pairs)
+    hybrid.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(model(IDS).logits, hybrid(IDS).logits, rtol=1e-4, atol=2e-5)
+    still = fresh(tiny_model, family, inter_encoding="none", **pairs)
+    still.load_state_dict(model.state_dict(), strict=False)
+    assert (model(IDS).logits - still(IDS).logits).abs().max() > 1e-3

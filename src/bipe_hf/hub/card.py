@@ -15,7 +15,7 @@ from ..model.configuration_bipe import (
     own_fields,
     why_unread,
 )
-from ..model.encodings_bipe import WITH_TOKEN_PAIRS
+from ..model.encodings_bipe import WITH_ADDED_ROTATION, WITH_TOKEN_PAIRS
 from ..model.separators_bipe import PRESETS
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
@@ -130,7 +130,8 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         readers = own.metadata["read_by"]
         is_told = name in ("inter_encoding", "intra_encoding") or "segmentation" in (name, *readers)
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
-        sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS
+        has_fast = config.inter_encoding in WITH_ADDED_ROTATION and config.added_rotation == "fast"
+        sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS or has_fast
         is_idle = (config.segmentation == "document" and not sees_tokens and "inter_encoding" in readers) or (
             config.segmentation == "tokens" and "intra_encoding" in readers
         )

@@ -16,7 +16,14 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .encodings_bipe import WITH_TOKEN_PAIRS, encoding_fields, encoding_label, encoding_levels, token_fields
+from .encodings_bipe import (
+    WITH_ADDED_ROTATION,
+    WITH_TOKEN_PAIRS,
+    encoding_fields,
+    encoding_label,
+    encoding_levels,
+    token_fields,
+)
 from .errors_bipe import InputError, did_you_mean
 from .travel_bipe import auto_map, check_code, write_code
 from .version_bipe import __version__
@@ -32,7 +39,7 @@ INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
 SLOW_PAIRS = ("none", "segments")
 FOX_GATES = ("full", "bias_only", "fixed")
-FOX_ROTATIONS = ("none", "rope")
+ADDED_ROTATIONS = ("none", "rope", "fast")
 CABLE_KINDS = ("weighted", "unweighted", "released")
 SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
@@ -191,7 +198,7 @@ class BipeConfigMixin(PreTrainedConfig):
         None,
         "rotary pairs of at most this wavelength, in tokens, turn with the token; half of the train length keeps those"
         " that have seen two whole turns",
-        read_by={"inter_encoding": WITH_TOKEN_PAIRS},
+        read_by={"inter_encoding": (*WITH_TOKEN_PAIRS, *WITH_ADDED_ROTATION)},
     )
     hirope_window: int = _field(
         512,
@@ -238,6 +245,13 @@ class BipeConfigMixin(PreTrainedConfig):
         "exponent put on the slopes of Press et al. before that factor, from 0 (all heads alike) to 1 (as in ALiBi)",
         read_by={"inter_encoding": ("hybrid", "axes")},
     )
+    added_rotation: str = _field(
+        "none",
+        "how queries and keys turn besides, rope: all rotary pairs with the segment (over tokens, with the token),"
+        " fast: those up to hybrid_max_period with the token",
+        choices=ADDED_ROTATIONS,
+        read_by={"inter_encoding": WITH_ADDED_ROTATION},
+    )
     fox_gate: str = _field(
         "full",
         "forget gates of FoX: full (of each token, learnt), bias_only (one number a head, learnt), fixed (not learnt)",
@@ -254,12 +268,6 @@ class BipeConfigMixin(PreTrainedConfig):
         256.0,
         "decay time of the last head; those between are spaced evenly in their logarithm",
         read_by={"inter_encoding": ("fox", "fox_pro"), "fox_gate": ("bias_only", "fixed")},
-    )
-    fox_rotation: str = _field(
-        "none",
-        "whether queries and keys of FoX turn as well, rope: with the segment (over tokens, with the token)",
-        choices=FOX_ROTATIONS,
-        read_by={"inter_encoding": ("fox", "fox_pro")},
     )
     cable_kind: str = _field(
         "weighted",
@@ -544,7 +552,8 @@ class BipeConfigMixin(PreTrainedConfig):
             self._validate_layers()
         if self.inter_encoding == "dca":
             self._validate_dca()
-        if self.inter_encoding in WITH_TOKEN_PAIRS:
+        has_fast_pairs = self.inter_encoding in WITH_ADDED_ROTATION and self.added_rotation == "fast"
+        if self.inter_encoding in WITH_TOKEN_PAIRS or has_fast_pairs:
             self._validate_token_pairs()
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()
@@ -579,11 +588,14 @@ class BipeConfigMixin(PreTrainedConfig):
             raise InputError(f"layer_encodings 'local' needs local_window, at least 1 token, got {self.local_window}")
 
     def _validate_token_pairs(self):
-        """What a hybrid, HiRoPE and axes have alike."""
+        """What all with rotary pairs of the token have alike."""
+        name = f"inter_encoding {self.inter_encoding!r}"
+        if self.inter_encoding not in WITH_TOKEN_PAIRS:
+            name += f" with added_rotation {self.added_rotation!r}"
         if self.hybrid_max_period is None or not self.hybrid_max_period > 0:
             raise InputError(
-                f"inter_encoding {self.inter_encoding!r} needs hybrid_max_period, a number of tokens above 0 such as"
-                f" half of the train length, got {self.hybrid_max_period}"
+                f"{name} needs hybrid_max_period, a number of tokens above 0 such as half of the train length, got"
+                f" {self.hybrid_max_period}"
             )
         if self.hybrid_alibi_scale != 0 and not 1e-6 <= self.hybrid_alibi_scale <= 1e6:
             raise InputError(
@@ -593,8 +605,8 @@ class BipeConfigMixin(PreTrainedConfig):
             raise InputError(f"hybrid_alibi_power must lie between 0 and 1, got {self.hybrid_alibi_power}")
         if self.rope_parameters["rope_type"] != "default":
             raise InputError(
-                f"rope_parameters of inter_encoding {self.inter_encoding!r} must have rope_type 'default': its pairs"
-                f" need no scaling, got {self.rope_parameters['rope_type']!r}"
+                f"rope_parameters of {name} must have rope_type 'default': its pairs need no scaling, got"
+                f" {self.rope_parameters['rope_type']!r}"
             )
 
     def _validate_dca(self):
@@ -663,6 +675,8 @@ class BipeConfigMixin(PreTrainedConfig):
           second with forget gates.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
           have them.
+        - `"fox_fast"`, `"cable_fast"`, `"cope_fast"`, `"dape_fast"` and the same over segments (`"bipe_fox_fast"`,
+          ...): rotary pairs of a wavelength up to half of `train_length` turn with the token besides, as in a hybrid.
         - `"sinusoidal"`, `"learned"`: absolute over the document, whose `max_segment_length` is `train_length`.
         - `"bipe_rope"`, `"bipe_alibi"`, ...: that encoding over segments, which end at separators, with a learned
           table of the places in a segment; ALiBi with the paper's factor of 96.

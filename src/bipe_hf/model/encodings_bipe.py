@@ -101,8 +101,16 @@ def _every_other(encoding: Encoding, label: str, kind: str) -> Encoding:
     )
 
 
+def _with_fast_pairs(encoding: Encoding) -> Encoding:
+    """The same, and rotary pairs that turn with the token as in a hybrid."""
+    fields = encoding.fields | {"added_rotation": "fast"}
+    return encoding._replace(label=f"{encoding.label} with fast pairs", fields=fields, from_train_length=_MAX_PERIOD)
+
+
 # Inter encodings of which fast rotary pairs turn with the token, wherever segments end.
 WITH_TOKEN_PAIRS = ("hybrid", "hirope", "axes")
+# And those that have no angles of their own, to which some can be added.
+WITH_ADDED_ROTATION = ("fox", "fox_pro", "cable", "cable_kernel", "cope", "dape", "dape_v2")
 
 ENCODINGS = {
     "rope": _over_tokens("RoPE", "rope"),
@@ -112,7 +120,7 @@ ENCODINGS = {
     "t5": _over_tokens("T5 bias", "t5"),
     "fire": _over_tokens("FIRE", "fire"),
     "fox": _over_tokens("FoX", "fox"),
-    "fox_rope": _over_tokens("FoX with RoPE", "fox", fox_rotation="rope"),
+    "fox_rope": _over_tokens("FoX with RoPE", "fox", added_rotation="rope"),
     "fox_pro": _over_tokens("FoX (Pro)", "fox_pro"),
     "cable": _over_tokens("CABLE", "cable"),
     "cable_kernel": _over_tokens("CABLE with kernel", "cable_kernel"),
@@ -169,10 +177,15 @@ ENCODINGS = {
     "bipe_levels_hybrid": _with_levels(_hybrid("hybrid", "separators"), "BiPE-hybrid with levels"),
     "bipe_levels_axes": _with_levels(_axes(), "BiPE-axes with levels"),
 }
+ENCODINGS |= {
+    f"{name}_fast": _with_fast_pairs(ENCODINGS[name])
+    for each in ("fox", "cable", "cope", "dape")
+    for name in (each, f"bipe_{each}")
+}
 ENCODING_NAMES = tuple(ENCODINGS)
 
 # A field that changes what an inter encoding is called, unless it is "none".
-_NAMED_BY = {"fox": "fox_rotation", "fox_pro": "fox_rotation", "path": "path_gates"}
+_NAMED_BY = {"path": "path_gates"}
 
 
 def _option(inter_encoding: str, fields: Mapping[str, Any]) -> str:
@@ -183,12 +196,10 @@ def _option(inter_encoding: str, fields: Mapping[str, Any]) -> str:
 _INTER_LABELS = {
     (encoding.fields["inter_encoding"], _option(encoding.fields["inter_encoding"], encoding.fields)): encoding.label
     for encoding in ENCODINGS.values()
-    if encoding.fields["segmentation"] == "tokens" and "layer_encodings" not in encoding.fields
-} | {  # which have no name, or are no encoding over tokens
-    ("fox_pro", "rope"): "FoX (Pro) with RoPE",
-    ("axes", "none"): "axes",
-    ("hirope", "none"): "HiRoPE",
-}
+    if encoding.fields["segmentation"] == "tokens"
+    and not {"layer_encodings", "added_rotation"} & encoding.fields.keys()
+} | {("axes", "none"): "axes", ("hirope", "none"): "HiRoPE"}  # which are no encoding over tokens
+_ROTATION_LABELS = {"none": "", "rope": " with RoPE", "fast": " with fast pairs"}
 
 
 def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -> dict[str, Any]:
@@ -266,14 +277,16 @@ def encoding_label(config: PreTrainedConfig) -> str:
 
 def _inter_label(config: PreTrainedConfig) -> str:
     """That of the layers that have the inter encoding."""
+    rotation = config.added_rotation if config.inter_encoding in WITH_ADDED_ROTATION else "none"
     inter = _INTER_LABELS[config.inter_encoding, _option(config.inter_encoding, vars(config))]
+    inter += _ROTATION_LABELS[rotation]
     if config.segmentation == "tokens":  # every intra position is 0: the intra encoding says nothing
         return inter
     ape = {"learned": "learned APE", "sinusoidal": "sinusoidal APE", "none": "NoPE"}[config.intra_encoding]
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding not in WITH_TOKEN_PAIRS:  # but for pairs that turn with something else
+        if config.inter_encoding not in WITH_TOKEN_PAIRS and rotation != "fast":  # but for pairs that turn otherwise
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":

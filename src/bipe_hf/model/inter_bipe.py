@@ -135,6 +135,12 @@ def hybrid_alibi(config: PreTrainedConfig, head_dim: int) -> AlibiBias:
     return AlibiBias(config.num_attention_heads, head_dim, scale, "hybrid_alibi_scale", slope_power=power)
 
 
+def fast_dimensions(rotary_emb: nn.Module, max_period: float) -> torch.Tensor:
+    """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
+    frequencies, _ = rotary_emb.compute_default_rope_parameters(rotary_emb.config)
+    return is_fast(frequencies, max_period).repeat(2)
+
+
 class HybridInterEncoding(InterEncoding):
     """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with ALiBi over
     segments, whose slopes `hybrid_alibi_power` can bring closer together.
@@ -172,9 +178,7 @@ class HybridInterEncoding(InterEncoding):
             self.alibi.set_scale(config.hybrid_alibi_scale)
 
     def fast_dimensions(self) -> torch.Tensor:
-        """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
-        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
-        return is_fast(frequencies, self.max_period).repeat(2)
+        return fast_dimensions(self.rotary_emb, self.max_period)
 
     def fill_buffers(self) -> None:
         init.copy_(self.is_fast, self.fast_dimensions())
@@ -283,23 +287,40 @@ class AxesInterEncoding(InterEncoding):
         return super().forward(segments, hidden_states)._replace(rotary=(cos, sin), columns=columns)
 
 
-class FoxInterEncoding(InterEncoding):
-    """FoX: forget gates in every layer (see [`ForgetGate`]), with RoPE over segments besides where `fox_rotation` says
-    so.
+class TurnedInterEncoding(InterEncoding):
+    """Base of those without angles of their own, to which `added_rotation` adds some: `rope` turns all pairs with the
+    segment, `fast` those of a wavelength up to `hybrid_max_period` with the token, as in a hybrid.
     """
-
-    has_columns = True
-    layer_class = ForgetGate
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
-        self.rotary_emb = rotary_class(config) if config.fox_rotation == "rope" else None
+        self.rotary_emb = None if config.added_rotation == "none" else rotary_class(config)
+        self.max_period = config.hybrid_max_period
+        has_fast = config.added_rotation == "fast"
+        self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False) if has_fast else None
+
+    def fast_dimensions(self) -> torch.Tensor:
+        return fast_dimensions(self.rotary_emb, self.max_period)
+
+    def fill_buffers(self) -> None:
+        if self.is_fast is not None:
+            init.copy_(self.is_fast, self.fast_dimensions())
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         terms = super().forward(segments, hidden_states)
         if self.rotary_emb is None:
             return terms
-        return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+        if self.is_fast is None:
+            return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=segments.segment_ids))
+        cos, sin = self.rotary_emb(hidden_states, position_ids=segments.token_positions)
+        return terms._replace(rotary=(torch.where(self.is_fast, cos, 1.0), torch.where(self.is_fast, sin, 0.0)))
+
+
+class FoxInterEncoding(TurnedInterEncoding):
+    """FoX: forget gates in every layer (see [`ForgetGate`])."""
+
+    has_columns = True
+    layer_class = ForgetGate
 
 
 class FoxProInterEncoding(FoxInterEncoding):
@@ -308,14 +329,14 @@ class FoxProInterEncoding(FoxInterEncoding):
     mixing_class = ProMixing
 
 
-class CableInterEncoding(InterEncoding):
+class CableInterEncoding(TurnedInterEncoding):
     """CABLE: learnt decrements in every layer (see [`CableDecrements`])."""
 
     has_columns = True
     layer_class = CableDecrements
 
 
-class CableKernelInterEncoding(InterEncoding):
+class CableKernelInterEncoding(TurnedInterEncoding):
     """Kernel CABLE: the logarithm of those decrements (see [`CableKernelLogits`])."""
 
     logits_class = CableKernelLogits
@@ -333,19 +354,19 @@ class PathInterEncoding(InterEncoding):
     logits_class = PathLogits
 
 
-class CopeInterEncoding(InterEncoding):
+class CopeInterEncoding(TurnedInterEncoding):
     """CoPE: positions that every layer counts (see [`CopeLogits`])."""
 
     logits_class = CopeLogits
 
 
-class DapeInterEncoding(InterEncoding):
+class DapeInterEncoding(TurnedInterEncoding):
     """DAPE: every layer adapts a bias to the logits (see [`DapeLogits`])."""
 
     logits_class = DapeLogits
 
 
-class DapeV2InterEncoding(InterEncoding):
+class DapeV2InterEncoding(TurnedInterEncoding):
     """DAPE V2: the same with neighbouring keys (see [`DapeV2Logits`])."""
 
     logits_class = DapeV2Logits
