@@ -62,7 +62,7 @@ def test_the_losses_of_documents_are_those_of_the_results(file):
 
 @pytest.mark.parametrize("file", MAPS, ids=lambda file: file.parent.name)
 def test_the_map_is_that_of_the_results(file):
-    found = read_map(file.parent, read_kinds(ROOT / "configs" / "compare_kinds"))
+    found = read_map(file.parent, read_kinds(ROOT / "configs" / f"compare_{file.parent.name}"))
     assert file.read_text() == markdown_map(found)
 
 

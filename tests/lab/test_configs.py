@@ -98,6 +98,7 @@ every_base = every("base/*.yaml")
 every_comparison = every(f"{COMPARE}*.yaml")
 every_finetuning = every(f"{FINETUNE}*.yaml")
 every_kind = every("compare_kinds/*.yaml")
+every_relative = every("compare_relatives/*.yaml")
 
 
 def arguments(path: Path):
@@ -163,7 +164,7 @@ def test_a_configuration_holds_what_differs_from_its_base_and_no_more():
                 assert there.get(key, "nothing") != value, f"{path.name}: {key}"
 
     extended = []
-    for path in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("compare_kinds/*.yaml")):
+    for path in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("*/*.yaml")):
         own = yaml.safe_load(path.read_text())
         if "extends" not in own:
             continue
@@ -380,15 +381,38 @@ def test_every_kind_of_the_map_is_there():
     assert {path.stem for path in CONFIGS.glob("compare_kinds/*")} == set(KINDS)
 
 
-@every_kind
+def test_relatives_are_compared_on_four_kinds():
+    assert {path.stem for path in CONFIGS.glob("compare_relatives/*")} == {"mathematics", "novels", "python", "tables"}
+
+
+@every_relative
+def test_relatives_are_compared_over_tokens_and_over_segments_with_and_without_fast_pairs(path):
+    entries = read_comparison(path).entries
+    labels = {name: entry.settings.given() for name, entry in entries.items()}
+    for name in ("fox", "cable", "cope", "dape"):
+        found = {
+            (given["segmentation"], given.get("added_rotation") == "fast")
+            for given in labels.values()
+            if given["inter_encoding"] == name
+        }
+        assert found == {(over, fast) for over in ("tokens", "separators") for fast in (True, False)}
+    assert {given.get("separators") for given in labels.values()} > {None}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*CONFIGS.glob("compare_kinds/*.yaml"), *CONFIGS.glob("compare_relatives/*.yaml")],
+    ids=lambda path: path.stem,
+)
 def test_every_key_of_a_kind_is_commented_and_all_share_what_is_measured(path):
     lines = path.read_text().splitlines()
     for line in lines:
         is_name = re.fullmatch(r"  \w[^:#]*:", line)
         assert not line or line.startswith("#") or " # " in line or is_name, line
-    assert f"#   bipe-hf kinds configs/compare_kinds --output results/kinds --only {path.stem}" in lines
+    what = path.parent.name.removeprefix("compare_")
+    assert f"#   bipe-hf kinds configs/compare_{what} --output results/{what} --only {path.stem}" in lines
     assert max(map(len, lines)) <= 119
-    comparison, other = read_comparison(path), read_comparison(CONFIGS / "compare_kinds" / "tables.yaml")
+    comparison, other = read_comparison(path), read_comparison(path.parent / "tables.yaml")
     assert comparison.measure == other.measure
     assert comparison.measure.unit_tokens == max(comparison.measure.lengths)
     assert list(comparison.entries) == list(other.entries)
