@@ -268,3 +268,12 @@ def test_a_field_of_the_configuration_is_a_key_and_a_flag_without_more(tmp_path)
     assert done.stdout.count("inter_encoding alibi: how many (default: 3)") == 3
     assert "--made-up X" in done.stdout
     assert "made_up: 7 given, but only inter_encoding alibi reads it" in done.stderr
+
+
+def test_a_pattern_of_layers_is_a_list_in_a_file_and_several_words_of_a_flag(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("layer_encodings: [local, inter]\nlocal_window: 8\n")
+    given = PretrainSettings.read(file, []).given()
+    assert given["layer_encodings"] == ["local", "inter"]
+    words = ["--layer-encodings", "rope", "inter", "none"]
+    assert PretrainSettings.read(file, words).given()["layer_encodings"] == ["rope", "inter", "none"]

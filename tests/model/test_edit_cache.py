@@ -33,6 +33,17 @@ ENCODINGS = {
     "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 20.0, "hirope_window": 5},
     "cope": {"inter_encoding": "cope"},
     "dca": {"inter_encoding": "dca", "dca_train_length": 6},  # chunks of 4 segments
+    "cope with rope and yarn": {
+        "inter_encoding": "cope",
+        "added_rotation": "rope",
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "rope_theta": 1e4,
+        },
+    },
+    "dape with fast pairs": {"inter_encoding": "dape", "added_rotation": "fast", "hybrid_max_period": 20.0},
     "levels": {"inter_encoding": "rope", **LEVELS},
     "axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
     "masked": {"inter_encoding": "rope", "sepllm_neighbors": 6},
@@ -246,6 +257,19 @@ def test_what_cannot_be_is_a_clear_error_and_changes_nothing(family, tiny_model)
     with pytest.raises(ValueError, match="turns the keys of all layers alike, which layer_encodings makes differ"):
         edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
     scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    other = make(family, rope_parameters=scaling, hidden_size=64)  # of one pair it makes no frequency
-    with pytest.raises(ValueError, match="rope_type 'dynamic' turns keys by frequencies that follow the length"):
-        edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
+    for fields in ({}, {"inter_encoding": "dape", "added_rotation": "rope"}):
+        other = make(family, rope_parameters=scaling, hidden_size=64, **fields)  # of one pair it makes no frequency
+        with pytest.raises(ValueError, match="rope_type 'dynamic' turns keys by frequencies that follow the length"):
+            edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
+
+
+def test_a_forward_that_fails_leaves_the_prompt_as_it_was(family, tiny_model):
+    model = tiny_model(family)
+    cache = filled(model, IDS)
+    before = copy.deepcopy(cache)
+    with pytest.raises(IndexError):
+        edit_cache(model, cache, IDS, 7, 8, torch.tensor([[1_000_000], [40]]))
+    for layer, own in zip(cache.layers[:-1], before.layers, strict=False):
+        assert torch.equal(layer.keys, own.keys)
+        assert torch.equal(layer.values, own.values)
+    assert torch.equal(cache.layers[-1].states, before.layers[-1].states)

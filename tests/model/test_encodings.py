@@ -7,8 +7,15 @@ from transformers import AutoConfig
 
 from bipe_hf import BipeLlamaConfig, BipeTokenizer
 from bipe_hf.lab.data import train_tokenizer
+from bipe_hf.model import inter_bipe
 from bipe_hf.model.configuration_bipe import INTER_ENCODINGS
-from bipe_hf.model.encodings_bipe import ENCODING_NAMES, ENCODINGS, encoding_name
+from bipe_hf.model.encodings_bipe import (
+    ENCODING_NAMES,
+    ENCODINGS,
+    FINISHED_LOGITS,
+    WITH_ADDED_ROTATION,
+    encoding_name,
+)
 
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -245,3 +252,17 @@ def test_the_map_of_methods_has_every_inter_encoding_and_every_name():
     for name, encoding in ENCODINGS.items():
         where = patterns if "layer_encodings" in encoding.fields else rows[encoding.fields["inter_encoding"]]
         assert f"`{name}`" in where
+
+
+def test_the_mask_of_sepllm_is_in_the_label():
+    config = BipeLlamaConfig(separator_token_ids=[1], sepllm_neighbors=8)
+    assert config.encoding_label == "BiPE-RoPE with SepLLM's mask"
+
+
+def test_those_that_change_finished_logits_are_named():
+    with_logits = {name for name, inter in inter_bipe.INTER_ENCODINGS.items() if inter.logits_class is not None}
+    assert with_logits == set(FINISHED_LOGITS)
+    turned = {
+        name for name, inter in inter_bipe.INTER_ENCODINGS.items() if issubclass(inter, inter_bipe.TurnedInterEncoding)
+    }
+    assert turned == set(WITH_ADDED_ROTATION)

@@ -174,6 +174,13 @@ def test_padding_between_tokens_is_no_distance_or_is_refused(family):
     model = make(family, **LOCAL)
     with pytest.raises(ValueError, match="padding between tokens of a document, which a local layer"):
         model(IDS, attention_mask=padding_in_all_places())
+    right = torch.ones_like(IDS)
+    right[0, 20:] = 0  # the tokens to come stand behind it
+    for kind in ("dynamic", "static"):
+        with pytest.raises(ValueError, match="padding between tokens of a document, which a local layer"):
+            model.generate(
+                IDS, attention_mask=right, max_new_tokens=3, pad_token_id=0, past_key_values=CACHES[kind](model.config)
+            )
 
 
 @torch.no_grad()
@@ -194,10 +201,11 @@ def test_one_graph_is_compiled_and_one_program_serves_every_length(family):
     torch.testing.assert_close(logits, model(IDS).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointing_keeps_every_gradient(family, use_reentrant):
+def test_checkpointing_keeps_every_gradient(family, use_reentrant, backend):
     """That of a learnt bias too, which some layers do not take."""
-    model = make(family, inter_encoding="kerple", **LOCAL).train()
+    model = make(family, inter_encoding="kerple", attn_implementation=backend, num_hidden_layers=4, **LOCAL).train()
     gradients = []
     for checkpointed in (False, True):
         model.zero_grad()
@@ -249,3 +257,24 @@ def test_a_pattern_cannot_change_in_place(family):
     config = make(family, **LOCAL).config
     with pytest.raises(ValueError, match="layer_encodings cannot be changed in place"):
         config.layer_encodings.append("rope")
+
+
+@torch.no_grad()
+def test_layers_that_count_tokens_have_no_factor_of_segments(family):
+    """The authors' log_scale is 0 in the first segment: a layer of RoPE over tokens would see no position there."""
+    model = make(family, layer_encodings=["rope", "inter"], log_scale_train_length=16)
+    plain = make(family, layer_encodings=["rope", "inter"])
+    first = [
+        each(IDS[:, :1].repeat(1, 5), output_hidden_states=True, use_cache=False).hidden_states[1]
+        for each in (model, plain)
+    ]
+    assert torch.equal(*first)
+
+
+def test_patterns_of_the_same_layers_have_labels_of_their_own(family):
+    labels = {
+        make(family, layer_encodings=pattern, local_window=4).config.encoding_label
+        for pattern in (["local", "inter"], ["local", "local", "inter"], ["local", "inter", "inter"])
+    }
+    assert len(labels) == 3
+    assert "BiPE-RoPE and local layers" in labels

@@ -31,6 +31,7 @@ ENCODINGS = {
     "alibi": {"inter_encoding": "alibi"},
     "fox": {"inter_encoding": "fox"},
     "kerple": {"inter_encoding": "kerple"},
+    "local layers": {"inter_encoding": "alibi", "layer_encodings": ["local", "inter"], "local_window": 7},
     "rope over tokens": {"inter_encoding": "rope", "token_share": 1.0, "intra_encoding": "none"},
 }
 
@@ -249,7 +250,7 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
         with pytest.raises(ValueError, match="sepllm_neighbors needs .* got '(tokens|fixed)'"):
             make(sepllm_neighbors=4, **fields)
     for encoding in ("cope", "dape", "dape_v2", "hirope"):
-        with pytest.raises(ValueError, match=f"sepllm_neighbors hides keys, .* inter_encoding='{encoding}'"):
+        with pytest.raises(ValueError, match=f"sepllm_neighbors does not go with inter_encoding '{encoding}'"):
             tiny_model(family, inter_encoding=encoding, hybrid_max_period=20.0, **SEPLLM)
     model = tiny_model(family, **SEPLLM)
     with pytest.raises(ValueError, match="'flash_attention_2': sepllm_neighbors hides single keys"):

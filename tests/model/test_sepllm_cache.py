@@ -29,6 +29,7 @@ ENCODINGS = {
     "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0, "hybrid_slow_pairs": "segments"},
     "kerple": {"inter_encoding": "kerple"},
     "fox": {"inter_encoding": "fox"},
+    "fox_pro": {"inter_encoding": "fox_pro"},
     "selective_rope": {"inter_encoding": "selective_rope"},
     "levels": {"inter_encoding": "rope", **LEVELS},
     "masked": {"inter_encoding": "alibi", "sepllm_neighbors": 6, "sepllm_initial_tokens": 1},
@@ -240,7 +241,7 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
             other(IDS, past_key_values=SepLLMCache(other.config))
     for encoding in ("cope", "dape", "dape_v2", "hirope"):
         other = tiny_model(family, inter_encoding=encoding, hybrid_max_period=20.0)
-        with pytest.raises(ValueError, match=f"SepLLMCache hides keys, .* inter_encoding='{encoding}'"):
+        with pytest.raises(ValueError, match=f"SepLLMCache does not go with inter_encoding '{encoding}'"):
             other(IDS, past_key_values=SepLLMCache(other.config))
     local = tiny_model(family, layer_encodings=["local", "inter"], local_window=4)
     with pytest.raises(ValueError, match="among which the window of local layers could not be counted"):

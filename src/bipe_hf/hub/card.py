@@ -57,6 +57,12 @@ _TASKS = {
 }
 _METRICS = ("accuracy", "exact_match", "f1", "perplexity")  # those that the Hub knows
 
+# Fields that the encoding, the segments and the levels of a card say.
+TOLD = (
+    *("inter_encoding", "intra_encoding", "segmentation", "fixed_segment_length"),
+    *("separator_token_ids", "inner_separator_token_ids"),
+)
+
 
 def describe(folder: Path, name: str | None, with_records: bool) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The metadata of the card of `folder` and what fills `TEMPLATE`; None where it holds no BiPE configuration.
@@ -128,13 +134,14 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
     given = config.to_dict()
     for name, own in own_fields().items():
         readers = own.metadata["read_by"]
-        is_told = name in ("inter_encoding", "intra_encoding") or "segmentation" in (name, *readers)
+        is_told = name in TOLD
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
         has_fast = config.inter_encoding in WITH_ADDED_ROTATION and config.added_rotation == "fast"
         sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS or has_fast
         is_idle = (config.segmentation == "document" and not sees_tokens and "inter_encoding" in readers) or (
             config.segmentation == "tokens" and "intra_encoding" in readers
         )
+        is_idle |= name == "sepllm_initial_tokens" and config.sepllm_neighbors is None
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
         is_idle |= name == "token_share" and (config.token_share == 0 or config.segmentation == "tokens")
         if not (is_told or is_idle or given[name] in (None, []) or why_unread(name, given)):

@@ -61,7 +61,7 @@ def bilevel_attention(
         key, value (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`)
         terms ([`InterTerms`], or a dictionary of [`LayerInputs`]):
             Where layers differ, what those of each kind receive.
-        attention_mask: in the form that the backend wants; where layers differ, theirs are taken.
+        attention_mask: in the form that the backend wants; where layers differ, that of those with the inter encoding.
         cache ([`~transformers.Cache`], *optional*): gets the keys as attention sees them, columns included.
         hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters the layer.
         rotate: the family's `apply_rotary_pos_emb`.
@@ -72,10 +72,12 @@ def bilevel_attention(
     """
     head_dim, scaling = value.shape[-1], layer.scaling
     if isinstance(terms, dict):
-        terms, attention_mask, own_kwargs = terms[layer.layer_kind]
-        if layer.layer_kind != "inter":  # whose bias it is
+        own = terms[layer.layer_kind]
+        terms = own.terms
+        if layer.layer_kind != "inter":  # whose bias and mask came by position
             kwargs.pop("position_bias", None)
-        kwargs |= own_kwargs
+            attention_mask = own.attention_mask
+            kwargs |= own.kwargs
     if layer.layer_mixing is not None:
         heads = query, key, value
         query, key, value = layer.layer_mixing(hidden_states, *heads, terms.steps, cache, layer.layer_idx)

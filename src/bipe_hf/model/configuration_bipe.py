@@ -17,6 +17,7 @@ from transformers import GPTNeoXConfig, LlamaConfig, PreTrainedConfig, PreTraine
 from transformers.utils import logging
 
 from .encodings_bipe import (
+    FINISHED_LOGITS,
     WITH_ADDED_ROTATION,
     WITH_TOKEN_PAIRS,
     encoding_fields,
@@ -519,6 +520,8 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if self.sepllm_neighbors is not None and self.sepllm_neighbors < 1:
             raise InputError(f"sepllm_neighbors must be None or at least 1 token, got {self.sepllm_neighbors}")
+        if self.sepllm_neighbors is not None and self.inter_encoding in FINISHED_LOGITS:
+            raise InputError(f"sepllm_neighbors does not go with {why_no_sepllm(self.inter_encoding)}")
         if self.sepllm_initial_tokens < 0:
             raise InputError(f"sepllm_initial_tokens must be 0 or more tokens, got {self.sepllm_initial_tokens}")
         if self.sepllm_neighbors is not None and self.segmentation != "separators":
@@ -783,6 +786,14 @@ def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) ->
     own = config.to_dict().get("rope_parameters") or {}
     kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
     return kept | given
+
+
+def why_no_sepllm(inter_encoding: str) -> str:
+    """What is said of an encoding that SepLLM's mask and cache do not go with."""
+    return (
+        f"inter_encoding {inter_encoding!r}, which changes finished logits, some by what stands beside a key. Use one"
+        " with angles, columns or a bias"
+    )
 
 
 def own_fields() -> dict[str, Field]:

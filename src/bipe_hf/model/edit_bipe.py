@@ -8,7 +8,6 @@ from .cache_bipe import SegmentHistoryLayer
 from .compatibility_bipe import CACHE_NAME
 from .errors_bipe import InputError
 from .inter_base_bipe import InterEncoding
-from .inter_bipe import RotaryInterEncoding
 from .segmentation_bipe import Segments, SegmentState
 
 
@@ -65,8 +64,8 @@ def edit_cache(
     if start == edited_ids.shape[1]:  # the end was taken away
         cache.crop(start - input_ids.shape[1])
         return edited_ids
-    before = SegmentState.from_columns(history.states[:, start - 1 : start].unbind(-1)) if start else None
-    segments = base.segment(edited_ids[:, start:], past=before)
+    past = SegmentState.from_columns(history.states[:, start - 1 : start].unbind(-1)) if start else None
+    segments = base.segment(edited_ids[:, start:], past=past)
     old = SegmentState.from_columns(history.states[:, stop:].unbind(-1))
     new = _from(segments, new_ids.shape[1])
     num_again = _last_moved(old, new.state) if base.intra_encoding is not None else 0
@@ -77,10 +76,17 @@ def edit_cache(
     layers = cache.layers[:-1]
     kept = [(layer.keys[:, :, stop + num_again :], layer.values[:, :, stop + num_again :]) for layer in layers]
     kept = _moved(base.inter_encoding, kept, old, new)
+    before, states = [(layer.keys, layer.values) for layer in layers], history.states
     cache.crop(start - input_ids.shape[1])
     again = edited_ids[:, start : start + new_ids.shape[1] + num_again]
     if again.shape[1]:
-        base(again, **{CACHE_NAME: cache})
+        try:
+            base(again, **{CACHE_NAME: cache})
+        except BaseException:  # interrupted, or out of memory: the prompt is as it was
+            for layer, (keys, values) in zip(layers, before, strict=True):
+                layer.keys, layer.values = keys, values
+            history.states = states
+            raise
     for layer, (keys, values) in zip(layers, kept, strict=True):
         layer.update(keys, values)
     history.append(new.state)
@@ -94,7 +100,7 @@ def _check_encoding(config: PreTrainedConfig, inter_encoding: InterEncoding) -> 
             " prompt"
         )
     rope_type = config.rope_parameters["rope_type"]
-    if isinstance(inter_encoding, RotaryInterEncoding) and rope_type in ("dynamic", "longrope"):
+    if inter_encoding.rotary_emb is not None and rope_type in ("dynamic", "longrope"):
         raise InputError(
             f"edit_cache: rope_type {rope_type!r} turns keys by frequencies that follow the length of the text. Encode"
             " the edited prompt"

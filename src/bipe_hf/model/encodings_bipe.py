@@ -111,6 +111,8 @@ def _with_fast_pairs(encoding: Encoding) -> Encoding:
 WITH_TOKEN_PAIRS = ("hybrid", "hirope", "axes")
 # And those that have no angles of their own, to which some can be added.
 WITH_ADDED_ROTATION = ("fox", "fox_pro", "cable", "cable_kernel", "cope", "dape", "dape_v2")
+# Those that change the logits of a layer when they are finished.
+FINISHED_LOGITS = ("hirope", "dca", "cable_kernel", "path", "cope", "dape", "dape_v2")
 
 ENCODINGS = {
     "rope": _over_tokens("RoPE", "rope"),
@@ -271,8 +273,12 @@ _LAYER_LABELS = {"rope": "RoPE", "local": "local", "none": "NoPE"}
 
 def encoding_label(config: PreTrainedConfig) -> str:
     """What the field calls the encoding of a configuration, whether or not it has a name here."""
-    others = [name for kind, name in _LAYER_LABELS.items() if kind in config.layer_encodings]
-    return _inter_label(config) + (f" and {' and '.join(others)} layers" if others else "")
+    pattern = config.layer_encodings
+    others = [name for kind, name in _LAYER_LABELS.items() if kind in pattern]
+    label = _inter_label(config) + (f" and {' and '.join(others)} layers" if others else "")
+    if len(pattern) > len(set(pattern)):
+        label += f" ({', '.join(pattern)})"
+    return label if config.sepllm_neighbors is None else f"{label} with SepLLM's mask"
 
 
 def _inter_label(config: PreTrainedConfig) -> str:

@@ -47,10 +47,12 @@ class BipeGenerationMixin:
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        if next_sequence_length == 1 and not is_first_iteration:
-            return inputs  # a generated token: it lies behind the prompt and is never padding
         is_padded = attention_mask is not None and attention_mask.ndim == 2
         mask_is_hidden = is_padded and cache is not None and cache.is_compileable
+        if mask_is_hidden:
+            self.get_decoder().check_whole(attention_mask)
+        if next_sequence_length == 1 and not is_first_iteration:
+            return inputs  # a generated token: it lies behind the prompt and is never padding
         tokens = _tokens_of(inputs)
         length = tokens.shape[1]
         if segment_ids is not None:

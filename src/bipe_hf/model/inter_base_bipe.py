@@ -34,6 +34,7 @@ class InterEncoding(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__()
+        self.rotary_emb: nn.Module | None = None  # of the family, where something turns
         self.log_scale_train_length = config.log_scale_train_length
         self.logn_train_length = config.logn_train_length
 
@@ -77,7 +78,11 @@ class InterEncoding(nn.Module):
             intra_positions=none,
             inner_indices=(none,) * len(new.inner_indices),
         )
-        return self(change, hidden_states).rotary
+        rotary = self(change, hidden_states).rotary
+        if rotary is None:
+            return None
+        # without the factor that a scaling puts on both, which a cached key has already
+        return tuple(each / self.rotary_emb.attention_scaling for each in rotary)
 
     def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
         """The factors that grow with the logarithm of a position, multiplied; None where all are off."""

@@ -66,11 +66,6 @@ class RotaryInterEncoding(InterEncoding):
         index = rotary_index(segments, self.token_share)
         return terms._replace(rotary=self.rotary_emb(hidden_states, position_ids=index))
 
-    def turn(self, new: Segments, old: Segments, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As every inter encoding; without the factor that a scaling puts on both, which a cached key has already."""
-        cos, sin = super().turn(new, old, hidden_states)
-        return cos / self.rotary_emb.attention_scaling, sin / self.rotary_emb.attention_scaling
-
 
 class XposInterEncoding(RotaryInterEncoding):
     """xPos over segment ids (Sun et al., ACL 2023, arXiv 2212.10554, section 2.2): RoPE with decay.
@@ -294,7 +289,8 @@ class TurnedInterEncoding(InterEncoding):
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
-        self.rotary_emb = None if config.added_rotation == "none" else rotary_class(config)
+        if config.added_rotation != "none":
+            self.rotary_emb = rotary_class(config)
         self.max_period = config.hybrid_max_period
         has_fast = config.added_rotation == "fast"
         self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False) if has_fast else None

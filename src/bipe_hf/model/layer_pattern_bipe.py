@@ -45,8 +45,10 @@ class TokenLayers(InterEncoding):
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
+        self.log_scale_train_length = None  # which counts segments
         self.kinds = sorted(set(config.layer_encodings) - {"inter"})
-        self.rotary_emb = rotary_class(config) if {"rope", "local"} & set(self.kinds) else None
+        if {"rope", "local"} & set(self.kinds):
+            self.rotary_emb = rotary_class(config)
 
     def terms(self, segments: Segments, hidden_states: torch.Tensor) -> dict[str, InterTerms]:
         """By kind; the arguments are those of an inter encoding."""

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
-from transformers.masking_utils import and_masks, create_causal_mask
+from transformers.masking_utils import and_masks, create_causal_mask, sliding_window_overlay
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
@@ -22,7 +23,8 @@ from .alibi_bipe import AlibiBias, kernel_dtype
 from .attention_bipe import mask_for_columns
 from .cache_bipe import cached_segment_ids, read_segment_history, states_of_keys, write_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
-from .configuration_bipe import own_fields
+from .configuration_bipe import own_fields, why_no_sepllm
+from .encodings_bipe import FINISHED_LOGITS
 from .errors_bipe import InputError
 from .first_values_bipe import EncodingMap, EncodingTable, PairMap, generator_for
 from .index_steps_bipe import index_steps
@@ -74,10 +76,10 @@ class BilevelInputs(NamedTuple):
 
     @property
     def position_embeddings(self) -> InterTerms | dict[str, LayerInputs]:
-        """What goes to the attention of every layer."""
+        """What goes to the attention of every layer; the mask of those with the inter encoding goes by position."""
         if self.other_layers is None:
             return self.inter_terms
-        return {"inter": LayerInputs(self.inter_terms, self.attention_mask, {})} | self.other_layers
+        return {"inter": LayerInputs(self.inter_terms, None, {})} | self.other_layers
 
 
 class BipePreTrainedMixin(PushMixin):
@@ -195,10 +197,6 @@ class BipeModelMixin:
         self.inner_encodings = build_inner_encodings(config)
         self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
         self.token_layers = TokenLayers(config, rotary_class, head_dim) if config.layer_encodings else None
-        if config.sepllm_neighbors is not None and self.inter_encoding.logits_class is not None:
-            raise InputError(
-                f"sepllm_neighbors hides keys, all of which inter_encoding={config.inter_encoding!r} must see to count"
-            )
         self.segmenter = Segmenter(config)
 
     def post_init(self) -> None:
@@ -373,7 +371,7 @@ class BipeModelMixin:
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
         starts_document = _starts_document(position_ids, is_token, inputs_embeds, cache)
-        self._check_whole(attention_mask, starts_document)
+        self.check_whole(attention_mask, starts_document)
         given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
         segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
         hidden_states = inputs_embeds
@@ -397,9 +395,12 @@ class BipeModelMixin:
         other_layers = None
         if self.token_layers is not None:
             other_layers = {
-                kind: LayerInputs(other_terms, *self._mask_of(kind, mask, inputs_embeds, attention_mask, cache))
-                for kind, other_terms in self.token_layers.terms(segments, hidden_states).items()
+                kind: LayerInputs(terms_of_kind, mask, {})
+                for kind, terms_of_kind in self.token_layers.terms(segments, hidden_states).items()
             }
+            if "local" in other_layers:
+                given = inputs_embeds, attention_mask, cache, starts_document, is_token, sees
+                other_layers["local"] = LayerInputs(other_layers["local"].terms, *self._local_mask(mask, *given))
         is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
         if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
             mask = mask_for_columns(mask)
@@ -407,29 +408,33 @@ class BipeModelMixin:
         inputs = BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed, other_layers=other_layers)
         return inputs, segments.state
 
-    def _mask_of(
+    def _local_mask(
         self,
-        kind: str,
-        mask: torch.Tensor | None,
+        mask: torch.Tensor | BlockMask | None,
         inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | BlockMask | None,
         cache: Cache | None,
-    ) -> tuple[torch.Tensor | None, dict]:
-        """The mask of a kind of layers, made of that of all, and what flash attention wants besides."""
+        starts_document: torch.Tensor | None,
+        is_token: torch.Tensor | None,
+        sees: Callable | None,
+    ) -> tuple[torch.Tensor | BlockMask | None, dict]:
+        """As [`_mask`], whose `mask` the other layers have, within the window of local layers."""
         window = self.config.local_window
-        if kind != "local":
-            return mask, {}
         if "flash" in self.config._attn_implementation:
             return mask, {"sliding_window": window}
         past_length = 0 if cache is None else cache.get_seq_length()
+        total_length = past_length + inputs_embeds.shape[1]
+        if mask is None and not is_tracing() and isinstance(total_length, int) and total_length <= window:
+            return None, {}
+        if self.config._attn_implementation == "flex_attention" and not isinstance(attention_mask, BlockMask):
+            is_near = sliding_window_overlay(window)
+            both = is_near if sees is None else and_masks(is_near, sees)
+            return self._mask(inputs_embeds, attention_mask, cache, starts_document, is_token, both)
         if mask is None:  # the backend knows by itself what is causal
-            total_length = past_length + inputs_embeds.shape[1]
-            if not is_tracing() and isinstance(total_length, int) and total_length <= window:
-                return None, {}
             mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, allow_is_causal_skip=False)
         return windowed(mask, window, past_length), {}
 
-    def _check_whole(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor | None) -> None:
+    def check_whole(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor | None = None) -> None:
         """Raises `ValueError` for padding between the tokens of a document where one takes columns for its neighbours;
         no traced graph can.
         """
@@ -477,10 +482,8 @@ class BipeModelMixin:
                 f"{name} needs segmentation 'separators', the model has {self.segmenter.segmentation!r}. RoPE over"
                 " tokens with separators is inter_encoding='rope', token_share=1.0, intra_encoding='none'"
             )
-        if self.inter_encoding.logits_class is not None:
-            raise InputError(
-                f"{name} hides keys, all of which inter_encoding={self.config.inter_encoding!r} must see to count"
-            )
+        if self.config.inter_encoding in FINISHED_LOGITS:
+            raise InputError(f"{name} does not go with {why_no_sepllm(self.config.inter_encoding)}")
         if name == "SepLLMCache" and "local" in self.config.layer_encodings:
             raise InputError("SepLLMCache drops keys, among which the window of local layers could not be counted")
         if torch.jit.is_tracing():

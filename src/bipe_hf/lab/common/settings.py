@@ -74,7 +74,7 @@ class RunSettings:
                 raise InputError(f"{source}: unknown key {key!r}{did_you_mean(str(key), known)}")
             if key in keys.booleans() and not isinstance(value, bool | None):
                 raise InputError(f"{key}: {value!r} given, true or false is accepted")
-            if isinstance(value, list) and isinstance(defaults[key], list):
+            if isinstance(value, list) and (isinstance(defaults[key], list) or key in keys.lists_of_words()):
                 words += [f"--{key}", *map(str, value)]
             elif value is not None:
                 words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
@@ -152,6 +152,10 @@ class _Parser(HfArgumentParser):
     def booleans(self):
         """Keys that are a boolean and nothing else. Flags take `yes` and `no` too, files do not."""
         return {action.dest for action in self._actions if action.type is string_to_bool}
+
+    def lists_of_words(self):
+        """Keys that take several words, as flags and in files."""
+        return {action.dest for action in self._actions if action.nargs == "+" and action.type is str}
 
     def error(self, message):
         raise InputError(re.sub(r"^argument --(\w+)\S*:", r"\1:", message))

@@ -385,6 +385,15 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
     """Notes how positions differ from those that the weights were trained with."""
     if config.intra_encoding == "sinusoidal":
         report.notes.append("the sinusoidal intra encoding adds to the word embeddings what they were trained without")
+    if "local" in config.layer_encodings:
+        report.notes.append(
+            f"local layers see {config.local_window:,} tokens, where the weights were trained to see all"
+        )
+    if config.sepllm_neighbors is not None:
+        report.notes.append(
+            f"tokens see separators and {config.sepllm_neighbors:,} neighbours, where the weights were trained to see"
+            " all"
+        )
     share = config.token_share
     mixed = f"a mean of token and segment index (token_share {share:g})"
     index = {0: "the segment index", 1: "the token index"}.get(share, mixed)
@@ -414,9 +423,10 @@ def _note_positions(config: PreTrainedConfig, report: ConversionReport) -> None:
     elif config.inter_encoding == "xpos":
         report.notes.append(f"rotary angles follow {index}, the decay of xPos segments; the weights know neither")
     elif config.inter_encoding != "rope":
+        where = "in the layers with 'inter', " if config.layer_encodings else ""
         report.notes.append(
-            f"inter_encoding {config.inter_encoding} drops the rotary encoding that the weights were trained with"
-            + (f"; ALiBi slopes times {config.alibi_slope_scale}" if config.inter_encoding == "alibi" else "")
+            f"{where}inter_encoding {config.inter_encoding} drops the rotary encoding that the weights were trained"
+            " with" + (f"; ALiBi slopes times {config.alibi_slope_scale}" if config.inter_encoding == "alibi" else "")
         )
     elif config.segmentation != "tokens":
         report.notes.append(f"rotary angles follow {index}; the weights were trained with the token index")
@@ -434,7 +444,7 @@ def note_step_zero(config: PreTrainedConfig, report: ConversionReport) -> None:
         report.notes.append("what step 0 costs is not measured: that needs a tokenizer.json and a text of 2 tokens")
         return
     report.notes.append(str(report.step_zero))
-    is_scaled = config.inter_encoding == "rope" and config.segmentation == "tokens"
+    is_scaled = config.inter_encoding == "rope" and config.segmentation == "tokens" and not config.layer_encodings
     if is_scaled or config.inter_encoding in TRAINING_FREE:
         return
     if report.step_zero.cost > CHEAP:

@@ -150,6 +150,8 @@ def check_extendable(config: PreTrainedConfig) -> None:
         )
     if config.inter_encoding == "none":
         raise InputError("a model with inter_encoding none has no index to extend")
+    if {"rope", "local"} & set(config.layer_encodings):
+        raise InputError("layer_encodings has layers that count tokens, of which no index is extended")
     if config.inter_encoding == "hybrid" and config.hybrid_slow_pairs == "none" and config.hybrid_alibi_scale == 0:
         raise InputError("a hybrid with hybrid_slow_pairs none and hybrid_alibi_scale 0 has no index to extend")
     if config.segmentation == "document":
