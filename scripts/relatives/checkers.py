@@ -434,7 +434,7 @@ def tape(golden: Golden, family: str) -> Iterator[Found]:
             segmentation="tokens",
             intra_encoding="none",
             inter_encoding="tape",
-            tape_width=config["position_size"],
+            tape_channels=config["position_size"],
         )
     ).eval()
     given, found = [], []

@@ -296,7 +296,7 @@ class BipeConfigMixin(PreTrainedConfig):
         choices=SELECTIVE_ROPE_GATES,
         read_by={"inter_encoding": ("selective_rope",)},
     )
-    tape_width: int | None = _field(
+    tape_channels: int | None = _field(
         None,
         "channels of the update of TAPE behind an MLP; by default four for each head",
         read_by={"inter_encoding": ("tape",)},
@@ -536,8 +536,8 @@ class BipeConfigMixin(PreTrainedConfig):
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.tape_width is not None and self.tape_width < 1:
-            raise InputError(f"tape_width must be None or at least 1, got {self.tape_width}")
+        if self.tape_channels is not None and self.tape_channels < 1:
+            raise InputError(f"tape_channels must be None or at least 1, got {self.tape_channels}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
         if not 1 <= self.selective_rope_theta < math.inf:

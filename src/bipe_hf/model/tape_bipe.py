@@ -20,13 +20,13 @@ class TapeUpdates(nn.Module):
     are of float32 at least, under autocast too.
 
     Args:
-        config: of the model; `tape_width` is the number of channels p, by default four for each head.
+        config: of the model; `tape_channels` is the number of channels p, by default four for each head.
     """
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         heads = config.num_attention_heads
-        width = 4 * heads if config.tape_width is None else config.tape_width
+        width = 4 * heads if config.tape_channels is None else config.tape_channels
         self.attended = nn.Parameter(torch.empty(heads, heads))
         self.up = nn.Parameter(torch.empty(width, heads))
         self.gate = nn.Parameter(torch.empty(width, config.hidden_size))
