@@ -187,14 +187,17 @@ def test_attention_that_drops_keys_keeps_their_angles_out(tiny_model, family):
 
 
 @torch.no_grad()
-def test_backends_agree(model, uncompiled_flex_attention):
-    mask = padding_in_all_places()
-    expected = model(IDS, attention_mask=mask, use_cache=False).logits[mask.bool()]
-    for backend in ("eager", "flex_attention"):
+def test_backends_agree(model, uncompiled_flex_attention, flash_kernels):
+    """Padded, and packed; two of 8 dimensions turn in GPT-NeoX, which is no size of a flash kernel."""
+    mask, positions = padding_in_all_places(), torch.arange(30) % 13
+    batches = ({"attention_mask": mask}, {"position_ids": positions.expand(2, -1)})
+    expected = [model(IDS, **given, use_cache=False).logits[mask.bool()] for given in batches]
+    for backend in ("eager", "flex_attention", "flash_attention_2"):
         other = deepcopy(model)
-        other.set_attn_implementation(backend)
-        logits = other(IDS, attention_mask=mask, use_cache=False).logits[mask.bool()]
-        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=2e-5)
+        other.config._attn_implementation = backend  # no package of flash attention is asked for
+        for given, logits in zip(batches, expected, strict=True):
+            found = other(IDS, **given, use_cache=False).logits[mask.bool()]
+            torch.testing.assert_close(found, logits, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -89,6 +89,7 @@ def bilevel_attention(
     if rotary_state is not None:
         terms = terms._replace(head_rotary=angles_of(rotary_state))
         value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
+        value = F.pad(value, (0, -value.shape[-1] % 8))  # as flash kernels want it
     if terms.query_scale is not None:
         query = query * terms.query_scale
     if terms.key_scale is not None:
@@ -102,7 +103,7 @@ def bilevel_attention(
         eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
     if cache is not None:
         key, value = cache.update(key, value, layer.layer_idx)
-    if rotary_state is not None:  # flash kernels want one head dimension for all three
+    if rotary_state is not None:  # one head dimension for all three, as well
         query, key = (F.pad(each, (0, value.shape[-1] - head_dim)) for each in (query, key))
 
     dropout = layer.attention_dropout if layer.training else 0.0
@@ -137,7 +138,8 @@ def bilevel_attention(
     if terms.columns is not None:
         output = output[..., :head_dim]
     if rotary_state is not None:
-        return output[..., :head_dim].flatten(2), weights, output[..., head_dim:]
+        output, attended = output[..., : head_dim + rotary_state.shape[-1]].tensor_split([head_dim], dim=-1)
+        return output.flatten(2), weights, attended
     if layer.layer_mixing is not None:
         output = layer.layer_mixing.finish(hidden_states, output)
     return output.flatten(2), weights
