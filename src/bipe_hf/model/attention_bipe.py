@@ -88,8 +88,6 @@ def bilevel_attention(
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if rotary_state is not None:
         terms = terms._replace(head_rotary=angles_of(rotary_state))
-        value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
-        value = F.pad(value, (0, -value.shape[-1] % 8))  # as flash kernels want it
     if terms.query_scale is not None:
         query = query * terms.query_scale
     if terms.key_scale is not None:
@@ -101,9 +99,12 @@ def bilevel_attention(
     if terms.columns is not None:
         query, key, value = attach_columns(terms.columns, query, key, value)
         eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
+    if rotary_state is not None:
+        value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
+        value = F.pad(value, (0, -value.shape[-1] % 8))  # flash kernels want a multiple of 8,
     if cache is not None:
         key, value = cache.update(key, value, layer.layer_idx)
-    if rotary_state is not None:  # one head dimension for all three, as well
+    if rotary_state is not None:  # and one head dimension for all three
         query, key = (F.pad(each, (0, value.shape[-1] - head_dim)) for each in (query, key))
 
     dropout = layer.attention_dropout if layer.training else 0.0

@@ -267,7 +267,7 @@ class BipeModelMixin:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
                 without `segment_ids` of all levels where separators would have to be read; if the cache holds keys
                 but no segment history; if documents are packed and a cache is given; if the cache is a quantized one
-                and `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of
+                and `inter_encoding` has an ALiBi in it or is TAPE; if the attention backend cannot add the bias of
                 `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
