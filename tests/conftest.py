@@ -8,8 +8,10 @@ import pytest
 import torch
 import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
+import transformers.modeling_flash_attention_utils as flash_utils
 from families import FAMILIES, family_of, pairs
 from huggingface_hub import constants
+from naive_flash import naive_flash, naive_flash_varlen
 from tiny import LEVELS, TINY
 from transformers.utils import logging
 
@@ -149,3 +151,11 @@ def uncompiled_flex_attention(monkeypatch):
         return create_block_mask(*args, **kwargs)
 
     monkeypatch.setattr(masking_utils, "create_block_mask", uncompiled)
+
+
+@pytest.fixture
+def flash_kernels(monkeypatch):
+    """transformers' own flash attention code, with kernels that run on any machine."""
+    functions = (naive_flash, naive_flash_varlen, None, flash_utils._pad_input, flash_utils._unpad_input)
+    monkeypatch.setattr(flash_utils, "_lazy_imports", lambda *args, **kwargs: functions)
+    monkeypatch.setattr(flash_utils, "_loaded_implementation", None)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from naive_relatives import Maker, Shape, cable, cope, dape, dca, fox, hirope, path, selective_rope, sepllm
+from naive_relatives import Maker, Shape, cable, cope, dape, dca, fox, hirope, path, selective_rope, sepllm, tape
 from paths import GOLDEN_RELATIVES, ROOT
 from safetensors.torch import load_file, save_file
 
@@ -34,17 +34,22 @@ MADE = {
     "hirope, all slow": ("HiRoPE", hirope, {"low": 0, "window": 6}),
     "dca": ("DCA", dca, {}),
     "sepllm": ("SepLLM", sepllm, {}),
+    "tape": ("TAPE", tape, {}),
     "path": ("PaTH attention", path, {"length": 150}),
     "selective_rope": ("Selective RoPE", selective_rope, {}),
     "selective_rope, best": ("Selective RoPE", selective_rope, {"activation": "silu", "has_gate": True, "kernel": 2}),
 }
 
 
+OUTPUTS = {
+    *("bias", "scores", "positions", "weights", "output", "logits", "windowed_logits"),
+    *("hidden", "cos", "sin"),
+}
+
+
 def is_output(name):
     last = name.split(".")[-1]
-    return last in {"bias", "scores", "positions", "weights", "output", "logits", "windowed_logits"} or (
-        last.startswith(("expected", "rotated_"))
-    )
+    return last in OUTPUTS or last.startswith(("expected", "rotated_"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,7 +77,7 @@ def test_other_shapes_and_options_are_computed_too(tmp_path, capsys, name, shape
     out = capsys.readouterr().out
     assert "llama" in out
     assert "FAILED" not in out
-    has_keys = name.split(",")[0] not in ("dape", "dape_v2", "sepllm")
+    has_keys = name.split(",")[0] not in ("dape", "dape_v2", "sepllm", "tape")
     assert ("GPT-NeoX has no grouped keys" in out) == (has_keys and shape is GROUPED)
 
 

@@ -18,6 +18,7 @@ from bipe_hf.model.inter_terms_bipe import InterTerms, PairIds
 from bipe_hf.model.logits_bipe import LogitsBlock, attention_with_logits, grouped_product
 from bipe_hf.model.segmentation_bipe import segment_tokens
 from bipe_hf.model.sepllm_cache_bipe import SepLLMCache
+from bipe_hf.model.tape_bipe import angles_of
 
 from .golden import Found, Golden, UnsupportedError
 from .one_layer import FAMILIES, OneLayer, set_values
@@ -404,6 +405,55 @@ def selective_rope(golden: Golden, family: str) -> Iterator[Found]:
         yield Found(f"rotated_{name}", each.transpose(1, 2))
 
 
+TAPE_UPDATES = {
+    "attended": "post_attention_linear",
+    "up": "pe.up_proj",
+    "gate": "pe.x_proj",
+    "down": "pe.down_proj",
+}
+
+
+@torch.no_grad()
+def tape(golden: Golden, family: str) -> Iterator[Found]:
+    """Whole layers, and the state that enters the first of them."""
+    if family == "gpt_neox":
+        raise UnsupportedError("GPT-NeoX has no RMS norms and no gate in its MLP")
+    config, x = golden.config, golden["x"]
+    golden.require("hidden_act", "silu")
+    config_class, model_class = FAMILIES[family]
+    model = model_class(
+        config_class(
+            vocab_size=8,
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            num_hidden_layers=config["num_layers"],
+            num_attention_heads=config["num_heads"],
+            head_dim=config["head_dim"],
+            rms_norm_eps=config["rms_norm_eps"],
+            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
+            segmentation="tokens",
+            intra_encoding="none",
+            inter_encoding="tape",
+            tape_channels=config["position_size"],
+        )
+    ).eval()
+    given, found = [], []
+    for at, layer in enumerate(model.layers):
+        for name, parameter in layer.named_parameters():
+            module, _, own = name.rpartition(".")
+            theirs = f"{TAPE_UPDATES[own]}.weight" if module == "rotary_updates" else name
+            parameter.copy_(golden[f"layers.{at}.{theirs}"])
+        layer.register_forward_pre_hook(lambda module, arguments: given.append(arguments[3]))
+        layer.register_forward_hook(lambda module, arguments, handed: found.append(handed))
+    model(inputs_embeds=x, use_cache=False)
+    for name, numbers in zip(("cos", "sin"), angles_of(given[0]), strict=True):
+        yield Found(name, numbers)
+    for at, (hidden_states, state) in enumerate(found):
+        cos, sin = angles_of(state)
+        for name, numbers in (("hidden", hidden_states), ("cos", cos), ("sin", sin)):
+            yield Found(f"layers.{at}.{name}", numbers)
+
+
 CHECKERS: dict[str, Callable[[Golden, str], Iterator[Found]]] = {
     "CABLE": cable,
     "FoX": fox,
@@ -415,5 +465,6 @@ CHECKERS: dict[str, Callable[[Golden, str], Iterator[Found]]] = {
     "SepLLM": sepllm,
     "PaTH attention": path,
     "Selective RoPE": selective_rope,
+    "TAPE": tape,
 }
 """By [`Golden.system`]."""

@@ -52,6 +52,13 @@ FAMILIES = {
         {"rotary_pct": 0.25},
     ),
 }
+
+
+def all_key_heads(family: str, num_heads: int = 4) -> dict:
+    """Fields of a family without grouped keys."""
+    return {"num_key_value_heads": num_heads} if family == "llama" else {}
+
+
 # What CI runs of families and encodings: each family with a rotary and with another one; the others are slow tests.
 QUICK_PAIRS = {("llama", "rope"), ("gpt_neox", "alibi"), ("llama", "levels")}
 

@@ -358,6 +358,63 @@ def kept_in_a_stream(is_separator, *, initial_tokens, separators, neighbors, cap
     return steps
 
 
+def tape(maker, width=5, layers=3, theta=30.0):
+    """Heads have keys of their own, whatever the shape says; numbers are complex: cos and i sin of a pair."""
+    shape, batch, pairs = maker.shape, 2, maker.shape.head_dim // 2
+    heads, of_heads, inner = shape.heads, shape.heads * shape.head_dim, 7
+    hidden = maker.draw("x", batch, shape.length, shape.hidden, std=1.0)
+    speeds = theta ** (-2 * torch.arange(pairs, dtype=torch.float64) / shape.head_dim)
+    angles = torch.arange(shape.length)[:, None] * speeds
+    state = torch.polar(torch.ones_like(angles), angles).expand(batch, heads, -1, -1)
+
+    def keep(place):
+        for name, numbers in (("cos", state.real), ("sin", state.imag)):
+            maker.keep(f"{place}{name}", torch.cat([numbers, numbers], dim=-1))
+
+    def normed(name):
+        weight = maker.draw(f"{name}.weight", shape.hidden)
+        return hidden / (hidden.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
+
+    keep("")
+    for layer in range(layers):
+
+        def linear(name, num_outputs, num_inputs, layer=layer):
+            return maker.linear(f"layers.{layer}.{name}", num_outputs, num_inputs, has_bias=False)
+
+        x = normed(f"layers.{layer}.input_layernorm")
+        query, key, value = (
+            by_head(linear(f"self_attn.{name}_proj", of_heads, shape.hidden)(x), heads) for name in "qkv"
+        )
+        query, key = (torch.complex(*each.split(pairs, dim=-1)) * state for each in (query, key))
+        weights = weights_of((query @ key.conj().transpose(2, 3)).real * shape.head_dim**-0.5)
+        rows = linear("post_attention_linear", heads, heads)(torch.ones(heads, dtype=torch.float64))
+        state = state + rows[:, None, None] * (weights.to(state.dtype) @ state)
+        hidden = hidden + linear("self_attn.o_proj", shape.hidden, of_heads)(mixed(weights, value))
+        x = normed(f"layers.{layer}.post_attention_layernorm")
+        gate, up = (linear(f"mlp.{name}_proj", inner, shape.hidden)(x) for name in ("gate", "up"))
+        added = linear("mlp.down_proj", shape.hidden, inner)(F.silu(gate) * up)
+        channels = linear("pe.up_proj", width, heads)
+        gates, down = F.silu(linear("pe.x_proj", width, shape.hidden)(added)), linear("pe.down_proj", heads, width)
+        parts = []
+        for numbers in (state.real, state.imag):
+            by_token = numbers.permute(0, 2, 3, 1)  # heads come last
+            parts.append((by_token + down(gates[:, :, None] * channels(by_token))).permute(0, 3, 1, 2))
+        state, hidden = torch.complex(*parts), hidden + added
+        maker.keep(f"layers.{layer}.hidden", hidden)
+        keep(f"layers.{layer}.")
+    return {
+        "hidden_size": shape.hidden,
+        "intermediate_size": inner,
+        "num_layers": layers,
+        "num_heads": heads,
+        "head_dim": shape.head_dim,
+        "position_size": width,
+        "rms_norm_eps": 1e-3,
+        "rope_theta": theta,
+        "hidden_act": "silu",
+    }
+
+
 def path(maker, length):
     """Longer than a chunk of keys; token by token."""
     shape, batch = maker.shape, 2

@@ -40,6 +40,7 @@ FAMILIES = {
         "tiny_cable.yaml",
         "tiny_cable_kernel.yaml",
         "tiny_selective_rope.yaml",
+        "tiny_tape.yaml",
         "tiny_path.yaml",
         "tiny_cope.yaml",
         "tiny_dape.yaml",

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, pairs
+from families import FAMILIES, all_key_heads, pairs
 from tiny import LEVELS, TINY
 from transformers import DynamicCache, StaticCache
 
@@ -248,9 +248,10 @@ def test_what_cannot_be_is_a_clear_error_and_changes_nothing(family, tiny_model)
             model(IDS, past_key_values=other)
         with pytest.raises(ValueError, match=f"needs a DynamicCache that a BiPE model has filled, .* got .*{found}"):
             edit_cache(model, other, IDS, 7, 8, new_ids)
-    names = ("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope")
+    names = ("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "tape", "path", "cope")
     for name in names:
-        other = tiny_model(family, inter_encoding=name, cope_gates="own_keys" if name == "cope" else "keys")
+        fields = {"cope": {"cope_gates": "own_keys"}, "tape": all_key_heads(family)}
+        other = tiny_model(family, inter_encoding=name, **fields.get(name, {}))
         with pytest.raises(ValueError, match=f"inter_encoding='{name}' keeps what every layer has read"):
             edit_cache(other, filled(other, IDS), IDS, 7, 8, new_ids)
     other = tiny_model(family, layer_encodings=["rope", "inter"])

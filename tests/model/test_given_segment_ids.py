@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, all_key_heads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import READS_A_VALUE, Operations
@@ -168,6 +168,8 @@ def family(request):
 @torch.no_grad()
 def test_joined_columns_of_a_tokenizer_change_nothing(family, inter_encoding, levels):
     fields = {"hybrid_max_period": 16, "dca_train_length": 8, "log_scale_train_length": 9}
+    if inter_encoding == "tape":
+        fields |= all_key_heads(family)
     model = make_model(family, inter_encoding=inter_encoding, **fields, **levels)
     config = model.config
     tokenizer = BipeTokenizer.from_tokenizer(

@@ -14,6 +14,7 @@ from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms
 from .layer_pattern_bipe import LayerInputs, layer_kind
 from .logits_bipe import all_own_keys, attention_with_logits
+from .tape_bipe import angles_of
 
 
 class BipeAttentionMixin:
@@ -50,8 +51,9 @@ def bilevel_attention(
     hidden_states: torch.Tensor,
     rotate: Callable,
     eager_attention: Callable,
+    rotary_state: torch.Tensor | None = None,
     **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, ...]:
     """Applies the terms, updates the cache and calls the attention backend of the configuration.
 
     Args:
@@ -66,9 +68,12 @@ def bilevel_attention(
         hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters the layer.
         rotate: the family's `apply_rotary_pos_emb`.
         eager_attention: the family's `eager_attention_forward`.
+        rotary_state (`torch.Tensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
+            What queries and keys turn by where layers hand it on (see [`TapeUpdates`]).
 
     Returns:
-        Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them.
+        Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them; with a
+        rotary state also its mean under those weights, of the shape of the state.
     """
     head_dim, scaling = value.shape[-1], layer.scaling
     if isinstance(terms, dict):
@@ -83,6 +88,8 @@ def bilevel_attention(
         query, key, value = layer.layer_mixing(hidden_states, *heads, terms.steps, cache, layer.layer_idx)
     if layer.layer_encoding is not None:
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
+    if rotary_state is not None:
+        terms = terms._replace(head_rotary=angles_of(rotary_state))
     if terms.query_scale is not None:
         query = query * terms.query_scale
     if terms.key_scale is not None:
@@ -94,8 +101,13 @@ def bilevel_attention(
     if terms.columns is not None:
         query, key, value = attach_columns(terms.columns, query, key, value)
         eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
+    if rotary_state is not None:
+        value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
+        value = F.pad(value, (0, -value.shape[-1] % 8))  # flash kernels want a multiple of 8,
     if cache is not None:
         key, value = cache.update(key, value, layer.layer_idx)
+    if rotary_state is not None:  # and one head dimension for all three
+        query, key = (F.pad(each, (0, value.shape[-1] - head_dim)) for each in (query, key))
 
     dropout = layer.attention_dropout if layer.training else 0.0
     if layer.layer_logits is not None:
@@ -128,6 +140,9 @@ def bilevel_attention(
         )
     if terms.columns is not None:
         output = output[..., :head_dim]
+    if rotary_state is not None:
+        output, attended = output[..., : head_dim + rotary_state.shape[-1]].tensor_split([head_dim], dim=-1)
+        return output.flatten(2), weights, attended
     if layer.layer_mixing is not None:
         output = layer.layer_mixing.finish(hidden_states, output)
     return output.flatten(2), weights

@@ -34,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 INTER_ENCODINGS = (
     *("rope", "xpos", "alibi", "hybrid", "hirope", "dca", "axes", "kerple", "t5", "fire"),
-    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "path", "cope", "dape", "dape_v2", "none"),
+    *("fox", "fox_pro", "cable", "cable_kernel", "selective_rope", "tape", "path", "cope", "dape", "dape_v2", "none"),
 )
 INTRA_ENCODINGS = ("learned", "sinusoidal", "none")
 SEGMENTATIONS = ("separators", "fixed", "tokens", "document")
@@ -305,6 +305,11 @@ class BipeConfigMixin(PreTrainedConfig):
         choices=SELECTIVE_ROPE_GATES,
         read_by={"inter_encoding": ("selective_rope",)},
     )
+    tape_channels: int | None = _field(
+        None,
+        "channels of the update of TAPE behind an MLP; by default four for each head",
+        read_by={"inter_encoding": ("tape",)},
+    )
     path_gates: str = _field(
         "none",
         "fox: PaTH has forget gates as well, the logarithms of which are divided as its products are (PaTH-FoX)",
@@ -542,6 +547,8 @@ class BipeConfigMixin(PreTrainedConfig):
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.tape_channels is not None and self.tape_channels < 1:
+            raise InputError(f"tape_channels must be None or at least 1, got {self.tape_channels}")
         if self.dape_kernel % 2 == 0:
             raise InputError(f"dape_kernel must be odd, as many keys on either side, got {self.dape_kernel}")
         if not 1 <= self.selective_rope_theta < math.inf:
@@ -674,6 +681,7 @@ class BipeConfigMixin(PreTrainedConfig):
         - `"dca"`: RoPE over tokens in chunks, whose distances stay within `train_length` (`dca_train_length`);
           `"bipe_dca"` over segments, whose `dca_train_length`, in segments, must be given.
         - `"selective_rope"`: rotary angles over tokens that every layer learns, as its paper has them.
+        - `"tape"`: rotary angles over tokens that every layer changes, as its paper has them.
         - `"path"`, `"path_fox"`: products over tokens of factors that every layer learns, as their paper has them, the
           second with forget gates.
         - `"cope"`, `"dape"`, `"dape_v2"`: functions of the logits over tokens that every layer learns, as their papers
@@ -837,6 +845,15 @@ All fields of [`~transformers.LlamaConfig`], and those below. With `inter_encodi
 """
 
     model_type = "bipe_llama"
+
+    def check_values(self) -> None:
+        super().check_values()
+        if self.inter_encoding == "tape" and self.num_key_value_heads != self.num_attention_heads:
+            raise InputError(
+                "inter_encoding 'tape' has angles for each query head, which only a key head of its own can have:"
+                f" num_key_value_heads must be num_attention_heads, {self.num_attention_heads}, got"
+                f" {self.num_key_value_heads}"
+            )
 
 
 @_with_plain_errors

@@ -45,13 +45,13 @@ def edit_cache(
     Raises:
         ValueError: if the places or shapes do not fit the prompt or the cache; if the cache is no plain dynamic one
             (static, quantized, bounded, sliding), or holds padding; if the model has an encoding that keeps what every
-            layer has read of the tokens (`fox`, `cable`, `selective_rope`, `path`, `cope` with `own_keys`), layers
-            that differ, or frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
+            layer has read of the tokens (`fox`, `cable`, `selective_rope`, `tape`, `path`, `cope` with `own_keys`),
+            layers that differ, or frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
     """
     base = model.get_decoder()
     _check_encoding(base.config, base.inter_encoding)
     history = _checked_history(cache)
-    if history.layer_states:
+    if history.layer_states or base.inter_encoding.updates_class is not None:
         raise InputError(
             f"edit_cache: inter_encoding={base.config.inter_encoding!r} keeps what every layer has read of the tokens,"
             " which no turn of the keys follows. Encode the edited prompt"

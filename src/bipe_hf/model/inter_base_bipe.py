@@ -11,6 +11,7 @@ from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
 from .logits_bipe import LayerLogits
 from .segmentation_bipe import Segments
+from .tape_bipe import TapeUpdates
 
 
 class InterEncoding(nn.Module):
@@ -27,6 +28,8 @@ class InterEncoding(nn.Module):
     [`LayerMixing`])."""
     logits_class: type[LayerLogits] | None = None
     """What every attention layer has a module of, where the encoding changes finished logits (see [`LayerLogits`])."""
+    updates_class: type[TapeUpdates] | None = None
+    """What every layer has a module of, where layers hand on a state of the tokens beside hidden states."""
     needs_whole_documents = False
     """Whether padding may stand beside a document only, not between its tokens."""
     moving_fields: tuple[str, ...] = ()

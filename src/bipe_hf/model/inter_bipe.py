@@ -29,6 +29,7 @@ from .path_bipe import PathLogits
 from .rotary_pairs_bipe import is_fast
 from .segmentation_bipe import Segments
 from .selective_rope_bipe import SelectiveAngles
+from .tape_bipe import TapeUpdates, first_state
 
 
 def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
@@ -344,6 +345,22 @@ class SelectiveRopeInterEncoding(InterEncoding):
     layer_class = SelectiveAngles
 
 
+class TapeInterEncoding(InterEncoding):
+    """TAPE: rotary angles over segments, which every layer changes (see [`TapeUpdates`])."""
+
+    updates_class = TapeUpdates
+
+    def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
+        super().__init__(config, rotary_class, head_dim)
+        self.rotary_emb = rotary_class(config)
+        self.num_heads = config.num_attention_heads
+
+    def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
+        exact = hidden_states.new_empty((), dtype=torch.promote_types(hidden_states.dtype, torch.float32))
+        state = first_state(*self.rotary_emb(exact, position_ids=segments.segment_ids), self.num_heads)
+        return super().forward(segments, hidden_states)._replace(rotary_state=state)
+
+
 class PathInterEncoding(InterEncoding):
     """PaTH: keys that every token behind them changes (see [`PathLogits`])."""
 
@@ -385,6 +402,7 @@ INTER_ENCODINGS: dict[str, type[InterEncoding]] = {
     "cable": CableInterEncoding,
     "cable_kernel": CableKernelInterEncoding,
     "selective_rope": SelectiveRopeInterEncoding,
+    "tape": TapeInterEncoding,
     "path": PathInterEncoding,
     "cope": CopeInterEncoding,
     "dape": DapeInterEncoding,

@@ -37,3 +37,6 @@ class InterTerms(NamedTuple):
     """For encodings that have a module in every layer: how the segment index goes on, from token to token."""
     ids: PairIds | None = None
     """For encodings that have [`LayerLogits`]."""
+    rotary_state: torch.Tensor | None = None
+    """Of shape `(batch, length, heads, rotary dimensions)`: what enters the first layer, where layers hand one on (see
+    [`TapeUpdates`])."""

@@ -34,7 +34,7 @@ from .inter_terms_bipe import InterTerms, PairIds
 from .intra_bipe import build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
-from .layer_pattern_bipe import LayerInputs, TokenLayers, windowed
+from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
@@ -48,13 +48,16 @@ from .segmentation_bipe import (
 )
 from .sepllm_bipe import check_mask_backend, sepllm_mask
 from .sepllm_cache_bipe import SepLLMCache
+from .tape_bipe import TapeUpdates
 from .travel_bipe import check_code
 
 
 # What inference servers call the attention that they put into a transformers model.
 SERVER_ATTENTION = ("vllm", "sglang", "tgi")
 # What has first values of its own.
-OWN_VALUES = EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerMixing | LayerLogits
+OWN_VALUES = (
+    EncodingTable | EncodingMap | PairMap | InterEncoding | LayerEncoding | LayerMixing | LayerLogits | TapeUpdates
+)
 
 
 class BilevelInputs(NamedTuple):
@@ -183,10 +186,10 @@ class BipePreTrainedMixin(PushMixin):
 class BipeModelMixin:
     """The base model but for its layers: segments, encodings, mask and history. Comes before that of the family.
 
-    The family's own part is a method `run_layers(hidden_states, attention_mask, position_bias, cache, **kwargs)`, from
-    the summed embeddings of shape `(batch, length, hidden_size)` to the last normalised hidden states. It hands the
-    first three by position (see [`BipeLayerMixin`]) and `kwargs` to every layer, and the cache under the name that its
-    layers have for it.
+    The family's own part is a method `run_layers(hidden_states, attention_mask, position_bias, cache, rotary_state,
+    **kwargs)`, from the summed embeddings of shape `(batch, length, hidden_size)` to the last normalised hidden
+    states. It hands the first three and the rotary state, which is [`handed_on`] from layer to layer, by position (see
+    [`BipeLayerMixin`]) and `kwargs` to every layer, and the cache under the name that its layers have for it.
     """
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
@@ -262,7 +265,7 @@ class BipeModelMixin:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
                 without `segment_ids` of all levels where separators would have to be read; if the cache holds keys
                 but no segment history; if documents are packed and a cache is given; if the cache is a quantized one
-                and `inter_encoding` has an ALiBi in it; if the attention backend cannot add the bias of
+                and `inter_encoding` has an ALiBi in it or is TAPE; if the attention backend cannot add the bias of
                 `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -291,6 +294,7 @@ class BipeModelMixin:
             inputs.attention_mask,
             inputs.position_bias,
             cache,
+            inputs.inter_terms.rotary_state,
             position_embeddings=inputs.position_embeddings,
             use_cache=use_cache,
             **{**kwargs, **inputs.layer_kwargs},
@@ -388,6 +392,12 @@ class BipeModelMixin:
             raise InputError(
                 "a quantized cache rounds the columns that inter_encoding="
                 f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
+            )
+
+        if self.inter_encoding.updates_class is not None and isinstance(cache, QuantizedCache):
+            raise InputError(
+                f"a quantized cache rounds the angles that inter_encoding={self.config.inter_encoding!r} writes behind"
+                " the values. Use another cache_implementation."
             )
 
         sees = self._sees(segments.state, cache)
@@ -562,10 +572,14 @@ class BipeModelMixin:
 
 
 class BipeLayerMixin:
-    """A layer that takes a bias of the attention logits. Comes before the layer of the family.
+    """A layer that takes a bias of the attention logits, or a rotary state. Comes before the layer of the family.
 
     A learnt bias is made once and shared by all layers. Gradient checkpointing with `use_reentrant=True` sees what is
     handed by position alone: it cuts the graph there, and hands back the sum of what the layers send.
+
+    What it does to the state are its [`rotary_updates`]. Then the family's own part is a method
+    `forward_with_state(hidden_states, attention_mask, rotary_state, **kwargs)`, to the hidden states and the state
+    behind the layer.
     """
 
     def forward(
@@ -573,11 +587,28 @@ class BipeLayerMixin:
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_bias: torch.Tensor | None = None,
+        rotary_state: torch.Tensor | None = None,
         **kwargs,
-    ) -> torch.Tensor:
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
-        return super().forward(hidden_states, attention_mask, **kwargs)
+        if self.rotary_updates is not None:
+            return self.forward_with_state(hidden_states, attention_mask, rotary_state, **kwargs)
+        hidden_states = super().forward(hidden_states, attention_mask, **kwargs)
+        return hidden_states if rotary_state is None else (hidden_states, rotary_state)
+
+
+def rotary_updates(config: PreTrainedConfig, layer_idx: int) -> TapeUpdates | None:
+    """What a layer does to the rotary state; None where it leaves the state alone, or there is none."""
+    updates_class = INTER_ENCODINGS[config.inter_encoding].updates_class
+    if updates_class is None or layer_kind(config, layer_idx) != "inter":
+        return None
+    return updates_class(config)
+
+
+def handed_on(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Hidden states and rotary state behind a layer, which gives the hidden states alone where there is no other."""
+    return output if isinstance(output, tuple) else (output, None)
 
 
 def _checked_segment_ids(

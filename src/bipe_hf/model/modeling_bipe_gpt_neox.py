@@ -30,7 +30,7 @@ from .attention_bipe import BipeAttentionMixin, bilevel_attention
 from .configuration_bipe import BipeGPTNeoXConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_terms_bipe import InterTerms
-from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
+from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin, handed_on, rotary_updates
 from .registries_bipe import register_family
 
 
@@ -48,10 +48,10 @@ class BipeGPTNeoXAttention(BipeAttentionMixin, GPTNeoXAttention):
         attention_mask: torch.Tensor | None = None,
         layer_past: Cache | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, ...]:
         hidden_shape = (*hidden_states.shape[:-1], -1, 3 * self.head_size)
         query_key_value = self.query_key_value(hidden_states).view(hidden_shape).transpose(1, 2)
-        output, weights = bilevel_attention(
+        output, *others = bilevel_attention(
             self,
             *query_key_value.chunk(3, dim=-1),
             position_embeddings,
@@ -62,7 +62,7 @@ class BipeGPTNeoXAttention(BipeAttentionMixin, GPTNeoXAttention):
             eager_attention=eager_attention_forward,
             **kwargs,
         )
-        return self.dense(output), weights
+        return self.dense(output), *others
 
 
 class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
@@ -76,6 +76,18 @@ class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
         self.post_mlp_dropout = nn.Dropout(config.hidden_dropout)
         self.attention = BipeGPTNeoXAttention(config, layer_idx)
         self.mlp = GPTNeoXMLP(config)
+        self.rotary_updates = rotary_updates(config, layer_idx)
+
+    def forward_with_state(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotary_state: torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        given = {"attention_mask": attention_mask, "rotary_state": rotary_state, **kwargs}
+        output, _, attended = self.attention(self.input_layernorm(hidden_states), **given)
+        rotary_state = self.rotary_updates.after_attention(rotary_state, attended)
+        attended_states = self.post_attention_dropout(output) + hidden_states
+        seen = hidden_states if self.use_parallel_residual else attended_states
+        output = self.post_mlp_dropout(self.mlp(self.post_attention_layernorm(seen)))
+        return output + attended_states, self.rotary_updates.after_mlp(rotary_state, output)
 
 
 class BipeGPTNeoXPreTrainedModel(BipePreTrainedMixin, GPTNeoXPreTrainedModel):
@@ -105,11 +117,13 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
         attention_mask: torch.Tensor | None,
         position_bias: torch.Tensor | None,
         cache: Cache | None,
+        rotary_state: torch.Tensor | None,
         **kwargs,
     ) -> torch.Tensor:
         hidden_states = self.emb_dropout(hidden_states)
         for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while early exit drafts
-            hidden_states = layer(hidden_states, attention_mask, position_bias, layer_past=cache, **kwargs)
+            handed = hidden_states, attention_mask, position_bias, rotary_state
+            hidden_states, rotary_state = handed_on(layer(*handed, layer_past=cache, **kwargs))
         return self.final_layer_norm(hidden_states)
 
 

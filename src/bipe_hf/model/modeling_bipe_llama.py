@@ -30,7 +30,7 @@ from .compatibility_bipe import CACHE_NAME, takes_cache
 from .configuration_bipe import BipeLlamaConfig
 from .heads_bipe import BipeCausalLMMixin, BipeClassificationMixin, BipeQuestionAnsweringMixin
 from .inter_terms_bipe import InterTerms
-from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin
+from .modeling_bipe import BipeLayerMixin, BipeModelMixin, BipePreTrainedMixin, handed_on, rotary_updates
 from .registries_bipe import register_family
 
 
@@ -49,9 +49,9 @@ class BipeLlamaAttention(BipeAttentionMixin, LlamaAttention):
         attention_mask: torch.Tensor | None = None,
         cache: Cache | None = None,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, ...]:
         hidden_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        output, weights = bilevel_attention(
+        output, *others = bilevel_attention(
             self,
             self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2),
             self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2),
@@ -64,7 +64,7 @@ class BipeLlamaAttention(BipeAttentionMixin, LlamaAttention):
             eager_attention=eager_attention_forward,
             **kwargs,
         )
-        return self.o_proj(output), weights
+        return self.o_proj(output), *others
 
 
 class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
@@ -76,6 +76,17 @@ class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
         self.mlp = LlamaMLP(config)
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_updates = rotary_updates(config, layer_idx)
+
+    def forward_with_state(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotary_state: torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        given = {"attention_mask": attention_mask, "rotary_state": rotary_state, **kwargs}
+        output, _, attended = self.self_attn(self.input_layernorm(hidden_states), **given)
+        rotary_state = self.rotary_updates.after_attention(rotary_state, attended)
+        hidden_states = hidden_states + output
+        output = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + output, self.rotary_updates.after_mlp(rotary_state, output)
 
 
 class BipeLlamaPreTrainedModel(BipePreTrainedMixin, LlamaPreTrainedModel):
@@ -105,10 +116,12 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         attention_mask: torch.Tensor | None,
         position_bias: torch.Tensor | None,
         cache: Cache | None,
+        rotary_state: torch.Tensor | None,
         **kwargs,
     ) -> torch.Tensor:
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(hidden_states, attention_mask, position_bias, **{CACHE_NAME: cache}, **kwargs)
+            handed = hidden_states, attention_mask, position_bias, rotary_state
+            hidden_states, rotary_state = handed_on(layer(*handed, **{CACHE_NAME: cache}, **kwargs))
         return self.norm(hidden_states)
 
 

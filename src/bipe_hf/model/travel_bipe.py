@@ -60,6 +60,7 @@ FILES = (
     "sepllm_bipe.py",
     "sepllm_cache_bipe.py",
     "split_marks_bipe.py",
+    "tape_bipe.py",
     "tokenization_bipe.py",
     "travel_bipe.py",
     "version_bipe.py",
