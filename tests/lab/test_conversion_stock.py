@@ -317,6 +317,7 @@ def test_configuration_is_the_stock_one_with_the_fields_of_bipe(checkpoint, outp
         "separator_token_ids": BipeTokenizer.from_tokenizer(tokenizer).separator_token_ids,
         "max_segment_length": 20,
         "inner_separator_token_ids": [],
+        "layer_encodings": [],
         "alibi_slope_scale": 8,
         "bipe_hf_version": bipe_hf.__version__,
     }

@@ -222,7 +222,7 @@ def test_16_bits_are_near_float32(model, dtype):
     exact = model(IDS).logits
     rounded = deepcopy(model).to(dtype)
     found = [rounded(IDS, use_cache=False).logits]
-    start = rounded(IDS[:, :20])
+    start = rounded(IDS[:, :20], use_cache=True)
     found.append(torch.cat([start.logits, rounded(IDS[:, 20:], **{CACHE_NAME: start[CACHE_NAME]}).logits], dim=1))
     with torch.autocast("cpu", dtype):
         found.append(model(IDS).logits)
@@ -280,5 +280,6 @@ def test_what_cannot_be_is_a_clear_error(tiny_model, family):
     with pytest.raises(ValueError, match="tape_channels must be None or at least 1, got 0"):
         untrained(tiny_model, family, tape_channels=0)
     model = untrained(tiny_model, family)
+    options = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}, "use_cache": True}
     with pytest.raises(ValueError, match="a quantized cache rounds the angles that inter_encoding='tape' writes"):
-        model.generate(IDS, cache_implementation="quantized", cache_config={"backend": "fp8"}, max_new_tokens=2)
+        model.generate(IDS, **options, max_new_tokens=2)
