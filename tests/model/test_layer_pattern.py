@@ -183,6 +183,7 @@ def test_padding_between_tokens_is_no_distance_or_is_refused(family):
             )
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_graph_is_compiled_and_one_program_serves_every_length(family):
     model = make(family, inter_encoding="alibi", **LOCAL)

@@ -209,6 +209,7 @@ def test_a_step_into_a_static_cache_compiles_once(family, tiny_model):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_generate_compiles_once(family, tiny_model):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -225,6 +226,7 @@ def test_generate_compiles_once(family, tiny_model):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_exported_program_serves_every_batch_and_length(family, tiny_model):
     model = tiny_model(family, **SEPLLM)
