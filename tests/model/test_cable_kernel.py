@@ -6,11 +6,10 @@ from families import FAMILIES
 from two_rows import (
     CACHES,
     IDS,
+    assert_a_cache_goes_on,
     assert_padding_moves_no_token,
-    assert_pieces_are_one_forward,
     assert_rows_are_repeated_selected_and_reset,
     assert_states_do_not_depend_on_pieces,
-    padding_in_all_places,
 )
 
 from bipe_hf.model import logits_bipe
@@ -83,9 +82,7 @@ def test_gradients_are_those_of_differences(kind):
 
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
-    pieces = ((0, 3), (3, 12), (12, 13), (13, 24))
-    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
-    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces, crop)
+    assert_a_cache_goes_on(model, kind)
 
 
 def test_padding_in_all_places_moves_no_token(model):

@@ -9,8 +9,9 @@ from two_rows import (
     CACHES,
     IDS,
     WAYS_TO_GENERATE,
+    assert_documents_are_alone,
     assert_generation_is_recomputation,
-    assert_padding_moves_no_token,
+    assert_one_graph_and_one_program,
     assert_pieces_are_one_forward,
     assert_rows_are_repeated_selected_and_reset,
     padding_in_all_places,
@@ -21,12 +22,12 @@ from bipe_hf.model import logits_bipe
 
 def dca(tiny_model, family, **fields):
     """A tiny model whose chunks are of 5 tokens or segments, of which the texts here have more than two."""
-    torch.manual_seed(0)
     config = tiny_model(family).config.to_diff_dict()
     if family == "gpt_neox":  # one pair would show little
         config["rope_parameters"] = {**config["rope_parameters"], "partial_rotary_factor": 0.5}
     config["separator_token_ids"] = list(range(0, 60, 2))  # about every second token
     own = {"inter_encoding": "dca", "dca_train_length": 8}  # longest distance 6, window 1
+    torch.manual_seed(0)  # behind the tiny model, which may have to be made first
     return FAMILIES[family].make_causal_lm(**config | own | fields).eval()
 
 
@@ -96,14 +97,8 @@ def test_rows_of_a_cache_are_repeated_selected_and_reset(model):
     assert_rows_are_repeated_selected_and_reset(model)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
-    assert_padding_moves_no_token(model)
-    positions = torch.tensor([[*range(12), *range(18)], [*range(2), 0, *range(27)]])
-    logits = model(IDS, position_ids=positions, use_cache=False).logits
-    for row, lengths in enumerate(((12, 18), (2, 1, 27))):
-        for ids, found in zip(IDS[row].split(lengths), logits[row].split(lengths), strict=True):
-            torch.testing.assert_close(found, model(ids[None]).logits[0], rtol=1e-4, atol=2e-5)
+    assert_documents_are_alone(model)
 
 
 @pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
@@ -143,19 +138,8 @@ def test_a_rope_checkpoint_loads_as_dca_without_training(tiny_model, family, tmp
 
 
 @pytest.mark.slow
-@torch.no_grad()
 def test_one_graph_is_compiled_and_one_program_serves_every_length(model):
-    ids = IDS[:, :12].clone()
-    compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
-    torch._dynamo.reset()
-    dimensions = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
-    shapes = {"input_ids": dimensions, "use_cache": None}
-    program = torch.export.export(model, (), {"input_ids": ids, "use_cache": False}, dynamic_shapes=shapes).module()
-    for shape in ((1, 2), (3, 300)):
-        ids = torch.randint(0, 60, shape, generator=torch.Generator().manual_seed(0))
-        logits = program(input_ids=ids, use_cache=False).logits
-        torch.testing.assert_close(logits, model(ids, use_cache=False).logits, rtol=1e-4, atol=2e-5)
+    assert_one_graph_and_one_program(model)
 
 
 # Refusals

@@ -13,6 +13,8 @@ from two_rows import (
     assert_generation_is_recomputation,
     assert_padding_moves_no_token,
     assert_pieces_are_one_forward,
+    assert_whole_documents_are_alone,
+    gradients_of_a_step,
     padding_in_all_places,
 )
 
@@ -124,19 +126,8 @@ def test_caches_in_pieces_are_one_forward(model, kind):
     assert_pieces_are_one_forward(model, CACHES[kind](model.config), mask, pieces, crop=7 if kind == "dynamic" else 0)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
-    alone = [model(IDS[:1, :12]).logits[0], model(IDS[1:, :18]).logits[0]]
-    packed = torch.cat([IDS[0, :12], IDS[1, :18]])[None]
-    logits = model(packed, position_ids=torch.tensor([[*range(12), *range(18)]]), use_cache=False).logits[0]
-    torch.testing.assert_close(logits, torch.cat(alone), rtol=1e-4, atol=2e-5)
-    for left in (0, 2, 6):  # the rest of the padding is on the right
-        rows = torch.stack([torch.cat([IDS[0, :left], IDS[0, :12], IDS[0, 12 : 18 - left]]), IDS[1, :18]])
-        mask = torch.ones_like(rows)
-        mask[0, :left] = mask[0, left + 12 :] = 0
-        padded = model(rows, attention_mask=mask, use_cache=False).logits
-        torch.testing.assert_close(padded[0, left : left + 12], alone[0], rtol=1e-4, atol=2e-5)
-        torch.testing.assert_close(padded[1], alone[1], rtol=1e-4, atol=2e-5)
+    assert_whole_documents_are_alone(model)
 
 
 @pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
@@ -208,13 +199,9 @@ def test_checkpointing_keeps_every_gradient(family, use_reentrant, backend):
     """That of a learnt bias too, which some layers do not take."""
     model = make(family, inter_encoding="kerple", attn_implementation=backend, num_hidden_layers=4, **LOCAL).train()
     gradients = []
-    for checkpointed in (False, True):
+    for each in (None, use_reentrant):
         model.zero_grad()
-        if checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-            model.enable_input_require_grads()
-        model(IDS, labels=IDS, use_cache=False).loss.backward()
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        gradients.append(gradients_of_a_step(model, each))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 

@@ -12,7 +12,9 @@ from two_rows import (
     IDS,
     WAYS_TO_GENERATE,
     assert_generation_is_recomputation,
+    assert_one_graph_and_one_program,
     assert_pieces_are_one_forward,
+    assert_whole_documents_are_alone,
 )
 
 from bipe_hf.model import logits_bipe
@@ -176,8 +178,9 @@ def assert_same_logits(model, other):
 
 def fresh(tiny_model, family, **fields):
     """A tiny model of its own."""
-    torch.manual_seed(0)
-    return FAMILIES[family].make_causal_lm(**tiny_model(family).config.to_diff_dict() | fields).eval()
+    config = tiny_model(family).config.to_diff_dict() | fields
+    torch.manual_seed(0)  # behind the tiny model, which may have to be made first
+    return FAMILIES[family].make_causal_lm(**config).eval()
 
 
 def test_cope_starts_as_no_encoding(tiny_model, family):
@@ -279,20 +282,8 @@ def test_caches_in_pieces_are_one_forward(model, kind, monkeypatch):
     assert_pieces_are_one_forward(model, CACHES[kind](model.config), mask, pieces, crop=7 if kind == "dynamic" else 0)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
-    alone = [model(IDS[:1, :12]).logits[0], model(IDS[1:, :18]).logits[0]]
-    packed = torch.cat([IDS[0, :12], IDS[1, :18]])[None]
-    positions = torch.tensor([[*range(12), *range(18)]])
-    logits = model(packed, position_ids=positions, use_cache=False).logits[0]
-    torch.testing.assert_close(logits, torch.cat(alone), rtol=1e-4, atol=2e-5)
-    for left in (0, 2, 6):  # the rest of the padding is on the right
-        rows = torch.stack([torch.cat([IDS[0, :left], IDS[0, :12], IDS[0, 12 : 18 - left]]), IDS[1, :18]])
-        mask = torch.ones_like(rows)
-        mask[0, :left] = mask[0, left + 12 :] = 0
-        padded = model(rows, attention_mask=mask, use_cache=False).logits
-        torch.testing.assert_close(padded[0, left : left + 12], alone[0], rtol=1e-4, atol=2e-5)
-        torch.testing.assert_close(padded[1], alone[1], rtol=1e-4, atol=2e-5)
+    assert_whole_documents_are_alone(model)
 
 
 @pytest.mark.parametrize("options", WAYS_TO_GENERATE, ids=str)
@@ -341,22 +332,7 @@ def test_16_bits_are_near_float32(model, dtype):
 
 @pytest.mark.slow
 def test_one_graph_is_compiled_and_one_program_serves_every_length(model):
-    ids = IDS[:, :12].clone()  # an exported program would serve the strides of a view alone
-    with torch.no_grad():
-        compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
-        dimensions = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
-        program = torch.export.export(
-            model,
-            (),
-            {"input_ids": ids, "use_cache": False},
-            dynamic_shapes={"input_ids": dimensions, "use_cache": None},
-        ).module()
-        for shape in ((1, 2), (3, 300)):
-            ids = torch.randint(0, 60, shape, generator=torch.Generator().manual_seed(0))
-            logits = program(input_ids=ids, use_cache=False).logits
-            torch.testing.assert_close(logits, model(ids, use_cache=False).logits, rtol=1e-4, atol=2e-5)
-    torch._dynamo.reset()
+    assert_one_graph_and_one_program(model)
 
 
 def test_dropout_drops_weights_and_a_block_drops_the_same_again(monkeypatch):

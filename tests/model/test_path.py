@@ -8,10 +8,9 @@ from families import FAMILIES
 from two_rows import (
     CACHES,
     IDS,
-    assert_padding_moves_no_token,
-    assert_pieces_are_one_forward,
+    assert_a_cache_goes_on,
+    assert_documents_are_alone,
     assert_rows_are_repeated_selected_and_reset,
-    padding_in_all_places,
 )
 
 from bipe_hf.model import logits_bipe, path_bipe
@@ -138,26 +137,12 @@ def model(request, tiny_model, family, monkeypatch):
 
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
-    pieces = ((0, 3), (3, 12), (12, 13), (13, 24))
-    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
-    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces, crop)
+    assert_a_cache_goes_on(model, kind)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
     """Padding in all places; documents shorter than the convolution, with padding inside."""
-    mask = padding_in_all_places()
-    assert_padding_moves_no_token(model)
-    lengths = [(12, 18), (2, 1, 27)]
-    positions = torch.tensor([[at for length in each for at in range(length)] for each in lengths])
-    for given in ({}, {"attention_mask": mask}):
-        logits = model(IDS, position_ids=positions, use_cache=False, **given).logits
-        is_token = given.get("attention_mask", torch.ones_like(IDS)).bool()
-        for row, each in enumerate(lengths):
-            documents = zip(*(of_row[row].split(each) for of_row in (IDS, is_token, logits)), strict=True)
-            for ids, place, found in documents:
-                alone = model(ids[place][None]).logits[0]
-                torch.testing.assert_close(found[place], alone, rtol=1e-4, atol=2e-5)
+    assert_documents_are_alone(model)
 
 
 def test_rows_of_a_cache_are_repeated_selected_and_reset(model):

@@ -7,11 +7,10 @@ from torch.nn import functional as F
 from two_rows import (
     CACHES,
     IDS,
+    assert_a_cache_goes_on,
     assert_padding_moves_no_token,
-    assert_pieces_are_one_forward,
     assert_rows_are_repeated_selected_and_reset,
     assert_states_do_not_depend_on_pieces,
-    padding_in_all_places,
 )
 
 from bipe_hf.model.alibi_bipe import alibi_slopes
@@ -199,9 +198,7 @@ def model(request, family, tiny_model):
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
     """Pieces end in padding and before it: what the last token would bring is known behind it."""
-    pieces = ((0, 3), (3, 12), (12, 13), (13, 24))
-    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
-    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces, crop)
+    assert_a_cache_goes_on(model, kind)
 
 
 def test_padding_in_all_places_moves_no_token(model):

@@ -10,11 +10,12 @@ from two_rows import (
     CACHES,
     IDS,
     WAYS_TO_GENERATE,
+    assert_documents_are_alone,
     assert_generation_is_recomputation,
-    assert_padding_moves_no_token,
     assert_pieces_are_one_forward,
     assert_rows_are_repeated_selected_and_reset,
     assert_states_do_not_depend_on_pieces,
+    gradients_of_a_step,
     padding_in_all_places,
 )
 
@@ -41,11 +42,11 @@ ROTATE = {
 
 def fresh(tiny_model, family, **fields):
     """A tiny model of its own; half of a head of GPT-NeoX turns, two pairs."""
-    torch.manual_seed(0)
     config = tiny_model(family).config.to_diff_dict() | fields
     if family == "gpt_neox":
         config = {**config, "rope_parameters": {**config["rope_parameters"], "partial_rotary_factor": 0.5}}
         config = {**config, "rope_parameters": {**config["rope_parameters"], **fields.get("rope_parameters", {})}}
+    torch.manual_seed(0)  # behind the tiny model, which may have to be made first
     return FAMILIES[family].make_causal_lm(**config).eval()
 
 
@@ -246,21 +247,9 @@ def test_a_cache_goes_on_over_padding_after_crops_and_reordering(quick_model, ki
     assert_pieces_are_one_forward(quick_model, CACHES[kind](quick_model.config), padding_in_all_places(), pieces, crop)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(quick_model):
     """Padding in all places; documents shorter than the convolution, with padding inside."""
-    model, mask = quick_model, padding_in_all_places()
-    assert_padding_moves_no_token(model)
-    lengths = [(12, 18), (2, 1, 27)]
-    positions = torch.tensor([[at for length in each for at in range(length)] for each in lengths])
-    for given in ({}, {"attention_mask": mask}):
-        logits = model(IDS, position_ids=positions, use_cache=False, **given).logits
-        is_token = given.get("attention_mask", torch.ones_like(IDS)).bool()
-        for row, each in enumerate(lengths):
-            documents = zip(*(of_row[row].split(each) for of_row in (IDS, is_token, logits)), strict=True)
-            for ids, place, found in documents:
-                alone = model(ids[place][None]).logits[0]
-                torch.testing.assert_close(found[place], alone, rtol=1e-4, atol=2e-5)
+    assert_documents_are_alone(quick_model)
 
 
 def test_the_sums_of_a_cache_do_not_depend_on_its_pieces(quick_model):
@@ -282,14 +271,10 @@ def test_generation_is_recomputation(model, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("use_reentrant", [None, False, True])
 def test_every_parameter_learns_with_checkpointing_too(tiny_model, family, use_reentrant):
-    gradients = []
-    for checkpointed in (False, True):
-        model = selective(tiny_model, family, "segments, with gate").train()
-        if checkpointed and use_reentrant is not None:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-            model.enable_input_require_grads()
-        model(IDS, labels=IDS, use_cache=False).loss.backward()
-        gradients.append({name: each.grad for name, each in model.named_parameters()})
+    gradients = [
+        gradients_of_a_step(selective(tiny_model, family, "segments, with gate").train(), each)
+        for each in (None, use_reentrant)
+    ]
     assert all(each.abs().max() > 1e-7 for name, each in gradients[0].items() if "layer_encoding" in name)
     torch.testing.assert_close(*gradients)
 

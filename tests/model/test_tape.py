@@ -9,10 +9,14 @@ from two_rows import (
     CACHES,
     IDS,
     WAYS_TO_GENERATE,
+    assert_16_bits_are_near_float32,
+    assert_a_cache_goes_on,
+    assert_documents_are_alone,
     assert_generation_is_recomputation,
-    assert_padding_moves_no_token,
+    assert_one_graph_and_one_program,
     assert_pieces_are_one_forward,
     assert_rows_are_repeated_selected_and_reset,
+    gradients_of_a_step,
     padding_in_all_places,
 )
 
@@ -124,26 +128,12 @@ def test_recorded_hidden_states_are_hidden_states_alone(model):
 
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
-    pieces = ((0, 3), (3, 12), (12, 13), (13, 24))
-    crop = 0 if kind == "static" else 5  # whose keys cannot be cropped
-    assert_pieces_are_one_forward(model, CACHES[kind](model.config), padding_in_all_places(), pieces, crop)
+    assert_a_cache_goes_on(model, kind)
 
 
-@torch.no_grad()
 def test_padding_and_packing_are_documents_alone(model):
     """Padding in all places; documents of one token, with padding inside."""
-    mask = padding_in_all_places()
-    assert_padding_moves_no_token(model)
-    lengths = [(12, 18), (2, 1, 27)]
-    positions = torch.tensor([[at for length in each for at in range(length)] for each in lengths])
-    for given in ({}, {"attention_mask": mask}):
-        logits = model(IDS, position_ids=positions, use_cache=False, **given).logits
-        is_token = given.get("attention_mask", torch.ones_like(IDS)).bool()
-        for row, each in enumerate(lengths):
-            documents = zip(*(of_row[row].split(each) for of_row in (IDS, is_token, logits)), strict=True)
-            for ids, place, found in documents:
-                alone = model(ids[place][None]).logits[0]
-                torch.testing.assert_close(found[place], alone, rtol=1e-4, atol=2e-5)
+    assert_documents_are_alone(model)
 
 
 def test_rows_of_a_cache_are_repeated_selected_and_reset(model):
@@ -203,51 +193,24 @@ def test_backends_agree(model, uncompiled_flex_attention, flash_kernels):
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_every_parameter_learns_with_checkpointing_too(tiny_model, family, use_reentrant):
     gradients = []
-    for checkpointed in (False, True):
+    for each in (None, use_reentrant):
         model = tape(tiny_model, family, num_hidden_layers=3).train()
-        if checkpointed:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
-            model.enable_input_require_grads()
-        model(IDS, labels=IDS, use_cache=False).loss.backward()
         last = f"layers.{model.config.num_hidden_layers - 1}.rotary_updates"  # whose state nothing reads
-        gradients.append({name: each.grad for name, each in model.named_parameters() if last not in name})
+        found = gradients_of_a_step(model, each)
+        gradients.append({name: gradient for name, gradient in found.items() if last not in name})
     assert all(each.abs().max() > 1e-7 for name, each in gradients[0].items() if "rotary_updates" in name)
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@torch.no_grad()
 def test_16_bits_are_near_float32(model, dtype):
     """With weights of that dtype, also from a cache, and under autocast."""
-    exact = model(IDS).logits
-    rounded = deepcopy(model).to(dtype)
-    found = [rounded(IDS, use_cache=False).logits]
-    start = rounded(IDS[:, :20], use_cache=True)
-    found.append(torch.cat([start.logits, rounded(IDS[:, 20:], **{CACHE_NAME: start[CACHE_NAME]}).logits], dim=1))
-    with torch.autocast("cpu", dtype):
-        found.append(model(IDS).logits)
-    for logits in found:
-        assert (logits.float() - exact).norm() < 32 * torch.finfo(dtype).eps * exact.norm()
+    assert_16_bits_are_near_float32(model, dtype)
 
 
 @pytest.mark.slow
 def test_one_graph_is_compiled_and_one_program_serves_every_length(model):
-    ids = IDS[:, :12].clone()
-    with torch.no_grad():
-        compiled = torch.compile(model.__call__, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, rtol=1e-4, atol=1e-5)
-        dimensions = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=4096)}
-        program = torch.export.export(
-            model,
-            (),
-            {"input_ids": ids, "use_cache": False},
-            dynamic_shapes={"input_ids": dimensions, "use_cache": None},
-        ).module()
-        for shape in ((1, 2), (3, 300)):
-            ids = torch.randint(0, 60, shape, generator=torch.Generator().manual_seed(0))
-            logits = program(input_ids=ids, use_cache=False).logits
-            torch.testing.assert_close(logits, model(ids, use_cache=False).logits, rtol=1e-4, atol=2e-5)
-    torch._dynamo.reset()
+    assert_one_graph_and_one_program(model)
 
 
 def test_what_is_saved_loads_to_the_same_logits(model, tmp_path):

@@ -18,6 +18,8 @@ class CableKernelLogits(LayerLogits):
     each token, in float64 up to the difference.
     """
 
+    reads_steps = True
+
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
         super().__init__(config, head_dim, num_key_heads)
         self.num_heads = config.num_attention_heads

@@ -36,7 +36,3 @@ class DcaLogits(LayerLogits):
         own, before, older = products.unflatten(2, (3, -1)).unbind(2)
         behind = (block.query_ids // self.chunk)[:, None, :, None] - (block.key_ids // self.chunk)[:, None, None]
         return torch.where(behind == 0, own, torch.where(behind == 1, before, older))
-
-    def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
-        """The products, which are chosen."""
-        return logits

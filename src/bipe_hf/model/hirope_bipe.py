@@ -39,10 +39,6 @@ class HiropeLogits(LayerLogits):
             )
         return torch.where((distance < self.window)[:, None], near, far)
 
-    def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
-        """The products, which are chosen."""
-        return logits
-
     def slow_frequencies(self, device: torch.device) -> torch.Tensor:
         """Of each pair, 0 of those that are fast; of shape `(pairs,)`."""
         frequencies = default_frequencies(self.theta, self.turning, device)

@@ -41,6 +41,11 @@ class InterEncoding(nn.Module):
         self.log_scale_train_length = config.log_scale_train_length
         self.logn_train_length = config.logn_train_length
 
+    @property
+    def reads_steps(self) -> bool:
+        """Whether what its layers have reads how the segment index goes on (see [`IndexSteps`])."""
+        return self.layer_class is not None or (self.logits_class is not None and self.logits_class.reads_steps)
+
     def fill_buffers(self) -> None:
         """Fills the module's own buffers, which no checkpoint holds, after the model was made on the meta device."""
 

@@ -49,13 +49,17 @@ class LogitsBlock(NamedTuple):
 
 
 class LayerLogits(nn.Module):
-    """Base of what an inter encoding does with the logits of a layer, which it names as its `logits_class`.
+    """Base of what an inter encoding does with the logits of a layer, which it names as its `logits_class`: it changes
+    [`LayerLogits.products`] as they are made, or what they are when they are finished.
 
     Args:
         config: of the model.
         head_dim: of queries and keys.
         num_key_heads: number of key heads.
     """
+
+    reads_steps = False
+    """Whether [`LayerLogits.own_keys`] reads how the segment index goes on."""
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
         super().__init__()
@@ -64,13 +68,14 @@ class LayerLogits(nn.Module):
         """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own."""
 
     def own_keys(
-        self, hidden_states: torch.Tensor, steps: IndexSteps, past: torch.Tensor | None
+        self, hidden_states: torch.Tensor, steps: IndexSteps | None, past: torch.Tensor | None
     ) -> torch.Tensor | None:
         """What it reads of each token besides its key and value, for the cache to keep.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
-            steps ([`IndexSteps`]): how the segment index goes on, what is padding and where documents start.
+            steps ([`IndexSteps`], *optional*):
+                How the segment index goes on, what is padding and where documents start; None unless it `reads_steps`.
             past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*):
                 What was made of the last token before. None came by default.
 
@@ -85,7 +90,7 @@ class LayerLogits(nn.Module):
         return products.to(torch.promote_types(products.dtype, torch.float32)) * block.scaling
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
-        """The logits to take instead.
+        """The logits to take instead, by default the same.
 
         Args:
             logits (`torch.Tensor` of shape `(batch, heads, queries, keys)`):
@@ -95,7 +100,7 @@ class LayerLogits(nn.Module):
         Returns:
             Of the same shape. What stands where `block.is_visible` is False is for the mask to hide.
         """
-        raise NotImplementedError
+        return logits
 
 
 def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
@@ -109,7 +114,7 @@ def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
 
 
 def all_own_keys(
-    logits: LayerLogits, hidden_states: torch.Tensor, steps: IndexSteps, cache: Cache | None, layer_idx: int
+    logits: LayerLogits, hidden_states: torch.Tensor, steps: IndexSteps | None, cache: Cache | None, layer_idx: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """[`LayerLogits.own_keys`] of the new tokens, and of all: those of the cache, which keeps the new ones, too."""
     past = None if cache is None else latest_layer_state(cache, layer_idx, new_length=hidden_states.shape[1])

@@ -365,12 +365,11 @@ class BipeModelMixin:
         segment_ids = _checked_segment_ids(segment_ids, inputs_embeds, len(self.inner_encodings))
         if self.inter_encoding.logits_class is not None:
             check_backend(self.config.inter_encoding, self.config._attn_implementation)
-        for is_used, name in (
-            (self.config.sepllm_neighbors is not None, "sepllm_neighbors"),
-            (isinstance(cache, SepLLMCache), "SepLLMCache"),
-        ):
-            if is_used:
-                self._check_sepllm(name, input_ids, attention_mask)
+        if self.config.sepllm_neighbors is not None:
+            self._check_sepllm("sepllm_neighbors", input_ids, attention_mask)
+        if isinstance(cache, SepLLMCache):
+            self._check_sepllm_cache()
+            self._check_sepllm("SepLLMCache", input_ids, attention_mask)
         past_length = 0 if cache is None else cache.get_seq_length()
         attention_mask = _checked_mask(attention_mask, past_length, inputs_embeds)
         is_token = _is_token(attention_mask, past_length, length, segment_ids)
@@ -386,18 +385,14 @@ class BipeModelMixin:
             intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
             hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
         terms = self.inter_encoding(segments, hidden_states)
-        if self.inter_encoding.layer_class is not None or self.inter_encoding.logits_class is not None:
+        if self.inter_encoding.reads_steps:
             terms = terms._replace(steps=index_steps(segments.state, **given))
-        if self.inter_encoding.has_columns and isinstance(cache, QuantizedCache):
+        has_angles = self.inter_encoding.updates_class is not None
+        if isinstance(cache, QuantizedCache) and (self.inter_encoding.has_columns or has_angles):
+            what, where = ("angles", "behind the values") if has_angles else ("columns", "into the keys")
             raise InputError(
-                "a quantized cache rounds the columns that inter_encoding="
-                f"{self.config.inter_encoding!r} writes into the keys. Use another cache_implementation."
-            )
-
-        if self.inter_encoding.updates_class is not None and isinstance(cache, QuantizedCache):
-            raise InputError(
-                f"a quantized cache rounds the angles that inter_encoding={self.config.inter_encoding!r} writes behind"
-                " the values. Use another cache_implementation."
+                f"a quantized cache rounds the {what} that inter_encoding={self.config.inter_encoding!r} writes"
+                f" {where}. Use another cache_implementation."
             )
 
         sees = self._sees(segments.state, cache)
@@ -482,20 +477,25 @@ class BipeModelMixin:
         terms = inputs.inter_terms._replace(ids=PairIds(query_ids, key_ids))
         return inputs._replace(inter_terms=terms)
 
+    def _check_sepllm_cache(self) -> None:
+        """Raises `ValueError` for a model without separators, and for one that the cache does not go with. What of
+        this holds for `sepllm_neighbors` the configuration has said.
+        """
+        if self.segmenter.segmentation != "separators":
+            raise InputError(
+                f"SepLLMCache needs segmentation 'separators', the model has {self.segmenter.segmentation!r}. RoPE"
+                " over tokens with separators is inter_encoding='rope', token_share=1.0, intra_encoding='none'"
+            )
+        if self.config.inter_encoding in FINISHED_LOGITS:
+            raise InputError(f"SepLLMCache does not go with {why_no_sepllm(self.config.inter_encoding)}")
+        if "local" in self.config.layer_encodings:
+            raise InputError("SepLLMCache drops keys, among which the window of local layers could not be counted")
+
     def _check_sepllm(
         self, name: str, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor | None
     ) -> None:
         """Raises `ValueError` where separators cannot be read, or where the mask cannot be made."""
         check_mask_backend(name, self.config._attn_implementation)
-        if self.segmenter.segmentation != "separators":
-            raise InputError(
-                f"{name} needs segmentation 'separators', the model has {self.segmenter.segmentation!r}. RoPE over"
-                " tokens with separators is inter_encoding='rope', token_share=1.0, intra_encoding='none'"
-            )
-        if self.config.inter_encoding in FINISHED_LOGITS:
-            raise InputError(f"{name} does not go with {why_no_sepllm(self.config.inter_encoding)}")
-        if name == "SepLLMCache" and "local" in self.config.layer_encodings:
-            raise InputError("SepLLMCache drops keys, among which the window of local layers could not be counted")
         if torch.jit.is_tracing():
             raise InputError(f"{name}: torch.jit.trace cannot follow how its mask is made. Use torch.export")
         if input_ids is None:

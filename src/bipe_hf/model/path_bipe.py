@@ -34,6 +34,7 @@ class PathLogits(LayerLogits):
     transform of the paper, section 3.3, with queries in the place of keys).
     """
 
+    reads_steps = True
     rank, kernel, epsilon = 32, 3, 1e-6
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):

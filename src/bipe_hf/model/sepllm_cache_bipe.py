@@ -161,7 +161,7 @@ class SepLLMHistoryLayer(SegmentHistoryLayer):
     def segment_ids(self) -> torch.Tensor:
         return self.of_forward[..., 0]
 
-    def append_of_layer(self, layer_idx: int, states: torch.Tensor) -> None:
+    def append_of_layer(self, layer_idx: int | str, states: torch.Tensor) -> None:
         super().append_of_layer(layer_idx, states)
         if self.keep is not None:
             states = self.layer_states[layer_idx]
@@ -266,8 +266,8 @@ class SepLLMCache(Cache):
 
     Raises:
         ValueError: if `capacity` is below the sum of the others, or one of them is too small; in a forward, if the
-            model has no separators, if its encoding counts keys that are gone (`cope`, `dape`, `dape_v2`, `hirope`),
-            or for an attention backend that cannot hide single keys.
+            model has no separators, if its encoding changes finished logits (`cope`, `dape`, `hirope`, ...), if it has
+            local layers, or for an attention backend that cannot hide single keys.
     """
 
     def __init__(
