@@ -15,7 +15,7 @@ from ..model.configuration_bipe import (
     own_fields,
     why_unread,
 )
-from ..model.encodings_bipe import WITH_ADDED_ROTATION, WITH_TOKEN_PAIRS
+from ..model.encodings_bipe import turns_with_token
 from ..model.separators_bipe import PRESETS
 from ..model.version_bipe import __version__
 from ..model.vocabulary_bipe import token_texts
@@ -136,11 +136,9 @@ def _facts(folder: Path, config: BipeConfigMixin) -> dict[str, str]:
         readers = own.metadata["read_by"]
         is_told = name in TOLD
         # One segment has no index, and one token no place in it: what reads them then reads nothing.
-        has_fast = config.inter_encoding in WITH_ADDED_ROTATION and config.added_rotation == "fast"
-        sees_tokens = config.inter_encoding in WITH_TOKEN_PAIRS or has_fast
-        is_idle = (config.segmentation == "document" and not sees_tokens and "inter_encoding" in readers) or (
-            config.segmentation == "tokens" and "intra_encoding" in readers
-        )
+        is_idle = (
+            config.segmentation == "document" and not turns_with_token(config) and "inter_encoding" in readers
+        ) or (config.segmentation == "tokens" and "intra_encoding" in readers)
         is_idle |= name == "sepllm_initial_tokens" and config.sepllm_neighbors is None
         is_idle |= name == "max_inner_index" and not config.inner_separator_token_ids
         is_idle |= name == "token_share" and (config.token_share == 0 or config.segmentation == "tokens")

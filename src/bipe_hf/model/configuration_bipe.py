@@ -24,6 +24,7 @@ from .encodings_bipe import (
     encoding_label,
     encoding_levels,
     token_fields,
+    turns_with_token,
 )
 from .errors_bipe import InputError, did_you_mean
 from .travel_bipe import auto_map, check_code, write_code
@@ -562,8 +563,7 @@ class BipeConfigMixin(PreTrainedConfig):
             self._validate_layers()
         if self.inter_encoding == "dca":
             self._validate_dca()
-        has_fast_pairs = self.inter_encoding in WITH_ADDED_ROTATION and self.added_rotation == "fast"
-        if self.inter_encoding in WITH_TOKEN_PAIRS or has_fast_pairs:
+        if turns_with_token(self):
             self._validate_token_pairs()
         if self.inter_encoding == "hybrid":
             self._validate_hybrid()

@@ -114,6 +114,13 @@ WITH_ADDED_ROTATION = ("fox", "fox_pro", "cable", "cable_kernel", "cope", "dape"
 # Those that change the logits of a layer when they are finished.
 FINISHED_LOGITS = ("hirope", "dca", "cable_kernel", "path", "cope", "dape", "dape_v2")
 
+
+def turns_with_token(config: PreTrainedConfig) -> bool:
+    """Whether fast rotary pairs of a configuration turn with the token, wherever segments end."""
+    is_added = config.inter_encoding in WITH_ADDED_ROTATION and config.added_rotation == "fast"
+    return is_added or config.inter_encoding in WITH_TOKEN_PAIRS
+
+
 ENCODINGS = {
     "rope": _over_tokens("RoPE", "rope"),
     "xpos": _over_tokens("xPos", "xpos"),
@@ -294,7 +301,7 @@ def _inter_label(config: PreTrainedConfig) -> str:
     if config.inner_separator_token_ids:
         ape += " with levels"
     if config.segmentation == "document":  # every segment index is 0: the inter encoding says nothing,
-        if config.inter_encoding not in WITH_TOKEN_PAIRS and rotation != "fast":  # but for pairs that turn otherwise
+        if not turns_with_token(config):  # but for pairs that turn otherwise
             return ape
         return inter if config.intra_encoding == "none" else f"{inter} with {ape}"
     if config.inter_encoding == "none":
