@@ -163,7 +163,7 @@ def column_layout(slopes: list[float], dtype: torch.dtype, head_dim: int) -> tup
         part are to be divided by that power and multiplied by `2**exponent`.
     """
     heads = [_query_columns(slope, *DIGITS[dtype]) for slope in slopes] + [_key_columns(*DIGITS[dtype])]
-    filling = -(head_dim + len(heads[0])) % 8
+    filling = num_columns(head_dim, dtype) - len(heads[0])
     heads = [[*columns, *[Column()] * filling] for columns in heads]
     # Both sides of the division fit 62 bits: the exponents of a model lie close enough.
     exponent = 40 + min(column.exponent for columns in heads for column in columns if column.factor or column.fixed)
@@ -175,6 +175,12 @@ def column_layout(slopes: list[float], dtype: torch.dtype, head_dim: int) -> tup
 
     rows = [[row(column) for column in columns] for columns in heads]
     return torch.tensor(rows).permute(2, 0, 1)[:, :, None].contiguous(), exponent
+
+
+def num_columns(head_dim: int, dtype: torch.dtype) -> int:
+    """How many columns stand in front of each head of so many dimensions, zeros that fill them up included."""
+    digits = len(_key_columns(*DIGITS[dtype]))
+    return digits + -(head_dim + digits) % 8
 
 
 def _places(slope_digits: int, segment_digits: int) -> list[tuple[int, list[int]]]:

@@ -41,6 +41,14 @@ class InterEncoding(nn.Module):
         self.log_scale_train_length = config.log_scale_train_length
         self.logn_train_length = config.logn_train_length
 
+    @classmethod
+    def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
+        """How many bias columns positions put in front of each head of so many dimensions, for attention in `dtype`.
+
+        Those that a layer learns ([`LayerEncoding`]) are not among them.
+        """
+        return 0
+
     @property
     def reads_steps(self) -> bool:
         """Whether what its layers have reads how the segment index goes on (see [`IndexSteps`])."""

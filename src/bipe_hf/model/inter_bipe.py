@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import is_tracing
 
-from .alibi_bipe import AlibiBias, kernel_dtype
+from .alibi_bipe import AlibiBias, kernel_dtype, num_columns
 from .cable_bipe import CableDecrements
 from .cable_kernel_bipe import CableKernelLogits
 from .cope_bipe import CopeLogits
@@ -120,6 +120,10 @@ class AlibiInterEncoding(InterEncoding):
         super().__init__(config, rotary_class, head_dim)
         self.alibi = AlibiBias(config.num_attention_heads, head_dim, config.alibi_slope_scale, "alibi_slope_scale")
 
+    @classmethod
+    def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
+        return num_columns(head_dim, dtype)
+
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
         columns = self.alibi(segments.segment_ids, hidden_states)
         return super().forward(segments, hidden_states)._replace(columns=columns)
@@ -158,6 +162,10 @@ class HybridInterEncoding(InterEncoding):
             self.alibi = hybrid_alibi(config, head_dim)
         # A buffer of its own, because a cast of the model to 16 bits rounds the frequencies.
         self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False)
+
+    @classmethod
+    def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
+        return num_columns(head_dim, dtype) if config.hybrid_alibi_scale > 0 else 0
 
     @property
     def has_columns(self) -> bool:
@@ -202,6 +210,10 @@ class HiropeInterEncoding(HybridInterEncoding):
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
         super().__init__(config, rotary_class, head_dim)
         self.slow_pairs_turn, self.token_share, self.alibi = True, 0.0, None
+
+    @classmethod
+    def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
+        return 0
 
     def follow(self, config: PreTrainedConfig) -> None:
         """Nothing: no field moves."""
@@ -260,6 +272,10 @@ class AxesInterEncoding(InterEncoding):
         self.num_inner = len(config.inner_separator_token_ids)
         self.alibi = hybrid_alibi(config, head_dim)
         self.axes = nn.Buffer(self.axis_of_dimensions(), persistent=False)
+
+    @classmethod
+    def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
+        return num_columns(head_dim, dtype)
 
     def axis_of_dimensions(self) -> torch.Tensor:
         """The axis that each rotary dimension turns with, -1 for none, of shape `(rotary dimensions,)`."""

@@ -36,6 +36,7 @@ from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
 from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
+from .paged_bipe import check_paged
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
@@ -242,6 +243,7 @@ class BipeModelMixin:
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         segment_ids: torch.LongTensor | None = None,
+        segments: Segments | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
         """As the base model of the family, with one argument more and one read differently.
@@ -260,6 +262,10 @@ class BipeModelMixin:
                 A step that does not go up is the start of a new packed document: no token attends to a document before
                 its own, and segments count from 0 again. The values are read for nothing else. Packed
                 documents make no cache: a next token would attend to all of them.
+            segments ([`Segments`], *optional*):
+                Finished positions, of a server that keeps what the next token of each request needs to know (see
+                [`Segmenter.flat`]). Then nothing is found here or kept in the cache, and `attention_mask` goes to the
+                attention backend as it is.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
@@ -276,14 +282,17 @@ class BipeModelMixin:
             )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        inputs, segment_state = self.bilevel_inputs(
-            input_ids, inputs_embeds, attention_mask, position_ids, cache, segment_ids
-        )
+        if segments is not None:
+            inputs = self.finished_inputs(inputs_embeds, attention_mask, segments, segment_ids)
+        else:
+            inputs, segment_state = self.bilevel_inputs(
+                input_ids, inputs_embeds, attention_mask, position_ids, cache, segment_ids
+            )
+            if use_cache and cache is None and not inputs.is_packed:
+                cache = DynamicCache(config=self.config)
+            if cache is not None:
+                write_segment_history(cache, segment_state, self.config.num_hidden_layers)
         del inputs_embeds  # the sum is in `inputs`; long prompts feel one tensor more for the whole forward
-        if use_cache and cache is None and not inputs.is_packed:
-            cache = DynamicCache(config=self.config)
-        if cache is not None:
-            write_segment_history(cache, segment_state, self.config.num_hidden_layers)
         if self.inter_encoding.has_bias:
             inputs = self._with_bias(inputs, segment_state.segment_id, cache)
         if self.inter_encoding.logits_class is not None:
@@ -377,13 +386,7 @@ class BipeModelMixin:
         self.check_whole(attention_mask, starts_document)
         given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
         segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
-        hidden_states = inputs_embeds
-        for inner_encoding, indices in zip(self.inner_encodings, segments.inner_indices, strict=True):
-            inner = inner_encoding(indices, hidden_states.dtype)
-            hidden_states = hidden_states + inner.to(hidden_states.device)
-        if self.intra_encoding is not None:
-            intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
-            hidden_states = hidden_states + intra.to(hidden_states.device)  # a device map may have put it elsewhere
+        hidden_states = self._with_positions(inputs_embeds, segments)
         terms = self.inter_encoding(segments, hidden_states)
         if self.inter_encoding.reads_steps:
             terms = terms._replace(steps=index_steps(segments.state, **given))
@@ -406,12 +409,53 @@ class BipeModelMixin:
             if "local" in other_layers:
                 given = inputs_embeds, attention_mask, cache, starts_document, is_token, sees
                 other_layers["local"] = LayerInputs(other_layers["local"].terms, *self._local_mask(mask, *given))
-        is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
-        if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
-            mask = mask_for_columns(mask)
+        mask = self._mask_of_logits(mask)
         is_packed = starts_document is not None and not is_tracing()
         inputs = BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed, other_layers=other_layers)
         return inputs, segments.state
+
+    def finished_inputs(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        segments: Segments,
+        segment_ids: torch.LongTensor | None,
+    ) -> BilevelInputs:
+        """As [`bilevel_inputs`], from finished segments and the mask of a server.
+
+        Raises:
+            ValueError: if `segment_ids` are given besides, if `segments` are not those of these tokens, or if what the
+                inter encoding needs is no matter of positions alone (see [`check_paged`]).
+        """
+        check_paged(self.config, "segments")
+        if segment_ids is not None:
+            raise InputError("segments and segment_ids were given: finished segments need no ids, leave one out")
+        shape, given = tuple(inputs_embeds.shape[:2]), tuple(segments.segment_ids.shape)
+        if given != shape or len(segments.inner_indices) != len(self.inner_encodings):
+            raise InputError(
+                f"segments must be of shape {shape} with {len(self.inner_encodings)} inner levels, got {given} with"
+                f" {len(segments.inner_indices)}"
+            )
+        hidden_states = self._with_positions(inputs_embeds, segments)
+        terms = self.inter_encoding(segments, hidden_states)
+        return BilevelInputs(hidden_states, self._mask_of_logits(attention_mask), terms, {}, is_packed=False)
+
+    def _mask_of_logits(self, mask: torch.Tensor | BlockMask | None) -> torch.Tensor | BlockMask | None:
+        """The mask as eager attention adds it to logits with columns, which are float32; as it is for all others."""
+        is_16_bit = isinstance(mask, torch.Tensor) and mask.dtype in (torch.float16, torch.bfloat16)
+        if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
+            return mask_for_columns(mask)
+        return mask
+
+    def _with_positions(self, hidden_states: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """Adds the absolute encodings of all levels, which a device map may have put elsewhere."""
+        for inner_encoding, indices in zip(self.inner_encodings, segments.inner_indices, strict=True):
+            inner = inner_encoding(indices, hidden_states.dtype)
+            hidden_states = hidden_states + inner.to(hidden_states.device)
+        if self.intra_encoding is not None:
+            intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
+            hidden_states = hidden_states + intra.to(hidden_states.device)
+        return hidden_states
 
     def _local_mask(
         self,

@@ -20,7 +20,8 @@ Three conventions hold in the whole package:
 - `SegmentState` is all that the next token needs to know of the past, so a cache keeps that and no token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol, Self
 
@@ -173,7 +174,8 @@ class Segmenter(nn.Module):
             none_ends = torch.zeros_like(is_token)
             inner_ends = (none_ends,) * len(self.inner_separator_token_ids)
             return segment_tokens(none_ends, inner_ends=inner_ends, segment_ids=segment_ids, **given)
-        segments = segment_tokens(self._ends(input_ids, given), inner_ends=self._inner_ends(input_ids), **given)
+        ends = self._ends(input_ids, partial(count_tokens, input_ids, **given))
+        segments = segment_tokens(ends, inner_ends=self._inner_ends(input_ids), **given)
         if segment_ids is None:
             return segments
         segments, fits = renumber(segments, segment_ids, **given)
@@ -183,6 +185,11 @@ class Segmenter(nn.Module):
             " segment_ids out of the batch; ids that tell other segments apart are taken with inputs_embeds alone",
         )
         return segments
+
+    def flat(self, input_ids: torch.Tensor, starts_piece: torch.Tensor, past: SegmentState) -> Segments:
+        """The segments of a flat batch of pieces, as [`segment_flat`] finds them from these ids."""
+        ends = self._ends(input_ids, partial(count_flat, starts_piece, past))
+        return segment_flat(ends, starts_piece, past, inner_ends=self._inner_ends(input_ids))
 
     def _compare(self, fits: torch.Tensor, otherwise: str) -> None:
         """Warns, once, of rows that do not fit; of shape `(batch, 1)`."""
@@ -199,13 +206,13 @@ class Segmenter(nn.Module):
         rows = [separator_table(level, longest) for level in self.inner_separator_token_ids]
         return torch.stack(rows) if rows else torch.zeros(0, longest, dtype=torch.bool)
 
-    def _ends(self, input_ids: torch.Tensor, given: dict) -> torch.Tensor:
-        """Marks the tokens that end a segment."""
+    def _ends(self, input_ids: torch.Tensor, count: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Marks the tokens that end a segment; `count` gives the index of each in its document."""
         if self.segmentation == "separators":
             table = self.is_separator.to(input_ids.device)
             return table[input_ids.clamp(max=table.shape[0] - 1)]
         if self.segmentation == "fixed":
-            return (count_tokens(input_ids, **given) + 1) % self.fixed_segment_length == 0
+            return (count() + 1) % self.fixed_segment_length == 0
         every_token = torch.ones_like if self.segmentation == "tokens" else torch.zeros_like
         return every_token(input_ids, dtype=torch.bool)
 
@@ -322,6 +329,67 @@ def segment_tokens(
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
     state = SegmentState(segment_ids, intra_positions, ended, token_positions, tuple(inner))
     return _without_padding(state, is_token)
+
+
+def segment_flat(
+    ends_segment: torch.Tensor,
+    starts_piece: torch.Tensor,
+    past: SegmentState,
+    *,
+    inner_ends: tuple[torch.Tensor, ...] = (),
+) -> Segments:
+    """As [`segment_tokens`], for a flat batch: pieces of several texts one behind the other, as servers run them.
+
+    A piece is a part of a prompt, a token, or a token with drafts behind it. Each goes on where its own text is.
+
+    Args:
+        ends_segment (`torch.BoolTensor` of shape `(rows, length)`): True at separators.
+        starts_piece (`torch.BoolTensor` of shape `(rows, length)`):
+            True at the first token of each piece; the first token of a row starts one in any case.
+        past ([`SegmentState`], entries of shape `(rows, length)`):
+            State after the tokens that came before in the text of each piece. It is read where a piece starts; what it
+            holds elsewhere means nothing.
+        inner_ends (tuple of `torch.BoolTensor` of shape `(rows, length)`, *optional*):
+            True at the separators of each inner level, coarse to fine. There is no inner level by default.
+
+    Returns:
+        [`Segments`], whose `state` after any token of a piece is the `past` of a piece that goes on behind it.
+    """
+    found = segment_tokens(ends_segment, inner_ends=inner_ends, starts_document=starts_piece)
+    first_column = _first_column(starts_piece)
+    begun = [entry.gather(1, first_column) for entry in _next_state(ends_segment, inner_ends, None, past).columns()]
+    first = SegmentState.from_columns(begun)  # of each piece, at all its tokens
+
+    # What a piece found by itself counts from its first token; where that token stood goes on top, as long as the unit
+    # around it goes on.
+    segment_ids, intra_positions, ended, token_positions, inner = found.state
+    goes_on = segment_ids == 0
+    levels = []
+    for level, before in zip(inner, first.inner, strict=True):
+        still_first = goes_on & (level.index == 0)
+        levels.append(LevelState(level.index + before.index * goes_on, level.ended))
+        goes_on = still_first
+    state = SegmentState(
+        segment_ids + first.segment_id,
+        intra_positions + first.intra_position * goes_on,
+        ended,
+        token_positions + first.token_position,
+        tuple(levels),
+    )
+    return _without_padding(state, None)
+
+
+def count_flat(starts_piece: torch.Tensor, past: SegmentState) -> torch.Tensor:
+    """Index of every token of a flat batch in its own text (see [`segment_flat`])."""
+    first_column = _first_column(starts_piece)
+    in_piece = torch.arange(starts_piece.shape[1], device=starts_piece.device) - first_column
+    return in_piece + past.token_position.gather(1, first_column) + 1
+
+
+def _first_column(starts_piece: torch.Tensor) -> torch.Tensor:
+    """Where the piece of each token starts."""
+    column = torch.arange(starts_piece.shape[1], device=starts_piece.device)
+    return _at_latest(column.expand_as(starts_piece), starts_piece)
 
 
 def renumber(
