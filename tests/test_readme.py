@@ -6,6 +6,7 @@ import shlex
 import sys
 
 import pytest
+import torch
 import transformers.dynamic_module_utils as dynamic_modules
 from lm_eval.__main__ import cli_evaluate
 from paths import ROOT
@@ -85,6 +86,18 @@ def test_python_blocks_of_the_page_on_levels_run(demo):
     assert names["config"].encoding_label == "BiPE-RoPE with levels"
     lines, fields = zip(*names["tokenizer"]("a,b\nc")["segment_ids"], strict=True)
     assert (max(lines), max(fields)) == (1, 1)
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_page_on_onnx_makes_what_generate_makes(demo):
+    pytest.importorskip("onnxruntime", reason="needs pip install '.[onnx]', which make test does")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "onnx.md").read_text(), flags=re.DOTALL)
+    names = {}
+    exec(compile(block, "docs/onnx.md", "exec"), names)
+    model = names["model"]
+    model.generation_config.eos_token_id = None
+    expected = model.generate(**names["inputs"], max_new_tokens=20, do_sample=False)
+    assert torch.equal(names["ids"], expected)
 
 
 def test_the_commands_on_segments_and_passkeys_run(demo):

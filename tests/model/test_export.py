@@ -61,7 +61,14 @@ def test_transformers_exports_a_step_with_its_cache(model, step):
         past = {name: value[:, :-1] for name, value in inputs.items()}
         return {**inputs, "input_ids": inputs["input_ids"][:, -1:], "past_key_values": model(**past).past_key_values}
 
-    program = DynamoExporter().export(model, inputs_of_step(2, 12), config=DynamoConfig(dynamic=True))
+    inputs = inputs_of_step(2, 12)
+    program = DynamoExporter().export(model, copy.deepcopy(inputs), config=DynamoConfig(dynamic=True))
+    if step == "decode":  # an exporter takes all that it finds in a cache: a second way to a layer is a stale copy
+        cache = inputs["past_key_values"]
+        tensors = 2 * model.config.num_hidden_layers + 1 + len(cache.layers[-1].layer_states)
+        signature = program.program.graph_signature
+        assert len(signature.user_inputs) == len(inputs) - 1 + tensors
+        assert len(signature.user_outputs) == 1 + tensors  # logits first
     for shape in ((2, 12), (3, 40)):
         inputs = inputs_of_step(*shape)
         exported, expected = program(**copy.deepcopy(inputs)), model(**copy.deepcopy(inputs))

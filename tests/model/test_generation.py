@@ -10,6 +10,7 @@ from tiny import LEVELS
 from transformers import DynamicCache, StaticCache
 from transformers import set_seed as seed_everything
 
+from bipe_hf.model.cache_bipe import write_segment_history
 from bipe_hf.model.compatibility_bipe import CACHE_NAME
 
 
@@ -469,12 +470,15 @@ def test_a_reset_cache_starts_afresh(model, kind):
 
 def test_an_offloaded_cache_fetches_the_first_layer_after_the_last(model, monkeypatch):
     """What an offloaded cache does on a GPU, without one: after the last layer with keys comes the first again."""
-    cache = filled_cache(model, tokens(2, 10))
+    num_layers = model.config.num_hidden_layers
+    cache = DynamicCache(config=model.config)
+    cache.offloading = True  # asked for in its constructor it wants an accelerator
+    write_segment_history(cache, model.get_decoder().segment(tokens(2, 10)).state, num_layers)
     fetched = []
-    for i, layer in enumerate(cache.layers[: model.config.num_hidden_layers]):
+    for i, layer in enumerate(cache.layers[:num_layers]):
         monkeypatch.setattr(layer, "prefetch", lambda i=i: fetched.append(i))
     cache.prefetch_stream = contextlib.nullcontext()
-    cache.prefetch(model.config.num_hidden_layers, only_non_sliding=False)
+    cache.prefetch(num_layers, only_non_sliding=False)
     assert fetched == [0]
 
 

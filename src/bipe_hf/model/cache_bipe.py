@@ -22,17 +22,18 @@ class SegmentHistoryLayer(CacheLayerMixin):
     It stands behind the layers of the model, so `len(cache)` is one more than their number, and it has no keys.
 
     Args:
-        first_layer ([`~transformers.cache_utils.CacheLayerMixin`]):
-            The layer that a forward uses next after the last one. An offloaded cache fetches layers in a ring, of
-            which this one is a part that holds nothing.
+        next_layer ([`~transformers.cache_utils.CacheLayerMixin`], *optional*):
+            The layer that a forward uses next after the last one, in an offloaded cache alone: it fetches layers in a
+            ring, of which this one is a part that holds nothing. Elsewhere it would be a second copy of the keys of
+            that layer in what an exporter takes for the state of the cache.
     """
 
     is_croppable = True
     supports_early_init = False
 
-    def __init__(self, first_layer: CacheLayerMixin):
+    def __init__(self, next_layer: CacheLayerMixin | None = None):
         super().__init__()
-        self.first_layer = first_layer
+        self.next_layer = next_layer
         # `torch.LongTensor` of shape (batch, cached length, 4 + 2 * inner levels): the columns of SegmentState
         self.states: torch.Tensor | None = None
         # of each layer whose encoding has a state, and by a name where it has another: a `torch.Tensor` of shape
@@ -116,7 +117,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
         return self.get_seq_length() + query_length, 0
 
     def prefetch(self) -> None:
-        self.first_layer.prefetch()
+        self.next_layer.prefetch()
 
     # The layer holds a few integers a token and no keys: there is nothing to allocate early or to offload.
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None: ...
@@ -131,12 +132,17 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
     """The same in tensors of fixed shape, written in place: a compiled step finds them at the same address.
 
     Column 0 of `states` is the state before any token, column `length` the one after the last.
+
+    Args:
+        max_cache_len: tokens that the cache has room for.
+        next_layer: as in [`SegmentHistoryLayer`].
     """
 
     is_compileable = True
 
-    def __init__(self, first_layer: CacheLayerMixin):
-        super().__init__(first_layer)
+    def __init__(self, max_cache_len: int, next_layer: CacheLayerMixin | None = None):
+        super().__init__(next_layer)
+        self.max_cache_len = max_cache_len
         # `torch.LongTensor` of shape (1,): no compiled step may read it, which is why it never is a number
         self.length: torch.Tensor | None = None
 
@@ -164,7 +170,7 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
             batch_size, device = state.segment_id.shape[0], state.segment_id.device
             before_any = initial_state(batch_size, device, len(state.inner))
             before_any = torch.stack(before_any.columns(), dim=-1)
-            self.states = before_any.repeat(1, 1 + self.first_layer.max_cache_len, 1)
+            self.states = before_any.repeat(1, 1 + self.max_cache_len, 1)
             self.length = before_any.new_zeros(1)
             if not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(self.states)
@@ -185,7 +191,7 @@ class StaticSegmentHistoryLayer(SegmentHistoryLayer):
     def append_of_layer(self, layer_idx: int | str, states: torch.Tensor) -> None:
         if layer_idx not in self.layer_states:
             batch_size, _, numbers = states.shape
-            room = states.new_zeros(batch_size, 1 + self.first_layer.max_cache_len, numbers)
+            room = states.new_zeros(batch_size, 1 + self.max_cache_len, numbers)
             self.layer_states[layer_idx] = room
             if not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(room)
@@ -308,7 +314,10 @@ def _history_layer_for(cache: Cache, num_hidden_layers: int) -> SegmentHistoryLa
         # A cache made without a config grows its layers on demand; ours must come after all of them.
         while len(cache.layers) < num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())
-        layer_class = StaticSegmentHistoryLayer if cache.is_compileable else SegmentHistoryLayer
-        layer = layer_class(first_layer=cache.layers[0])
+        next_layer = cache.layers[0] if cache.offloading else None
+        if cache.is_compileable:
+            layer = StaticSegmentHistoryLayer(cache.layers[0].max_cache_len, next_layer)
+        else:
+            layer = SegmentHistoryLayer(next_layer)
         cache.layers.append(layer)
     return layer

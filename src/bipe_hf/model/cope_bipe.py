@@ -80,5 +80,5 @@ class CopeLogits(LayerLogits):
             return block.is_visible
         ids = block.key_ids[:, None, None, :]
         seen = F.pad(torch.where(block.is_visible, ids, NO_SEGMENT), (0, 1), value=NO_SEGMENT)
-        following = seen.flip(-1).cummin(-1).values.flip(-1)[..., 1:]
+        following = seen.flip(-1).cummin(-1)[0].flip(-1)[..., 1:]
         return torch.where(block.is_visible & (following != NO_SEGMENT), following - ids, 0)

@@ -64,6 +64,6 @@ class DapeV2Logits(DapeLogits):
         reach = self.kernel // 2
         hidden = self.first(F.pad(both.masked_fill(~is_visible, 0), (reach, 2 * reach)))
         # from the first key that the query sees on
-        exists = F.pad(is_visible, (0, reach)).long().cummax(-1).values
+        exists = F.pad(is_visible, (0, reach)).long().cummax(-1)[0]
         hidden = F.leaky_relu(hidden) * exists
         return self.second(F.pad(hidden, (reach, 0)))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from .segmentation_bipe import SegmentState
+from .segmentation_bipe import SegmentState, at_latest
 
 
 class IndexSteps(NamedTuple):
@@ -44,5 +44,5 @@ def index_steps(
     latest = None
     if is_token is not None:
         places = torch.arange(1, 1 + index.shape[1], device=index.device)
-        latest = torch.where(is_token, places, 0).cummax(dim=1).values
+        latest = at_latest(places.expand_as(is_token), is_token)
     return IndexSteps(size, latest, starts_document)

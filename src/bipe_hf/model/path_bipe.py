@@ -131,7 +131,7 @@ class PathLogits(LayerLogits):
         query = block.query.to(dtype).unflatten(1, (key_heads, -1))  # (batch, key heads, group, queries, head_dim)
         group, key = query.shape[2], block.key.to(dtype)
         query = query.flatten(2, 3)
-        acts = block.is_visible.long().flip(-1).cummax(-1).values.flip(-1)  # the factors up to that of the query
+        acts = block.is_visible.long().flip(-1).cummax(-1)[0].flip(-1)  # the factors up to that of the query
         acts = acts.to(dtype).repeat(1, 1, group, 1)
         # a traced graph serves every length, of which no number of chunks is known
         is_whole = torch.jit.is_tracing() or torch.compiler.is_exporting()

@@ -309,7 +309,7 @@ def segment_tokens(
     if segment_ids is None:
         ended_before = _exclusive_cumsum(ends_segment) + past.segment_id + past.ended
         if starts_document is not None:
-            ended_before = ended_before - _at_latest(ended_before, starts_document)
+            ended_before = ended_before - at_latest(ended_before, starts_document)
         segment_ids = ended_before
     segment_ids = _at_latest_token(segment_ids.long(), is_token, past.segment_id)
 
@@ -323,7 +323,7 @@ def segment_tokens(
         inner.append(level)
     index = _token_index(ends_segment, is_token)
     index_in_unit = index + past.intra_position + 1
-    intra_positions = index_in_unit - _at_latest(index_in_unit, starts)
+    intra_positions = index_in_unit - at_latest(index_in_unit, starts)
     token_positions = count_tokens(ends_segment, is_token=is_token, starts_document=starts_document, past=past)
 
     ended = _at_latest_token(ends_segment.long(), is_token, past.ended)
@@ -389,7 +389,7 @@ def count_flat(starts_piece: torch.Tensor, past: SegmentState) -> torch.Tensor:
 def _first_column(starts_piece: torch.Tensor) -> torch.Tensor:
     """Where the piece of each token starts."""
     column = torch.arange(starts_piece.shape[1], device=starts_piece.device)
-    return _at_latest(column.expand_as(starts_piece), starts_piece)
+    return at_latest(column.expand_as(starts_piece), starts_piece)
 
 
 def renumber(
@@ -459,7 +459,7 @@ def without_falls(
         starts = changes if at == 0 else starts
     counted = past.segment_id + _count(starts | falls)
     if starts_document is not None:
-        counted = counted - _at_latest(counted, starts_document)
+        counted = counted - at_latest(counted, starts_document)
     fits = ~falls.any(dim=1, keepdim=True)
     given = levels[0]
     counted = torch.where(fits | (given < 0), given, counted)
@@ -491,7 +491,7 @@ def _inner_level(
     if is_token is not None:
         starts = starts & is_token
     count = past.index + _count(starts)
-    return starts, LevelState(count - _at_latest(count, parent_starts), ended)
+    return starts, LevelState(count - at_latest(count, parent_starts), ended)
 
 
 def count_tokens(
@@ -515,7 +515,7 @@ def count_tokens(
         positions = positions + past.token_position + 1
     if starts_document is None:
         return positions
-    return positions - _at_latest(positions, starts_document)
+    return positions - at_latest(positions, starts_document)
 
 
 def _next_state(
@@ -571,7 +571,7 @@ def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor 
     if is_token is not None:
         starts_document = starts_document | (is_token != _shift(is_token, is_token[:, :1]))
     index = torch.arange(starts_document.shape[1], device=starts_document.device).expand_as(starts_document)
-    return index - _at_latest(index, starts_document)
+    return index - at_latest(index, starts_document)
 
 
 def _shift(values: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
@@ -596,7 +596,7 @@ def _token_index(like: torch.Tensor, is_token: torch.Tensor | None) -> torch.Ten
     return _count(is_token) - 1
 
 
-def _at_latest(counts: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
+def at_latest(counts: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
     """The count at the latest marked token up to each token, 0 where there is none; counts never fall, nor below 0."""
     if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         return torch.where(is_marked, counts, 0).cummax(dim=1).values
@@ -611,7 +611,7 @@ def _at_latest_token(values: torch.Tensor, is_token: torch.Tensor | None, before
     if is_token is None:
         return values
     column = torch.arange(1, values.shape[1] + 1, device=values.device)
-    latest = _at_latest(column.expand_as(is_token), is_token)
+    latest = at_latest(column.expand_as(is_token), is_token)
     return torch.cat([before_any, values], dim=1).gather(1, latest)
 
 

@@ -87,8 +87,8 @@ class SepLLMHistoryLayer(SegmentHistoryLayer):
 
     is_croppable = False
 
-    def __init__(self, first_layer: DynamicLayer, limits: Limits):
-        super().__init__(first_layer)
+    def __init__(self, limits: Limits):
+        super().__init__()
         self.limits = limits
         self.reset()
 
@@ -290,7 +290,7 @@ class SepLLMCache(Cache):
         num_layers = config.get_text_config(decoder=True).num_hidden_layers
         layers = [SepLLMLayer() for _ in range(num_layers)]
         limits = Limits(initial_tokens, separators, neighbors, capacity)
-        self.history = SepLLMHistoryLayer(layers[0], limits)
+        self.history = SepLLMHistoryLayer(limits)
         for layer in layers:
             layer.history = self.history
         super().__init__(layers=[*layers, self.history])
