@@ -7,14 +7,11 @@ import sys
 
 import pytest
 import torch
-import transformers.dynamic_module_utils as dynamic_modules
 from lm_eval.__main__ import cli_evaluate
 from paths import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, main
-from bipe_hf.lab.data import train_tokenizer
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,33 +28,6 @@ doc_to_text: "The capital of {{country}} is"
 doc_to_choice: ["London", "Paris"]
 doc_to_target: "{{capital}}"
 """
-
-
-@pytest.fixture
-def demo(tmp_path, monkeypatch):
-    """A folder in which a tiny model stands where the README has the one that `make demo` makes."""
-    tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
-    tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
-    config = BipeLlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        separator_token_ids=tokenizer.separator_token_ids,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    for part in (tokenizer, BipeLlamaForCausalLM(config)):
-        for folder in (tmp_path / "runs" / "demo" / "tiny_bipe_rope", tmp_path / "me" / "my-bipe"):
-            part.save_pretrained(folder)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path
 
 
 def commands(start: str) -> list[list[str]]:
