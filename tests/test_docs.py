@@ -48,7 +48,7 @@ RUN = {
         "--max_steps 2 --eval_steps 1 --save_steps 1 --max_length 16 --use_cpu true --report_to none"
     ),
     "evaluate runs/demo/tiny_bipe_rope --tasks": "",
-    "evaluate": "--data book.txt --max-tokens 4096",
+    "evaluate": "--data book.txt --validation-fraction 0.5 --max-tokens 4096",
     "segments": "",
     "plot": "",
     "generate": "",
@@ -92,7 +92,7 @@ def place(demo, own_datasets_cache):
     model = demo / "runs" / "demo" / "tiny_bipe_rope"
     for name in ("demo/tiny_rope", "demo/tiny_alibi", "bipe_rope"):
         shutil.copytree(model, demo / "runs" / name)
-    book = "It was late. The night, cold and long, had come!\n" * 200
+    book = ("It was late. The night, cold and long, had come!\n" * 20 + "\n") * 10
     (demo / "book.txt").write_text(book)
     (demo / "reviews.csv").write_text("review,stars\n" + "It is good.,5\nIt is not good.,1\n" * 20)
     (demo / "tasks").mkdir()
