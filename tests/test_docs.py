@@ -12,13 +12,13 @@ import sys
 import tomllib
 
 import pytest
-import torch
 import yaml
 from lm_eval.__main__ import cli_evaluate
 from pages import blocks_of, lines_of, run_python
 from paths import ROOT
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPTNeoXConfig, GPTNeoXForCausalLM
 
+from bipe_hf import BipeLlamaConfig
 from bipe_hf.commands import COMMANDS, main
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.data import train_tokenizer
@@ -28,6 +28,8 @@ from bipe_hf.lab.records import RecordSettings
 from bipe_hf.lab.tasks.synthetic import SyntheticSettings
 from bipe_hf.lab.training import PretrainSettings
 from bipe_hf.lab.training.arguments import check_flags
+from bipe_hf.model.configuration_bipe import INTER_ENCODINGS
+from bipe_hf.model.encodings_bipe import ENCODINGS
 
 
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
@@ -100,6 +102,7 @@ def place(demo, own_datasets_cache):
     rows = [{"country": "France", "capital": "Paris"}, {"country": "England", "capital": "London"}]
     (demo / "tasks" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (demo / "configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "results" / "compare_python", demo / "results" / "compare_python")
     tokenizer = train_tokenizer([book], vocab_size=300)
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     stock = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size))
@@ -176,15 +179,15 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, place, monkeypatch, 
     for block in blocks_of(PAGES[page]):
         capsys.readouterr()
         where = f"docs/{page}.md:{block.line}"
-        ran = True
+        ran = []
         if block.language == "python":
             run_python(block, f"docs/{page}.md", names)
         elif block.language == "bash":
-            ran = all([check_line(words, monkeypatch) for words in lines_of(block.text)])
+            ran = [check_line(words, monkeypatch) for words in lines_of(block.text)]
         else:
             continue
         if block.output is not None:
-            assert ran, f"{where}: its output is shown, but not all of it runs here"
+            assert all(ran), f"{where}: its output is shown, but not all of it runs here"
             assert capsys.readouterr().out.strip() == block.output.strip(), where
     if page in AFTER:
         AFTER[page](place, names)
@@ -254,3 +257,80 @@ def test_the_launch_command_is_that_of_the_configuration():
 def test_pages_that_are_run_elsewhere_are_there():
     assert ELSEWHERE.keys() <= PAGES.keys()
     assert AFTER.keys() <= PAGES.keys() - ELSEWHERE.keys()
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Cells of the first Markdown table by the title of their row, both without brackets; of a cell its first word."""
+    lines = re.search(r"(?:^\|.*\n)+", table, flags=re.MULTILINE).group().splitlines()[2:]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    return {title.split(" (")[0]: [cell.split()[0].strip("*") for cell in cells] for title, *cells in rows}
+
+
+def test_ratios_to_the_stock_models_are_those_of_the_committed_benchmark():
+    report = (ROOT / "results" / "benchmark.md").read_text()
+    llama, gpt_neox = (rows_of(report.split(f"## {family}\n")[1]) for family in ("Llama", "GPT-NeoX"))
+    stated = rows_of(PAGES["tested"].split("## As fast as the stock models")[1])
+    assert stated == {title: llama[title][-2:] + gpt_neox[title][-2:] for title in llama}
+
+
+def test_times_of_the_authors_way_are_the_committed_ones():
+    rows = rows_of((ROOT / "results" / "benchmark.md").read_text().split("## Llama beside the authors' way\n")[1])
+    names = ("training step, 4096 tokens", "decoding a token, 1024 before it")
+    step, decoding = ([float(cell) for cell in rows[name][1::2]] for name in names)
+    text = " ".join(PAGES["tested"].split())
+    assert "takes {:.2f} (RoPE) and {:.2f} (ALiBi) times as long for a training step of 4096".format(*step) in text
+    assert "To decode a token after 1024 it takes {:.0f} and {:.0f} times as long".format(*decoding) in text
+
+
+def test_the_time_of_an_import_is_the_committed_one():
+    ratio = json.loads((ROOT / "results" / "import_time.json").read_text())["ratio"]
+    assert f"`import bipe_hf` takes {ratio:.2f} times as long" in PAGES["tested"]
+
+
+def test_shares_of_right_answers_are_those_of_the_committed_comparison():
+    right = (
+        (ROOT / "results" / "compare_arithmetic" / "comparison.md").read_text().split("Right answers in percent")[1]
+    )
+    stated = rows_of(PAGES["evaluate"].split("Right answers in percent")[1])
+    assert stated == {title: cells[1:5] for title, cells in rows_of(right).items()}
+
+
+def test_the_tables_of_encodings_have_every_inter_encoding():
+    values, memory = PAGES["encodings"].split("## Memory and backends")
+    for table in (values, memory.split("## What goes with them")[0]):
+        first = " ".join(line.split(" | ")[0] for line in table.splitlines() if line.startswith("| "))
+        assert set(re.findall(r"`(\w+)`", first)) - {"inter_encoding"} == set(INTER_ENCODINGS)
+
+
+def test_every_footgun_says_what_happens_and_what_to_do():
+    footguns = PAGES["does_not_work"].split("## Footguns", 1)[1].split("## Versions")[0].split("\n### ")[1:]
+    assert footguns
+    for footgun in footguns:
+        assert footgun.index("**What happens.** ") < footgun.index("**What to do.** "), footgun.splitlines()[0]
+
+
+def test_every_file_and_name_of_the_glossary_is_in_the_code():
+    source = ROOT / "src" / "bipe_hf"
+    for line in PAGES["glossary"].splitlines():
+        cells = line.strip("| ").split(" | ")
+        if not line.startswith("| ") or len(cells) != 4 or cells[0] in ("term", "---"):
+            continue
+        text = ""
+        for named in re.findall(r"`([^`]+)`", cells[3]):
+            if named.endswith(".py"):
+                text = (ROOT / named if "/" in named else source / "model" / named).read_text()
+            else:
+                assert re.search(rf"\b{named.split('.')[-1]}\b", text), (cells[0], named)
+        fields = set(re.findall(r"`(\w+)(?::[^`]*)?`", cells[2]))
+        keys = {*PretrainSettings.all_keys(), *BipeLlamaConfig().to_dict(), *ENCODINGS}
+        assert fields <= keys | {"segment_ids", "position_ids", "past_key_values", "fixed"}, (cells[0], fields - keys)
+
+
+def test_every_heading_that_a_page_links_to_is_there():
+    slugs = {}
+    for page, text in PAGES.items():
+        headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+        slugs[page] = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\((?:(\w+)\.md)?#([^)]+)\)", text):
+            assert anchor in slugs[target or page], f"docs/{page}.md: {target}#{anchor}"
