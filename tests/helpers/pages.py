@@ -22,10 +22,10 @@ def blocks_of(page: str) -> list[Block]:
     Output is a block `text` right behind the one that prints it, or in Python the lines that start with `# > `.
     """
     found = []
-    for match in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", page, flags=re.DOTALL | re.MULTILINE):
+    for match in re.finditer(r"^( *)```([\w-]*)[^\n]*\n(.*?)^ *```$", page, flags=re.DOTALL | re.MULTILINE):
         indent, language, text = match.groups()
         text = re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
-        if language == "text":
+        if language == "text" and found:
             found[-1] = found[-1]._replace(output=text)
             continue
         comments = [line.removeprefix("# > ") for line in text.splitlines() if line.startswith("# > ")]
