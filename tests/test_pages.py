@@ -65,16 +65,14 @@ READ = {
     "finetune": "starts from such a model; tests/lab/test_configs.py runs each configuration",
     "synthetic": "trains for minutes; tests/lab/test_synthetic.py runs it",
     "records": "tests/lab/test_records_page.py runs every action",
-    "compare": "trains for an hour; tests/lab/test_compare.py runs it",
+    "compare": "trains for an hour; tests/lab/test_configs.py runs each comparison",
     "kinds": "trains for days; tests/lab/test_kinds.py runs it",
     "scrolls": "needs a model of SCROLLS; tests/lab/test_scrolls.py runs it",
     "convert": "needs a checkpoint of somebody else; tests/lab/test_conversion.py and test_conversion_stock.py run it",
     "push": "tests/hub/test_hub.py runs it against a Hub of its own",
-    "evaluate runs/bipe_rope": "needs a trained model of the paper's size",
-    "COMMAND": "stands for any command",
 }
 # Command lines of other programs that are none of ours to check.
-OTHERS = ("hf auth login", ". .venv/bin/activate", "git clone", "cd ")
+OTHERS = (". .venv/bin/activate", "git clone", "cd ")
 
 SETTINGS = {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "synthetic": SyntheticSettings}
 
@@ -260,9 +258,14 @@ def test_the_launch_command_is_that_of_the_configuration():
     assert launch in command_lines()
 
 
-def test_pages_that_are_run_elsewhere_are_there():
+def test_exceptions_and_checks_are_those_of_pages_and_lines_that_are_there():
     assert ELSEWHERE.keys() <= PAGES.keys()
     assert AFTER.keys() <= PAGES.keys() - ELSEWHERE.keys()
+    lines = [" ".join(words) for words in command_lines()]
+    for start in (*RUN, *READ):
+        assert any(line.replace("--debug ", "").startswith(f"bipe-hf {start}") for line in lines), start
+    for much in LESS:
+        assert any(much in line for line in lines), much
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
