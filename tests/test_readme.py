@@ -7,51 +7,11 @@ import sys
 
 import pytest
 import torch
-import transformers.dynamic_module_utils as dynamic_modules
 from paths import ROOT
-
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.lab.data import train_tokenizer
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-
-
-@pytest.fixture
-def demo(tmp_path, monkeypatch):
-    """A folder in which a tiny model stands where the README has the one that `make demo` makes."""
-    tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
-    tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
-    config = BipeLlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        separator_token_ids=tokenizer.separator_token_ids,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    for part in (tokenizer, BipeLlamaForCausalLM(config)):
-        for folder in (tmp_path / "runs" / "demo" / "tiny_bipe_rope", tmp_path / "me" / "my-bipe"):
-            part.save_pretrained(folder)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path
-
-
-def test_python_blocks_of_the_page_on_levels_run(demo):
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "levels.md").read_text(), flags=re.DOTALL)
-    names = {}
-    exec(compile(block, "levels.md", "exec"), names)
-    assert names["config"].encoding_label == "BiPE-RoPE with levels"
-    lines, fields = zip(*names["tokenizer"]("a,b\nc")["segment_ids"], strict=True)
-    assert (max(lines), max(fields)) == (1, 1)
 
 
 @pytest.mark.slow
