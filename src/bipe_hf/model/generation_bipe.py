@@ -105,8 +105,8 @@ class BipeGenerationMixin:
         """
         if kwargs.get("cache_implementation") == "paged":
             raise InputError(
-                "cache_implementation='paged' takes padding for text. Call generate_batch, with a list of token ids for"
-                " each prompt"
+                "cache_implementation='paged' takes padding for text. Call generate_batch, with the token ids of each"
+                " prompt"
             )
         if generation_config is None or not generation_config.is_assistant:  # whose prompt grows from call to call
             self._check_prompt(inputs, kwargs)
