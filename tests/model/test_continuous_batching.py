@@ -9,6 +9,7 @@ from paged import HOLDS
 from tiny import LEVELS, TINY
 from transformers import CompileConfig, ContinuousBatchingConfig, DynamicCache, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager, offloading_manager
+from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.model.batching_bipe import SegmentArguments
@@ -114,14 +115,13 @@ def test_every_schedule_has_the_same_tokens_with_every_encoding(held, schedule, 
 @pytest.fixture
 def started_again(monkeypatch):
     """Counts the requests that lose their keys and start again."""
-    requests = offloading_manager.RequestState
-    create, count = requests.create_equivalent_initial_request, []
+    create, count = RequestState.create_equivalent_initial_request, []
 
     def counted(self):
         count.append(self.request_id)
         return create(self)
 
-    monkeypatch.setattr(requests, "create_equivalent_initial_request", counted)
+    monkeypatch.setattr(RequestState, "create_equivalent_initial_request", counted)
     return count
 
 
@@ -229,24 +229,47 @@ def test_without_the_state_every_answer_is_another(held, prompts, monkeypatch):
         assert (torch.tensor(wrong.logprobs) - torch.tensor(expected.logprobs)).abs().max() > 1e-2
 
 
-def test_states_in_front_of_pieces_are_those_of_the_whole_text():
-    """A request that goes on by pieces, is put back by one token and starts again, counted beside one call."""
+@pytest.fixture
+def counted():
+    """The arguments of a model with levels, 30 token ids and the state before each and after the last."""
     config = BipeLlamaConfig(**TINY, **LEVELS)
-    segmenter = Segmenter(config)
     ids = torch.randint(1, 59, (30,), generator=torch.Generator().manual_seed(0)).tolist()
-    found = torch.stack(segmenter(SegmentInputs(torch.tensor([ids]))).state.columns(), dim=-1)[0].tolist()
+    found = Segmenter(config)(SegmentInputs(torch.tensor([ids]))).state.columns()
     arguments = (
         BipeLlamaForCausalLM(config)
         .init_continuous_batching(GenerationConfig(eos_token_id=-1), ContinuousBatchingConfig(num_blocks=4))
         .logit_processor
     )
-    expected = [arguments.before_any, *found]
-    request = offloading_manager.RequestState("one", ids[:20])
-    request.generated_tokens = ids[20:]
+    return arguments, ids, [arguments.before_any, *torch.stack(found, dim=-1)[0].tolist()]
+
+
+def state_before(arguments, request, start, length):
+    request.position_offset = start + length
+    return arguments._states_before([FutureRequestState(request, True, {}, length)])[0]
+
+
+def test_states_in_front_of_pieces_are_those_of_the_whole_text(counted):
+    """A request goes on by pieces, is put back by one token and starts again."""
+    arguments, ids, expected = counted
+    request = RequestState("one", ids[:20], generated_tokens=ids[20:])
     for start, length in [(0, 7), (7, 1), (8, 14), (21, 1), (22, 8), (29, 1), (0, 3), (3, 26)]:
-        request.position_offset = start + length
-        piece = offloading_manager.FutureRequestState(request, True, {}, length)
-        assert arguments._states_before([piece]) == [expected[start]]
+        assert state_before(arguments, request, start, length) == expected[start]
+
+
+def test_the_newest_token_need_not_be_known(counted):
+    """With asynchronous batching a step is prepared while the one before it runs."""
+    arguments, ids, expected = counted
+    request = RequestState("one", ids[:20])
+    assert state_before(arguments, request, 0, 20) == expected[0]
+    for at in range(20, 29):
+        assert state_before(arguments, request, at, 1) == expected[at]
+        request.generated_tokens.append(ids[at])
+
+
+def test_a_token_that_nobody_knows_is_an_error(counted):
+    arguments, ids, _ = counted
+    with pytest.raises(RuntimeError, match="behind tokens that the host does not know yet"):
+        state_before(arguments, RequestState("one", ids[:20]), 21, 1)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])

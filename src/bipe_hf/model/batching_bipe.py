@@ -120,7 +120,10 @@ def _tokens(state: RequestState, start: int, stop: int) -> list[int]:
     """Tokens of a request, by their index in prompt and answer."""
     num_initial = len(state.initial_tokens)
     answer = state.generated_tokens[max(start - num_initial, 0) : max(stop - num_initial, 0)]
-    return state.initial_tokens[start:stop] + answer
+    tokens = state.initial_tokens[start:stop] + answer
+    if len(tokens) != stop - start:
+        raise RuntimeError(f"request {state.request_id} goes on behind tokens that the host does not know yet")
+    return tokens
 
 
 def _config_of_pages(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedConfig:
