@@ -34,12 +34,6 @@ class BipeBatchingManager(ContinuousBatchingManager):
         vars(self).update(vars(manager))
         self.logit_processor = SegmentArguments(manager.logit_processor, Segmenter(self.model.config))
 
-    def cancel_request(self, request_id: str) -> None:
-        """As transformers does, and forgets who waited for the answer: none comes."""
-        super().cancel_request(request_id)
-        with self.output_router._lock:
-            self.output_router.result_handlers.pop(request_id, None)
-
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         model = self.model
         self.model = copy(model)  # the same modules, seen with another configuration
