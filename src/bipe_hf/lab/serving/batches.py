@@ -22,9 +22,15 @@ from .requests import refuse
 
 DEFAULT_NEW_TOKENS = 1024
 """Of a request that says no length, as transformers has it."""
-# What continuous batching does for all requests alike.
-SHARED = ("do_sample", "repetition_penalty", "sequence_bias", "stop_strings")
-SHARED_OF_DRAWS = ("temperature", "top_k", "top_p")
+# What continuous batching does for all requests alike: the field, what it is where nothing is said, and what of a
+# request sets it.
+SHARED = (
+    ("do_sample", False, "temperature"),
+    ("repetition_penalty", 1.0, "frequency_penalty"),
+    ("sequence_bias", None, "logit_bias"),
+    ("stop_strings", None, "stop"),
+)
+SHARED_BY_DRAWS = (("temperature", 1.0, "temperature"), ("top_p", 1.0, "top_p"))
 
 
 class Answers(GenerationState):
@@ -151,13 +157,13 @@ class Together(CBGenerateManager):
                 f"the prompt has {num_prompt} tokens and the answer may have {gen_config.max_new_tokens}, but together"
                 f" a request can have {self.max_tokens}"
             )
-        names = (*SHARED, *SHARED_OF_DRAWS) if self.shared.do_sample else SHARED
-        for name in names:
+        for name, default, asked_by in (*SHARED, *(SHARED_BY_DRAWS if self.shared.do_sample else ())):
             asked, shared = (getattr(config, name) for config in (gen_config, self.shared))
-            if asked != shared:
+            shared = default if shared is None else shared
+            if (default if asked is None else asked) != shared:
                 refuse(
-                    f"{name}: continuous batching writes all answers with {shared!r}, as the generation config of the"
-                    f" model says, got {asked!r}. Leave it out, or start the server without continuous batching"
+                    f"{asked_by}: with continuous batching all answers are written as the generation config of the"
+                    f" model says ({name}={shared}): leave it out, or start the server without continuous batching"
                 )
         if request_id in self._cb.output_router.result_handlers:
             refuse(f"a request with the id {request_id} is being answered", status=409)

@@ -12,6 +12,18 @@ from transformers.cli.serving.utils import BaseHandler
 
 
 LENGTHS = ("max_completion_tokens", "max_tokens")
+# Of what is not checked by its value.
+TYPES = {
+    "model": str,
+    "stream": bool,
+    "seed": int,
+    "stop": str | list,
+    "suffix": str,
+    "tools": list,
+    "logit_bias": dict,
+    "frequency_penalty": int | float,
+    "chat_template_kwargs": dict,
+}
 
 
 def refuse(message: str, status: int = 400) -> NoReturn:
@@ -24,6 +36,11 @@ class Checks(BaseHandler):
 
     def _validate_request(self, body: dict[str, Any]) -> None:
         super()._validate_request(body)
+        if body.get("generation_config") is not None:
+            refuse("generation_config: not taken here, set temperature, top_p, max_tokens and so on")
+        for name, kind in TYPES.items():
+            if body.get(name) is not None and not isinstance(body[name], kind):
+                refuse(f"{name}: {body[name]!r} has the wrong type")
         for name in LENGTHS:
             if body.get(name) is not None and (type(body[name]) is not int or body[name] < 1):
                 refuse(f"{name}: must be a whole number of at least 1, got {body[name]!r}")
