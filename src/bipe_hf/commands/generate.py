@@ -19,16 +19,16 @@ HELP = "continue a text with a trained model, or chat with it, printed as it is 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
     measuring.add_model_arguments(parser)
-    parser.add_argument(
+    prompt = parser.add_argument(
         "prompt",
-        nargs="?",
         metavar="PROMPT",
         help="text to continue, for a chat model what the user says; - reads it from standard input, without the line"
         " end that closes it",
     )
     parser.add_argument(
         "--chat",
-        action="store_true",
+        action=InsteadOf,
+        other=prompt,
         help="chat instead: each line is a turn, Ctrl-C stops an answer, /exit or the end of input leaves",
     )
     parser.add_argument(
@@ -52,6 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps ... (default: an accelerator where there is one)")
 
 
+class InsteadOf(argparse.Action):
+    """A flag with which an argument that is needed otherwise may be left out."""
+
+    def __init__(self, *args, other: argparse.Action, **kwargs):
+        super().__init__(*args, nargs=0, default=False, **kwargs)
+        self.other = other
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *args) -> None:
+        setattr(namespace, self.dest, True)
+        self.other.required = False
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Checks the request, loads the model and streams the text to standard output."""
     if arguments.max_new_tokens < 1:
@@ -66,8 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--top-p {arguments.top_p}: must be above 0 and at most 1")
     if arguments.chat and (arguments.prompt is not None or arguments.raw):
         raise InputError("--chat reads what you say line by line: leave PROMPT and --raw out")
-    if arguments.prompt is None and not arguments.chat:
-        raise InputError("give the PROMPT to continue, or --chat")
     prompt = None if arguments.chat else _checked(_read_prompt() if arguments.prompt == "-" else arguments.prompt)
 
     import torch

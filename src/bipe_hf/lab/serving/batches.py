@@ -8,6 +8,7 @@ from transformers.cli.serving.utils import (
     BaseGenerateManager,
     CBGenerateManager,
     CBStreamer,
+    CBWorkerDeadError,
     DirectStreamer,
     GenerateManager,
     GenerationState,
@@ -140,7 +141,12 @@ class Together(CBGenerateManager):
         request_id: str,
     ) -> tuple[str, int, list[int]]:
         self._check(inputs["input_ids"], gen_config, request_id)
-        return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        try:
+            return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        except CBWorkerDeadError:
+            raise  # the server answers with its message
+        except RuntimeError as error:
+            refuse(str(error), status=500)
 
     def _check(self, input_ids: list[int], gen_config: GenerationConfig, request_id: str) -> None:
         """Refuses what the batch cannot do, which would end it for all; sets the length where none was given."""
