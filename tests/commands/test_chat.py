@@ -95,10 +95,8 @@ def test_an_interrupted_answer_stays_as_far_as_it_came(model, tokenizer, monkeyp
     second = chat.answer(SAID[1])
     monkeypatch.undo()
     assert capsys.readouterr().out == f"{first}\n{second}\n"
-    turns = [
-        {"role": role, "content": text}
-        for role, text in zip(["user", "assistant"] * 2, [SAID[0], first, SAID[1], second], strict=True)
-    ]
+    said = zip(["user", "assistant"] * 2, [SAID[0], first, SAID[1], second], strict=True)
+    turns = [{"role": role, "content": text} for role, text in said]
     assert len(second.split()) == 3
     assert whole(model, tokenizer, turns[:3]).startswith(second)
     assert chat.answer(SAID[2]) == whole(model, tokenizer, [*turns, {"role": "user", "content": SAID[2]}])
@@ -150,6 +148,9 @@ def test_a_model_without_a_chat_template_is_refused(folder, monkeypatch, capsys)
     assert "its tokenizer has no chat template, give PROMPT instead of --chat" in capsys.readouterr().err
 
 
-def test_no_prompt_and_no_chat_is_refused(folder, capsys):
-    assert main(["generate", str(folder)]) == 2
-    assert capsys.readouterr().err == "bipe-hf: error: give the PROMPT to continue, or --chat\n"
+def test_a_prompt_is_needed_without_a_chat_and_may_stand_anywhere(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", str(folder)])
+    assert "the following arguments are required: PROMPT" in capsys.readouterr().err
+    assert main(["generate", str(folder), "--raw", "--device", "cpu", "w01 w02", "--max-new-tokens", "1"]) == 0
+    assert capsys.readouterr().out.startswith("w01 w02 w")

@@ -17,9 +17,9 @@ from bipe_hf.commands import main
 from bipe_hf.lab.common import extras
 
 
-@pytest.fixture(scope="module", params=["rope"])
-def folder(request, tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("served"), request.param)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("served"), "rope")
 
 
 def make_folder(folder, encoding):
@@ -68,6 +68,7 @@ def test_a_port_in_use_is_one_line(folder, capsys):
 
 def test_a_model_that_no_paged_cache_holds_is_one_line(tmp_path, capsys):
     words = make_folder(tmp_path, "kerple"), "--continuous-batching", "--port", 0
+    capsys.readouterr()
     assert "--continuous-batching: inter_encoding='kerple' has a bias for each pair" in error_of(capsys, *words)
 
 
@@ -78,7 +79,13 @@ def test_a_missing_library_is_one_line(folder, monkeypatch, capsys):
     )
 
 
-@pytest.mark.parametrize("batching", [[], ["--continuous-batching", "--num-blocks", "2"]], ids=["one by one", "batch"])
+@pytest.mark.parametrize(
+    "batching",
+    [
+        pytest.param([], id="one by one", marks=pytest.mark.slow),
+        pytest.param(["--continuous-batching", "--num-blocks", "2"], id="batch"),
+    ],
+)
 def test_a_process_serves_until_it_is_interrupted(folder, batching):
     command = [sys.executable, "-m", "bipe_hf.commands", "serve", str(folder), "--port", "0", *batching]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
