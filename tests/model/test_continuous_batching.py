@@ -200,6 +200,32 @@ def test_a_manager_takes_requests_one_after_the_other(quick, prompts):
     assert list(found.values()) == alone(quick, prompts)
 
 
+def test_a_request_that_starts_again_is_answered_though_the_others_are_cancelled(quick, prompts, monkeypatch):
+    offload = offloading_manager.OffloadingManager.offload_requests
+    cancelled = []
+
+    def cancel_the_others(self):
+        found = offload(self)
+        if self.scheduler.block_new_requests and not cancelled:
+            cancelled.extend(self.scheduler.active_requests)
+            for request in cancelled:
+                self.scheduler.set_request_cancellation(request)
+        return found
+
+    monkeypatch.setattr(offloading_manager.OffloadingManager, "offload_requests", cancel_the_others)
+    config = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=-1)
+    blocks = ContinuousBatchingConfig(num_blocks=8, page_size=4, max_batch_tokens=32, allow_block_sharing=False)
+    given = [prompts[1][:12], prompts[3][:12]]
+    with quick.continuous_batching_context_manager(config, continuous_batching_config=blocks) as manager:
+        requests = manager.add_requests(given)
+        output = manager.get_result(timeout=20)
+        manager.stop(hard_stop=True)  # or it would wait for a request that nobody answers
+    assert cancelled
+    (again,) = set(requests) - set(cancelled)
+    assert output.request_id == again
+    assert output.generated_tokens == alone(quick, given)[requests.index(again)]
+
+
 def test_a_manager_is_kept(quick, prompts):
     config = GenerationConfig(max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=-1)
     blocks = ContinuousBatchingConfig(num_blocks=64, page_size=4, max_batch_tokens=32)

@@ -34,6 +34,13 @@ class BipeBatchingManager(ContinuousBatchingManager):
         vars(self).update(vars(manager))
         self.logit_processor = SegmentArguments(manager.logit_processor, Segmenter(self.model.config))
 
+    def _generation_loop_body(self, batch_processor: ContinuousBatchProcessor, bootstrapping: bool) -> bool:
+        # Requests that lose their keys keep new ones out until an active one ends. transformers forgets that an active
+        # one may be cancelled, and would then wait for ever.
+        if not batch_processor.scheduler.active_requests:
+            batch_processor.scheduler.block_new_requests = False
+        return super()._generation_loop_body(batch_processor, bootstrapping)
+
     def _create_batch_processor(self) -> ContinuousBatchProcessor:
         model = self.model
         self.model = copy(model)  # the same modules, seen with another configuration
