@@ -44,5 +44,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 # What the tests use and the demo does not. Once torchao is there, importing transformers prints what of it fits no CPU.
 $(VENV)/.optional: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[finetune,lm-eval,notebooks,onnx,peft,records,torchao,trl]'
+	  --editable '.[finetune,lm-eval,notebooks,onnx,peft,records,serve,torchao,trl]'
 	touch $(VENV)/.optional

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.families import all_key_heads
+from helpers.paged import HOLDS
 from helpers.tiny import LEVELS
 
 from bipe_hf.model.inter_bipe import INTER_ENCODINGS
@@ -10,20 +11,6 @@ from bipe_hf.model.paged_bipe import check_paged, head_columns
 from bipe_hf.model.segmentation_bipe import SegmentState, initial_state
 
 
-HOLDS = {
-    "rope": {"inter_encoding": "rope"},
-    "rope, log scale": {"inter_encoding": "rope", "log_scale_train_length": 8, "logn_train_length": 8},
-    "xpos": {"inter_encoding": "xpos"},
-    "alibi": {"inter_encoding": "alibi"},
-    "none": {"inter_encoding": "none"},
-    "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0},
-    "hybrid without bias": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0, "hybrid_alibi_scale": 0.0},
-    "levels": {"inter_encoding": "rope", **LEVELS},
-    "axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
-    "fixed": {"inter_encoding": "alibi", "segmentation": "fixed", "fixed_segment_length": 4},
-    "tokens": {"inter_encoding": "rope", "segmentation": "tokens", "intra_encoding": "none"},
-}
-"""Configurations that a paged cache holds."""
 OTHERS = {
     "kerple": "bias for each pair",
     "t5": "bias for each pair",

@@ -698,11 +698,6 @@ def test_generation_from_packed_documents_is_refused(model, cache):
         generate(model, ids, position_ids=positions, **WAYS_TO_CACHE[cache])
 
 
-def test_continuous_batching_is_refused(model):
-    with pytest.raises(ValueError, match="continuous batching .* keeps no segment history"):
-        model.generate_batch([[1, 2, 3], [4, 5]])
-
-
 def test_packed_documents_make_no_cache(model):
     """A next token would attend to all of them."""
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5]])

@@ -27,20 +27,6 @@ def generate(model, **kwargs):
     return model.generate(**prompt(), do_sample=False, max_new_tokens=8, pad_token_id=0, **kwargs)
 
 
-@pytest.mark.parametrize(
-    "serve",
-    [
-        lambda model: model.generate_batch([[1, 2, 3], [4, 5]]),
-        lambda model: model.generate(prompt()["input_ids"], cache_implementation="paged"),
-        lambda model: model.continuous_batching_context_manager().__enter__(),
-    ],
-    ids=["generate_batch", "cache_implementation", "context_manager"],
-)
-def test_continuous_batching_is_refused(model, serve):
-    with pytest.raises(ValueError, match="continuous batching .* keeps no segment history"):
-        serve(model)
-
-
 @pytest.mark.parametrize("head", HEADS)
 def test_a_server_that_asks_is_told_no(family, head):
     """`is_backend_compatible` is what vLLM and SGLang call on the class that `auto_map` names."""

@@ -24,6 +24,7 @@ COMMANDS = (
     "segments",
     "plot",
     "generate",
+    "serve",
     "convert",
     "push",
     "env",

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alibi_bipe import BiasColumns
@@ -104,7 +105,11 @@ def bilevel_attention(
     if rotary_state is not None:
         value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
         value = F.pad(value, (0, -value.shape[-1] % 8))  # flash kernels want a multiple of 8,
-    if cache is not None:
+    backend = layer.config._attn_implementation
+    if isinstance(cache, PagedAttentionCache):
+        key, value = cache.update(key, value, layer.layer_idx, kwargs=kwargs)
+        backend = backend.removeprefix("paged|")  # which is for the cache alone
+    elif cache is not None:
         key, value = cache.update(key, value, layer.layer_idx)
     if rotary_state is not None:  # and one head dimension for all three
         query, key = (F.pad(each, (0, value.shape[-1] - head_dim)) for each in (query, key))
@@ -123,11 +128,11 @@ def bilevel_attention(
             terms.ids,
             scaling=scaling,
             dropout=dropout,
-            backend=layer.config._attn_implementation,
+            backend=backend,
             own_queries=own_queries,
         )
     else:
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(layer.config._attn_implementation, eager_attention)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         output, weights = attention(
             layer,
             query,

@@ -5,12 +5,16 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import CandidateGenerator
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+from transformers.generation.continuous_batching.requests import GenerationOutput
 from transformers.masking_utils import create_masks_for_generate
 
+from .batching_bipe import BipeBatchingManager
 from .cache_bipe import read_segment_history
 from .compatibility_bipe import CACHE_NAME, takes_cache
 from .edit_bipe import edit_cache
 from .errors_bipe import InputError
+from .paged_bipe import check_paged
 from .segmentation_bipe import SegmentState
 from .sepllm_cache_bipe import SepLLMCache
 
@@ -95,9 +99,15 @@ class BipeGenerationMixin:
         """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
 
         Raises:
-            ValueError: if `segment_ids` or `attention_mask` do not cover the prompt, cached tokens included, or if the
-                model has no layer at which `assistant_early_exit` could leave it.
+            ValueError: if `segment_ids` or `attention_mask` do not cover the prompt, cached tokens included; if the
+                model has no layer at which `assistant_early_exit` could leave it; or for
+                `cache_implementation="paged"`, which takes padding for text.
         """
+        if kwargs.get("cache_implementation") == "paged":
+            raise InputError(
+                "cache_implementation='paged' takes padding for text. Call generate_batch, with the token ids of each"
+                " prompt"
+            )
         if generation_config is None or not generation_config.is_assistant:  # whose prompt grows from call to call
             self._check_prompt(inputs, kwargs)
         num_layers = self.config.num_hidden_layers
@@ -146,12 +156,30 @@ class BipeGenerationMixin:
             )
         return super()._get_candidate_generator(generation_config, *args, model_kwargs=model_kwargs, **kwargs)
 
-    def init_continuous_batching(self, *args, **kwargs):
-        """Not supported: its paged cache keeps keys alone, so that every step would start again at segment 0."""
-        raise InputError(
-            "continuous batching (generate_batch) keeps no segment history, so the segment of a new token is unknown. "
-            "Use generate with a padded batch."
-        )
+    def init_continuous_batching(self, *args, **kwargs) -> ContinuousBatchingManager:
+        """As transformers does, with the segments of every request.
+
+        Raises:
+            ValueError: if the attention of the configuration is one that no paged cache holds (see [`check_paged`]).
+        """
+        check_paged(self.config, "continuous batching (generate_batch)")
+        manager = super().init_continuous_batching(*args, **kwargs)
+        return manager if isinstance(manager, BipeBatchingManager) else BipeBatchingManager(manager)
+
+    def generate_batch(self, inputs: list[list[int]], *args, **kwargs) -> dict[str, GenerationOutput]:
+        """As transformers does: the answers are those of [`generate`] to each prompt by itself.
+
+        Raises:
+            ValueError: if the attention of the configuration is one that no paged cache holds, or for an argument
+                that says of prompts what their token ids do not.
+        """
+        for name in ("segment_ids", "inputs_embeds", "attention_mask", "position_ids"):
+            if kwargs.get(name) is not None:
+                raise InputError(
+                    f"{name}: generate_batch takes token ids alone, a list for each prompt, without padding. Use"
+                    " generate with a padded batch"
+                )
+        return super().generate_batch(inputs, *args, **kwargs)
 
     @staticmethod
     @takes_cache

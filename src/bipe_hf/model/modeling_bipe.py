@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, QuantizedCache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.masking_utils import and_masks, create_causal_mask, sliding_window_overlay
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -36,7 +37,7 @@ from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
 from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
-from .paged_bipe import check_paged
+from .paged_bipe import check_paged, paged_mask, paged_segments
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
@@ -282,6 +283,12 @@ class BipeModelMixin:
             )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        if isinstance(cache, PagedAttentionCache):
+            segments = paged_segments(
+                self.segmenter, input_ids, kwargs["cu_seq_lens_q"], kwargs["logits_processor_args"]
+            )
+            if self.inter_encoding.has_columns:
+                attention_mask = paged_mask(attention_mask, self.config._attn_implementation)
         if segments is not None:
             inputs = self.finished_inputs(inputs_embeds, attention_mask, segments, segment_ids)
         else:

@@ -8,8 +8,10 @@ gets as [`Segments`].
 import torch
 from transformers import PreTrainedConfig
 
+from .attention_bipe import mask_for_columns
 from .errors_bipe import InputError
 from .inter_bipe import INTER_ENCODINGS
+from .segmentation_bipe import Segmenter, Segments, SegmentState
 
 
 def head_columns(config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
@@ -36,3 +38,43 @@ def check_paged(config: PreTrainedConfig, what: str) -> None:
             f"{what}: layers of several kinds (layer_encodings) need caches of several kinds. Use generate with a"
             " padded batch"
         )
+
+
+def paged_mask(mask: torch.Tensor | None, backend: str) -> torch.Tensor | None:
+    """The additive mask of a flat batch, 0 or its dtype's minimum, in a form that stays below the columns of any bias.
+
+    Between texts a bias has no bound and either sign, so a float16 sum with the minimum may be anything. `backend` is
+    what the configuration calls the one that gets it.
+    """
+    if mask is None or mask.dtype not in (torch.float16, torch.bfloat16):
+        return mask
+    return mask_for_columns(mask) if backend == "paged|eager" else mask == 0
+
+
+def paged_segments(
+    segmenter: Segmenter, input_ids: torch.Tensor, cu_seq_lens_q: torch.Tensor, logits_processor_args: torch.Tensor
+) -> Segments:
+    """The segments of a flat batch of transformers' continuous batching.
+
+    Args:
+        segmenter ([`Segmenter`])
+        input_ids (`torch.Tensor` of shape `(1, length)`): pieces of requests, behind them perhaps padding.
+        cu_seq_lens_q (`torch.Tensor` of shape `(pieces + 1,)`): where each piece starts and the last one ends.
+        logits_processor_args (`torch.Tensor` of shape `(rows, pieces)`):
+            The last rows are the columns of the [`SegmentState`] in front of each piece.
+
+    Raises:
+        ValueError: if these rows are not there.
+    """
+    num_columns = 4 + 2 * len(segmenter.inner_separator_token_ids)
+    if logits_processor_args.shape[0] < num_columns:
+        raise InputError(
+            "a paged cache was given without the segments of its requests: get the manager from"
+            " model.init_continuous_batching()"
+        )
+    column = torch.arange(input_ids.shape[1], dtype=cu_seq_lens_q.dtype, device=input_ids.device)
+    piece = torch.searchsorted(cu_seq_lens_q[1:], column, right=True)
+    piece = piece.clamp(max=logits_processor_args.shape[1] - 1)  # of padding, where nothing reads what is found
+    past = logits_processor_args[-num_columns:, piece].long()
+    starts_piece = column == cu_seq_lens_q[piece]
+    return segmenter.flat(input_ids.long(), starts_piece[None], SegmentState.from_columns(past[:, None].unbind(0)))

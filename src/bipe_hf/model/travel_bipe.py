@@ -15,6 +15,7 @@ from .errors_bipe import InputExistsError
 FILES = (
     "alibi_bipe.py",
     "attention_bipe.py",
+    "batching_bipe.py",
     "cable_bipe.py",
     "cable_kernel_bipe.py",
     "cache_bipe.py",

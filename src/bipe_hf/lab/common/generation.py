@@ -15,18 +15,26 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> BatchEncoding:
-    """What a user says, as the chat template of the tokenizer puts it before an answer: `input_ids` and
-    `attention_mask`, long, `(1, tokens)`. Raises `InputError` where the template refuses it."""
-    message = {"role": "user", "content": text}
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], otherwise: str) -> BatchEncoding:
+    """Turns of a chat, as the chat template of the tokenizer puts them before an answer.
+
+    Args:
+        tokenizer: with a chat template.
+        turns: each with its `role` and `content`.
+        otherwise: what to do where the template refuses them.
+
+    Returns:
+        `input_ids` and `attention_mask`, long, `(1, tokens)`.
+
+    Raises:
+        InputError: the template refuses the turns.
+    """
     try:
         return tokenizer.apply_chat_template(
-            [message], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            list(turns), add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
     except (TemplateError, TypeError) as error:
-        raise InputError(
-            f"the chat template of the tokenizer refuses a prompt ({error}): --raw continues it as it stands"
-        ) from error
+        raise InputError(f"the chat template of the tokenizer refuses a prompt ({error}): {otherwise}") from error
 
 
 def write_greedily(

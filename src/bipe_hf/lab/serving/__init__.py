@@ -1,0 +1,1 @@
+"""transformers' OpenAI-compatible server with one model: `bipe-hf serve`."""

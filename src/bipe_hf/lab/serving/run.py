@@ -1,0 +1,87 @@
+"""Opens a model and serves it until it is told to stop."""
+
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+from transformers import ContinuousBatchingConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cli.serving.server import build_server
+
+from ...model.configuration_bipe import BipeConfigMixin
+from ...model.errors_bipe import InputError
+from ...model.paged_bipe import check_paged
+from ..common.checkpoints import open_checkpoint
+from ..common.devices import check_device, check_dtype
+from .batches import Answers, OneByOne, Together
+from .model import OneModel
+from .requests import Chats, NotServed, Texts
+
+
+SECONDS_TO_LEAVE = 5
+"""How long a server that stops waits for those who read an answer."""
+
+
+def serve(
+    source: str,
+    revision: str | None = None,
+    *,
+    host: str = "localhost",
+    port: int = 8000,
+    batching: ContinuousBatchingConfig | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    attention: str | None = None,
+) -> None:
+    """Serves a model until Ctrl-C.
+
+    Args:
+        source, revision: a folder or a name on the Hub, as of [`open_checkpoint`]. Clients call the model `source`.
+        host, port: where to listen; port 0 takes a free one.
+        batching: writes all answers at once; None one after the other.
+        device, dtype, attention: of the model.
+
+    Raises:
+        InputError: the model cannot be opened or not served so, or the address is taken.
+    """
+    device = check_device(device)
+    check_dtype(dtype)
+    with listen(host, port) as listening:
+        checkpoint = open_checkpoint(source, revision)
+        if batching is not None and isinstance(checkpoint.config, BipeConfigMixin):
+            check_paged(checkpoint.config, "--continuous-batching")
+        model = checkpoint.load(device, dtype, attention)
+        answers = make_answers(model, batching)
+        config = uvicorn.Config(
+            make_app(source, model, checkpoint.tokenizer, answers),
+            log_level="warning",
+            timeout_graceful_shutdown=SECONDS_TO_LEAVE,
+        )
+        port = listening.getsockname()[1]
+        print(f"{source} is served at http://{host}:{port}/v1 (Ctrl-C stops it)", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            answers.shutdown()
+
+
+def make_answers(model: PreTrainedModel, batching: ContinuousBatchingConfig | None) -> Answers:
+    """What writes the answers of a server."""
+    manager = OneByOne() if batching is None else Together(model, batching)
+    return Answers(manager, is_batched=batching is not None)
+
+
+def make_app(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Answers) -> FastAPI:
+    """The application of a server, which clients ask for the model `name`."""
+    one = OneModel(name, model, tokenizer)
+    return build_server(one, Chats(one, answers), Texts(one, answers), NotServed(), NotServed(), NotServed(), answers)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises `InputError` where it cannot."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port {port}: must be from 0 (any that is free) to 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: nothing can listen there ({error.strerror})") from error
