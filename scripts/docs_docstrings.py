@@ -22,8 +22,9 @@ def plain(docstring: str) -> str:
         docstring: as it stands in the source.
     """
     docstring = ARGUMENT.sub(_argument, docstring)
-    return OBJECT.sub(lambda match: f"`{match.group(1).split('.')[-1] if '~' in match.group() else match.group(1)}`",
-                      docstring)
+    return OBJECT.sub(
+        lambda match: f"`{match.group(1).split('.')[-1] if '~' in match.group() else match.group(1)}`", docstring
+    )
 
 
 def _argument(match: re.Match) -> str:

@@ -28,6 +28,8 @@ MAKERS = {
     "as_input_error": 0,
     "row_error": 4,
 }
+# Functions that return the words of a message, or of the reason in one.
+SAY = {"_refusal", "_broken_off", "_why", "_why_no_object"}
 LONGEST = 100
 """Characters of a message that the page shows; a reader finds it by these."""
 
@@ -82,6 +84,9 @@ def shown(text: str) -> str:
 
 def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in SAY:
+            returned = [each for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
+            yield from ((each.lineno, _text(each.value)) for each in returned)
         if not isinstance(node, ast.Call):
             continue
         at = MAKERS.get(node.func.id if isinstance(node.func, ast.Name) else "")

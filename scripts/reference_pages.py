@@ -31,7 +31,7 @@ from bipe_hf.model.encodings_bipe import ENCODINGS
 DOCS = Path(__file__).parents[1] / "docs"
 MADE = "<!-- Made by scripts/reference_pages.py from the code: change the code, then run the script. -->"
 TRAINING_ARGUMENTS = "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
-# As the script reads it, a lambda says nothing; these are what it computes from the train length.
+# Fields that follow from a train length are shown for this one.
 TRAIN_LENGTH = 1024
 
 
@@ -62,8 +62,8 @@ def configuration_page() -> str:
         "# Configuration fields",
         MADE,
         "`BipeLlamaConfig` has all fields of `LlamaConfig`, `BipeGPTNeoXConfig` all of `GPTNeoXConfig`. Both have the"
-        " fields below besides. A checkpoint keeps them in `config.json`. `BipeLlamaConfig.for_encoding(name, ...)` sets"
-        " several of them by [one name](#names-of-encodings).",
+        " fields below besides. A checkpoint keeps them in `config.json`. `BipeLlamaConfig.for_encoding(name, ...)`"
+        " sets several of them by [one name](#names-of-encodings).",
         "A field that nothing reads is saved and changes nothing. The column *read by* says when a field counts.",
         "## All fields",
         _table(
@@ -87,10 +87,10 @@ def configuration_page() -> str:
         "The version of this package that saved the configuration. `save_pretrained` sets it.",
         "## Names of encodings",
         "`for_encoding(name, tokenizer=..., train_length=...)`, the key `encoding` of a YAML file and the flag"
-        " `--encoding` of `bipe-hf convert` take these names. A name stands for fields, and the fields are what is saved."
-        " Each can be given beside the name, and then the given one holds. Fields that follow from the train length are"
-        f" shown for a `train_length` of {TRAIN_LENGTH:,} tokens. The last column has the presets of separators that end"
-        " segments and the units inside them.",
+        " `--encoding` of `bipe-hf convert` take these names. A name stands for fields, and the fields are what is"
+        " saved. Each can be given beside the name, and then the given one holds. Fields that follow from the train"
+        f" length are shown for a `train_length` of {TRAIN_LENGTH:,} tokens. The last column has the presets of"
+        " separators that end segments and the units inside them.",
         _table(
             ("name", "in tables and figures", "fields", "separators"),
             (
@@ -104,22 +104,19 @@ def configuration_page() -> str:
 
 def commands_page() -> str:
     """Every command with its arguments."""
+    commands = {name: importlib.import_module(f"bipe_hf.commands.{name}") for name in COMMANDS}
     parts = [
         "# Commands",
         MADE,
-        "`bipe-hf COMMAND --help` prints what stands here. Every command takes `--debug`, which shows the traceback of an"
-        " error; before `pretrain`, `finetune`, `synthetic` and `records train` it stands in front of the command."
-        " [Troubleshooting](troubleshooting.md) explains each message.",
+        "`bipe-hf COMMAND --help` prints what stands here. Every command takes `--debug`, which shows the traceback"
+        " of an error; before `pretrain`, `finetune`, `synthetic` and `records train` it stands in front of the"
+        " command. [Troubleshooting](troubleshooting.md) explains each message.",
         _table(
             ("command", "what it does"),
-            (
-                (f"[`bipe-hf {name}`](#bipe-hf-{name})", _text(importlib.import_module(f"bipe_hf.commands.{name}").HELP))
-                for name in COMMANDS
-            ),
+            ((f"[`bipe-hf {name}`](#bipe-hf-{name})", _text(command.HELP)) for name, command in commands.items()),
         ),
     ]
-    for name in COMMANDS:
-        command = importlib.import_module(f"bipe_hf.commands.{name}")
+    for name, command in commands.items():
         parser = argparse.ArgumentParser(prog=f"bipe-hf {name}", description=command.HELP, add_help=False)
         command.add_arguments(parser)
         parts += _command(parser, 2)
@@ -187,13 +184,13 @@ def yaml_page() -> str:
         "# YAML keys",
         MADE,
         "A YAML file has one `key: value` a line. Flags of the same names override it: `--key value`. `extends: FILE`"
-        " takes all other keys from that file. An unknown key is an error. `null` stands for the default. Only `true` and"
-        " `false` are booleans. [`configs/README.md`](../configs/README.md) lists the files there are.",
+        " takes all other keys from that file. An unknown key is an error. `null` stands for the default. Only `true`"
+        " and `false` are booleans. [`configs/README.md`](../configs/README.md) lists the files there are.",
         "`pretrain`, `finetune`, `synthetic` and `records train` take every field of"
-        f" [`transformers.TrainingArguments`]({TRAINING_ARGUMENTS}) as a key too, such as `learning_rate`, `max_steps`,"
-        " `save_steps` and `per_device_train_batch_size`. Some defaults differ here: `output_dir` is"
-        " `runs/<name of the file>`, `save_total_limit` is 2, and `report_to` is `tensorboard` where that is installed."
-        " What cannot be set is listed with each command.",
+        f" [`transformers.TrainingArguments`]({TRAINING_ARGUMENTS}) as a key too, such as `learning_rate`,"
+        " `max_steps`, `save_steps` and `per_device_train_batch_size`. Some defaults differ here: `output_dir` is"
+        " `runs/<name of the file>`, `save_total_limit` is 2, and `report_to` is `tensorboard` where that is"
+        " installed. What cannot be set is listed with each command.",
     ]
     parts += _settings("pretrain", PretrainSettings)
     parts += _settings("finetune", FinetuneSettings)
@@ -202,8 +199,8 @@ def yaml_page() -> str:
     parts += [
         "## compare",
         _table(("key", "what it is"), ((f"`{name}`", _text(text)) for name, text in KEYS.items())),
-        "`settings`, `entries` and `measure` of a file that `extends` another one are merged with those of the other file"
-        f" key by key. `settings` must not have {_names(OWN_SETTINGS)}: each run gets its own.",
+        "`settings`, `entries` and `measure` of a file that `extends` another one are merged with those of the other"
+        f" file key by key. `settings` must not have {_names(OWN_SETTINGS)}: each run gets its own.",
         "### Keys of an entry",
         _table(("key", "what it is"), ((f"`{name}`", _text(text)) for name, text in ENTRY_KEYS.items())),
     ]
@@ -211,7 +208,10 @@ def yaml_page() -> str:
     for task, kind in EXPERIMENTS.items():
         kinds.setdefault(kind, []).append(task)
     for kind, tasks in kinds.items():
-        parts.append(f"With task {_names(tasks, ' or ')}, entries may differ in these settings: {_names(sorted(kind.entry_keys()))}.")
+        parts.append(
+            f"With task {_names(tasks, ' or ')}, entries may differ in these settings:"
+            f" {_names(sorted(kind.entry_keys()))}."
+        )
     parts += [
         "### Keys of measure, of a text",
         _keys(TextMeasurement),

@@ -1,7 +1,7 @@
 """What is compared: entries, what they share, and what they are measured with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,11 +9,6 @@ from ...model.errors_bipe import InputError, did_you_mean
 from ..common.files import name_of_file
 from ..common.settings import RunSettings
 from ..evaluation.scoring import STRIDE
-
-
-def _key(text: str, default: Any = MISSING) -> Any:
-    """A key of `measure`, with what the reference says of it."""
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -24,19 +19,29 @@ class TextMeasurement:
     With `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
     """
 
-    lengths: list[int] = _key("perplexity at these lengths, in tokens")
-    protocol: str = _key("blocks, sliding or tail, as `bipe-hf evaluate` has them", "blocks")
-    stride: int = _key("tokens that the window of sliding moves by", STRIDE)
-    data: str | None = _key("text to measure on; by default that of the training", None)
-    split: str = _key("train or validation", "validation")
-    text_column: str = _key("column of data that holds the text", "text")
-    validation_fraction: float | None = _key(
-        "part of the documents of data held out where it has no splits; by default that of the training", None
+    lengths: list[int] = field(metadata={"help": "perplexity at these lengths, in tokens"})
+    protocol: str = field(
+        default="blocks", metadata={"help": "blocks, sliding or tail, as `bipe-hf evaluate` has them"}
     )
-    max_tokens: int | None = _key("at most so many tokens of the text, from its beginning; by default all", None)
-    batch_tokens: int = _key("tokens per batch: speed and memory", 8192)
-    unit_tokens: int | None = _key(
-        "keep the losses of each document, of a long one for every so many of its tokens: what intervals need", None
+    stride: int = field(default=STRIDE, metadata={"help": "tokens that the window of sliding moves by"})
+    data: str | None = field(default=None, metadata={"help": "text to measure on; by default that of the training"})
+    split: str = field(default="validation", metadata={"help": "train or validation"})
+    text_column: str = field(default="text", metadata={"help": "column of data that holds the text"})
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "part of the documents of data held out where it has no splits; by default that of the training"
+        },
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "at most so many tokens of the text, from its beginning; by default all"}
+    )
+    batch_tokens: int = field(default=8192, metadata={"help": "tokens per batch: speed and memory"})
+    unit_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "keep the losses of each document, of a long one for every so many tokens: what intervals need"
+        },
     )
 
     @property
@@ -49,10 +54,10 @@ class TextMeasurement:
 class GeneratedMeasurement:
     """Keys of `measure` of a generated task: numbers of operators, and what `lab.tasks.synthetic.measure` takes."""
 
-    sizes: list[int] = _key("numbers of operators to count right answers at")
-    samples: int = _key("questions at each number of operators", 500)
-    seed: int = _key("of these questions", 0)
-    batch_size: int = _key("questions per batch: speed and memory", 100)
+    sizes: list[int] = field(metadata={"help": "numbers of operators to count right answers at"})
+    samples: int = field(default=500, metadata={"help": "questions at each number of operators"})
+    seed: int = field(default=0, metadata={"help": "of these questions"})
+    batch_size: int = field(default=100, metadata={"help": "questions per batch: speed and memory"})
     unit_tokens: ClassVar[None] = None
 
 
