@@ -3,7 +3,7 @@
 mkdocs build --strict
 
 Such a file is mounted below `repository/`, and so are the files that it links to itself. Markdown becomes a page;
-figures, configurations and scripts are copied as they are.
+figures, configurations and scripts are copied as they are. A folder is its README, or a list of what is in it.
 """
 
 import os
@@ -30,13 +30,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     seen = set()
     while waiting:
         path = waiting.pop()
-        if path in seen or not path.is_file():
+        if path in seen or not path.exists():
             continue
         seen.add(path)
+        content = _listing(path) if path.is_dir() else None
         if not path.is_relative_to(docs):
+            source = {"abs_src_path": str(path)} if content is None else {"content": content}
             uri = _uri(path, root, docs)
-            files.append(File.generated(config, uri, abs_src_path=str(path), inclusion=InclusionLevel.NOT_IN_NAV))
-        if path.suffix == ".md":
+            files.append(File.generated(config, uri, **source, inclusion=InclusionLevel.NOT_IN_NAV))
+        if content is not None:
+            waiting += _targets(content, path, root)
+        elif path.suffix == ".md":
             waiting += _targets(path.read_text(encoding="utf-8"), path.parent, root)
     return files
 
@@ -44,7 +48,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Writes links as the site has them."""
     root, docs = _folders(config)
-    folder = Path(page.file.abs_src_path).parent
+    folder = docs
+    if page.file.src_uri.startswith(f"{MOUNT}/"):
+        folder = (root / page.file.src_uri.removeprefix(f"{MOUNT}/")).parent
     here = posixpath.dirname(page.file.src_uri)
 
     def in_site(match: re.Match) -> str:
@@ -70,19 +76,28 @@ def _targets(markdown: str, folder: Path, root: Path) -> list[Path]:
     return [target for target in found if target is not None]
 
 
+def _listing(folder: Path) -> str:
+    """A page with the Markdown files in a folder, or with all files where there are none."""
+    found = sorted(folder.rglob("*.md")) or sorted(path for path in folder.iterdir() if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in found]
+    return f"# {folder.name}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
+
+
 def _target(link: str, folder: Path, root: Path) -> Path | None:
-    """The file of the repository that a link names; of a folder its README. None for all other links."""
+    """The file or folder of the repository that a link names; of a folder its README. None for all other links."""
     path = link.partition("#")[0]
     if not path or re.match(r"[a-z]+:|/", path):
         return None
     target = Path(os.path.normpath(folder / path))
-    if target.is_dir():
+    if (target / "README.md").is_file():
         target /= "README.md"
-    return target if target.is_file() and target.is_relative_to(root) else None
+    return target if target.exists() and target.is_relative_to(root) else None
 
 
 def _uri(path: Path, root: Path, docs: Path) -> str:
     """The place of a file among the sources of the site."""
     if path.is_relative_to(docs):
         return path.relative_to(docs).as_posix()
+    if path.is_dir():
+        path /= "index.md"
     return posixpath.join(MOUNT, path.relative_to(root).as_posix())

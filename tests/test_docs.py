@@ -68,16 +68,17 @@ def test_links_out_of_the_folder_become_links_in_the_site():
     page = Page(None, files.get_file_from_path("levels.md"), config)
     written = config.plugins.run_event(
         "page_markdown",
-        "[a](../results/kinds/kinds.md#x) [b](caches.md) `[c](../LICENSE)` [d](https://e.org) ![f](../LICENSE)",
+        "[a](../results/kinds/kinds.md#x) [b](caches.md) `[c](../LICENSE)` [d](https://e.org) ![f](../LICENSE)"
+        " [g](../results)",
         page=page,
         config=config,
         files=files,
     )
     assert written == (
         "[a](repository/results/kinds/kinds.md#x) [b](caches.md) `[c](../LICENSE)` [d](https://e.org)"
-        " ![f](repository/LICENSE)"
+        " ![f](repository/LICENSE) [g](repository/results/index.md)"
     )
-    assert "repository/results/kinds/kinds.png" in files.src_uris  # what a page brings along
+    assert "repository/configs/tiny_rope.yaml" in files.src_uris  # what a page outside brings along
     inside = Page(None, files.get_file_from_path("repository/CONTRIBUTING.md"), config)
     written = config.plugins.run_event("page_markdown", "[a](docs/alibi.md)", page=inside, config=config, files=files)
     assert written == "[a](../alibi.md)"
