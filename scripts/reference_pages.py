@@ -77,7 +77,7 @@ def configuration_page() -> str:
     for name, field in fields.items():
         choices = field.metadata["choices"]
         parts += [f"### `{name}`", f"{_sentence(field.metadata['help'])}"]
-        facts = [("Type", _type(field.type)), ("Default", _value(field.default))]
+        facts = [("Type", _type(field.type).replace("\\|", "|")), ("Default", _value(field.default))]
         facts += [("Values", ", ".join(f"`{choice}`" for choice in choices))] if choices else []
         readers = _readers(field.metadata["read_by"])
         facts += [("Read by", readers)] if readers else []
