@@ -41,18 +41,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS, help="folder for the pages (default: docs)")
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
-        (output / name).write_text(text, encoding="utf-8")
+    for name, make in PAGES.items():
+        (output / name).write_text(make(), encoding="utf-8")
         print(f"written: {output / name}")
-
-
-def pages() -> dict[str, str]:
-    """The text of each page by the name of its file."""
-    return {
-        "reference_configuration.md": configuration_page(),
-        "reference_commands.md": commands_page(),
-        "reference_yaml.md": yaml_page(),
-    }
 
 
 def configuration_page() -> str:
@@ -308,6 +299,14 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _page(parts: Iterable[str]) -> str:
     return "\n\n".join(parts) + "\n"
+
+
+PAGES = {
+    "reference_configuration.md": configuration_page,
+    "reference_commands.md": commands_page,
+    "reference_yaml.md": yaml_page,
+}
+"""What makes the text of each page, by the name of its file."""
 
 
 if __name__ == "__main__":
