@@ -48,7 +48,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # What the tests use and the demo does not. Once torchao is there, importing transformers prints what of it fits no CPU.
 $(VENV)/.optional: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[docs,finetune,lm-eval,onnx,peft,records,torchao,trl]'
+	  --editable '.[docs,finetune,lm-eval,notebooks,onnx,peft,records,torchao,trl]'
 	touch $(VENV)/.optional
 
 $(VENV)/.docs: $(INSTALLED)

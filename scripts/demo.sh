@@ -24,8 +24,8 @@ bipe-hf evaluate runs/demo/tiny_{rope,alibi,bipe_rope,bipe_alibi,bipe_hybrid} \
 bipe-hf plot "$folder/evaluation.json" --output "$folder/perplexity.png" --overwrite
 
 echo
-echo "The BiPE-RoPE model, loaded with AutoModelForCausalLM, goes on from a prompt:"
-bipe-hf generate runs/demo/tiny_bipe_rope "The return value is" --max-new-tokens 60 --temperature 0.7 --seed 1
+echo "The hybrid goes on from a prompt, with the ten lines of the README:"
+python scripts/readme_snippet.py | tee "$folder/generated.txt"
 
 echo
 echo "Table: $folder/evaluation.md   Figure: $folder/perplexity.png   Models: runs/demo/tiny_*"

@@ -1,11 +1,13 @@
 """What every test may ask for: tiny models, no Hub, a cache of its own."""
 
 import ast
+import sys
 from functools import cache
 
 import datasets
 import pytest
 import torch
+import transformers.dynamic_module_utils as dynamic_modules
 import transformers.integrations.flex_attention as flex_integration
 import transformers.masking_utils as masking_utils
 import transformers.modeling_flash_attention_utils as flash_utils
@@ -14,6 +16,9 @@ from huggingface_hub import constants
 from naive_flash import naive_flash, naive_flash_varlen
 from tiny import LEVELS, TINY
 from transformers.utils import logging
+
+from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
+from bipe_hf.lab.data import train_tokenizer
 
 
 # Tests that take seconds with each of their parameters: those with one of these words are slow tests. Quicker ones
@@ -159,3 +164,30 @@ def flash_kernels(monkeypatch):
     functions = (naive_flash, naive_flash_varlen, None, flash_utils._pad_input, flash_utils._unpad_input)
     monkeypatch.setattr(flash_utils, "_lazy_imports", lambda *args, **kwargs: functions)
     monkeypatch.setattr(flash_utils, "_loaded_implementation", None)
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """A folder in which a tiny model stands where README and docs have the one that `make demo` makes."""
+    tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
+    tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
+    config = BipeLlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        separator_token_ids=tokenizer.separator_token_ids,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    for part in (tokenizer, BipeLlamaForCausalLM(config)):
+        for folder in (tmp_path / "runs" / "demo" / "tiny_bipe_rope", tmp_path / "me" / "my-bipe"):
+            part.save_pretrained(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dynamic_modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path

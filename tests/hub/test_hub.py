@@ -460,8 +460,8 @@ def test_results_of_the_model_and_a_figure_go_along(hub, client, folders, tmp_pa
     assert "12.25" not in hub.repositories["alice/measured"].files["README.md"].decode()
 
 
-def test_the_command_of_the_readme_pushes(hub, client, folders):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_command_of_the_page_pushes(hub, client, folders):
+    text = (ROOT / "docs" / "push.md").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("bipe-hf push")]
     _, command, folder, repo = shlex.split(line, comments=True)
     repo = repo.replace("me/", "alice/")

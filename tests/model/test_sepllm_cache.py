@@ -2,13 +2,12 @@
 
 import copy
 import json
-import re
 
 import pytest
 import torch
 from families import FAMILIES, pairs
 from naive_relatives import kept_in_a_stream
-from paths import GOLDEN_RELATIVES, ROOT
+from paths import GOLDEN_RELATIVES
 from safetensors.torch import load_file
 from tiny import LEVELS
 from transformers import DynamicCache
@@ -254,11 +253,3 @@ def test_what_cannot_be_is_a_clear_error(family, tiny_model):
     other.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="'flash_attention_2': SepLLMCache hides single keys"):
         other(IDS, past_key_values=SepLLMCache(other.config))
-
-
-def test_the_code_of_the_documentation_runs():
-    text = (ROOT / "docs" / "caches.md").read_text()
-    names = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(block, names)
-    assert names["output"].shape == (1, 32)

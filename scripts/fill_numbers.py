@@ -1,0 +1,213 @@
+"""Writes the numbers of README and documentation from the results that they cite.
+
+    python scripts/fill_numbers.py
+
+A part of a page between `<!-- NAME: filled by scripts/fill_numbers.py -->` and `<!-- end -->` is what the function of
+that name makes of files in results/. Nothing else of a page changes; a test holds that nothing would.
+"""
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+PART = re.compile(r"(<!-- (\w+): filled by scripts/fill_numbers\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Comparison:
+    """Measured values of a comparison in results/."""
+
+    def __init__(self, name: str) -> None:
+        self.rows = json.loads((ROOT / "results" / name / "comparison.json").read_text(encoding="utf-8"))["results"]
+
+    def values(self, entry: str, length: int, metric: str = "bits_per_byte") -> list[float]:
+        """Those of all seeds of an entry at a length."""
+        found = [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
+        if not found:
+            raise KeyError(f"no {entry} at {length}")
+        return found
+
+    def mean(self, entry: str, length: int, metric: str = "bits_per_byte") -> float:
+        """Mean over seeds."""
+        return statistics.mean(self.values(entry, length, metric))
+
+    def cell(self, entry: str, length: int, metric: str = "bits_per_byte", digits: int = 2) -> str:
+        """Mean, and the standard deviation over seeds where there are several."""
+        values = self.values(entry, length, metric)
+        mean = f"{statistics.mean(values):.{digits}f}"
+        return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+    def less(self, entry: str, other: str, length: int, metric: str = "bits_per_byte") -> str:
+        """By how many percent an entry is below another one."""
+        return f"{100 * (1 - self.mean(entry, length, metric) / self.mean(other, length, metric)):.0f} %"
+
+
+def good_for() -> str:
+    """What the README says first."""
+    tables, deep = Comparison("compare_tables_longer"), Comparison("compare_12_layers")
+    python = Comparison("compare_python")
+    shorter, longer = (tables.less("levels with axes", "ALiBi", length) for length in (256, 4096))
+    tokens, segments = (python.cell(name, 128, "perplexity", 1) for name in ("hybrid over tokens", "hybrid"))
+    alibi, hybrid, rope = (deep.cell(name, 1024, "perplexity", 1) for name in ("ALiBi", "hybrid", "RoPE"))
+    return f"""\
+- **Prose and code: no gain from segments.** RoPE and ALiBi mixed over plain tokens do as well on Python ({tokens}
+  against {segments} perplexity, [results](results/compare_python/comparison.md)). With 12 layers plain ALiBi is ahead
+  of all on novels: {alibi}, the mix over segments {hybrid}, RoPE {rope} (one seed,
+  [results](results/compare_12_layers/comparison.md)).
+- **The paper's gains: in part.** BiPE-RoPE falls off later than RoPE beyond the train length. At the train length
+  both BiPE variants are behind plain encodings on prose and code. [Claims](docs/claims.md) goes through the paper.
+- **Tables: yes.** With rows as segments and fields as a level inside them, a small model needs {shorter} fewer bits
+  a byte than the best encoding over tokens at the train length, and {longer} fewer at 16 times it (three seeds,
+  [results](results/compare_tables_longer/comparison.md)).
+"""
+
+
+TABLE_ENTRIES = {
+    "RoPE": "RoPE",
+    "ALiBi": "ALiBi",
+    "RoPE and ALiBi over tokens (`hybrid`)": "hybrid over tokens",
+    "BiPE-RoPE": "BiPE-RoPE",
+    "BiPE-ALiBi": "BiPE-ALiBi",
+    "levels with axes (`bipe_levels_axes`)": "levels with axes",
+}
+
+
+def table() -> str:
+    """Bits a byte of six encodings on two kinds of text."""
+    tables, python = Comparison("compare_tables_longer"), Comparison("compare_python")
+    lines = [
+        "| bits a byte | tables, 256 tokens | 4,096 | Python, 128 | 4,096 |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for shown, entry in TABLE_ENTRIES.items():
+        cells = [tables.cell(entry, length) for length in (256, 4096)]
+        cells += ["-" if "levels" in entry else python.cell(entry, length) for length in (128, 4096)]
+        lines.append(" | ".join([f"| {shown}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def generated() -> str:
+    """What the demo printed."""
+    text = (ROOT / "results" / "demo" / "generated.txt").read_text(encoding="utf-8")
+    return f"```text\n{text.strip()}\n```\n"
+
+
+def prose() -> str:
+    """Perplexity on three texts at the train length and 32 times it."""
+    lines = ["| perplexity, 128 / 4,096 tokens | RoPE | ALiBi | `bipe_hybrid` |", "| --- | ---: | ---: | ---: |"]
+    for shown, name in (("Python", "compare_python"), ("novels", "compare_books"), ("mathematics", "compare_math")):
+        text = Comparison(name)
+        cells = [
+            " / ".join(text.cell(entry, length, "perplexity") for length in (128, 4096))
+            for entry in ("RoPE", "ALiBi", "hybrid")
+        ]
+        lines.append(" | ".join([f"| [{shown}](../results/{name}/comparison.md)", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def deep() -> str:
+    """The 12 layers of the paper."""
+    found = Comparison("compare_12_layers")
+    lines = ["| perplexity, 12 layers, novels | 1,024 tokens | 2,048 |", "| --- | ---: | ---: |"]
+    for entry in ("ALiBi", "hybrid", "BiPE-ALiBi", "RoPE", "BiPE-RoPE"):
+        cells = [found.cell(entry, length, "perplexity", 1) for length in (1024, 2048)]
+        lines.append(" | ".join([f"| {entry}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def arithmetic() -> str:
+    """Right answers by the number of operators."""
+    rows = json.loads((ROOT / "results" / "compare_arithmetic" / "comparison.json").read_text(encoding="utf-8"))
+    right = {(row["entry"], row["size"]): 100 * row["measured"]["accuracy"] for row in rows["results"]}
+    lines = ["| right answers, % | 1 operator | 2 | 3 | 4 |", "| --- | ---: | ---: | ---: | ---: |"]
+    for entry in ("RoPE", "ALiBi", "NoPE", "BiPE-RoPE", "BiPE-ALiBi", "hybrid"):
+        cells = [f"{right[entry, size]:.1f}" for size in (1, 2, 3, 4)]
+        lines.append(" | ".join([f"| {entry}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def variants() -> str:
+    """Both BiPE variants beside the plain encodings, on Python."""
+    return rows_of(Comparison("compare_python"), "perplexity, Python", ("RoPE", "BiPE-RoPE", "ALiBi", "BiPE-ALiBi"))
+
+
+def ablations() -> str:
+    """What the mix loses without each of its parts."""
+    shown = {
+        "the recipe": "hybrid",
+        "no bias": "no bias",
+        "no rotation by token": "no rotation",
+        "a learnt vector for the place": "learned intra",
+        "slopes of ALiBi": "slopes of ALiBi",
+        "one slope": "one slope",
+        "sentences as segments": "sentences",
+        "lines": "lines",
+        "every 8 tokens": "fixed 8",
+        "every token (`hybrid`)": "tokens",
+    }
+    return rows_of(Comparison("compare_ablations"), "perplexity, Python", shown)
+
+
+def rows_of(found: Comparison, title: str, entries: Sequence[str] | dict[str, str], digits: int = 1) -> str:
+    """Perplexity of entries at 128, 1,024 and 4,096 tokens; a dictionary gives them other names."""
+    named = entries if isinstance(entries, dict) else {entry: entry for entry in entries}
+    lines = [f"| {title} | 128 tokens | 1,024 | 4,096 |", "| --- | ---: | ---: | ---: |"]
+    for shown, entry in named.items():
+        cells = [found.cell(entry, length, "perplexity", digits) for length in (128, 1024, 4096)]
+        lines.append(" | ".join([f"| {shown}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def demo() -> str:
+    """The five models of the demo."""
+    rows = json.loads((ROOT / "results" / "demo" / "evaluation.json").read_text(encoding="utf-8"))["results"]
+    lengths = sorted({row["length"] for row in rows})
+    lines = [
+        " | ".join(["| perplexity", *(f"{length:,}" for length in lengths)]) + " |",
+        "| --- |" + " ---: |" * len(lengths),
+    ]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        of_name = {row["length"]: row for row in rows if row["name"] == name}
+        cells = [f"{of_name[length]['perplexity']:.2f}" for length in lengths]
+        lines.append(" | ".join([f"| {of_name[lengths[0]]['encoding']}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def from_stock() -> str:
+    """The table of the report, which has one."""
+    report = (ROOT / "results" / "from_stock" / "smollm2.md").read_text(encoding="utf-8")
+    return "\n".join(line for line in report.splitlines() if line.startswith("|")) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part
+    for part in (good_for, table, generated, prose, variants, ablations, deep, arithmetic, demo, from_stock)
+}
+
+
+def filled(page: str) -> str:
+    """The text of a page with the numbers as the results have them."""
+    return PART.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], page)
+
+
+def pages() -> list[Path]:
+    """The pages that may have such parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main() -> None:
+    """Writes the pages that change."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if filled(text) != text:
+            page.write_text(filled(text), encoding="utf-8")
+            print(f"{page.relative_to(ROOT)} changed")
+
+
+if __name__ == "__main__":
+    main()

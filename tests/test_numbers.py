@@ -1,0 +1,36 @@
+"""README and pages have the numbers that the committed results have."""
+
+import importlib.util
+
+import pytest
+from paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def fill_numbers():
+    spec = importlib.util.spec_from_file_location("fill_numbers", ROOT / "scripts" / "fill_numbers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_number_is_that_of_the_results(fill_numbers):
+    stale = [page.name for page in fill_numbers.pages() if fill_numbers.filled(page.read_text()) != page.read_text()]
+    assert not stale, "run: python scripts/fill_numbers.py"
+
+
+def test_every_part_stands_in_a_page(fill_numbers):
+    found = [part[1] for page in fill_numbers.pages() for part in fill_numbers.PART.findall(page.read_text())]
+    assert sorted(set(found)) == sorted(fill_numbers.PARTS)
+
+
+def test_another_number_in_a_page_is_put_right(fill_numbers):
+    page = (ROOT / "README.md").read_text()
+    wrong = page.replace("| RoPE | 2.77", "| RoPE | 1.77")
+    assert wrong != page
+    assert fill_numbers.filled(wrong) == page
+
+
+def test_a_length_that_was_not_measured_is_an_error(fill_numbers):
+    with pytest.raises(KeyError, match="no BiPE-RoPE at 8192"):
+        fill_numbers.Comparison("compare_12_layers").cell("BiPE-RoPE", 8192)
