@@ -4,6 +4,7 @@ mkdocs build --strict
 
 Such a file is mounted below `repository/`, and so are the files that it links to itself. Markdown becomes a page;
 figures, configurations and scripts are copied as they are. A folder is its README, or a list of what is in it.
+A picture `NAME_light.svg` gives way to `NAME_dark.svg`, which stands beside it, on a dark page.
 """
 
 import os
@@ -20,6 +21,7 @@ MOUNT = "repository"
 # Pages that the navigation names; what they and the pages of docs/ link to comes along.
 ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "configs/README.md")
 LINK = re.compile(r"""(\]\(|(?:src|srcset|href)=["'])([^)\s"']+)""")
+LIGHT = re.compile(r"(!\[[^\]]*\]\([^)\s]*)_light\.svg\)")
 FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -62,8 +64,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return before + posixpath.relpath(_uri(target, root, docs), here or ".") + "".join(anchor)
 
     parts = FENCE.split(markdown)  # code stands at odd places
-    parts[::2] = [LINK.sub(in_site, part) for part in parts[::2]]
+    parts[::2] = [LIGHT.sub(_both, LINK.sub(in_site, part)) for part in parts[::2]]
     return "".join(parts)
+
+
+def _both(match: re.Match) -> str:
+    """A picture for light pages, and the one for dark pages."""
+    return f"{match[1]}_light.svg#only-light){match[1]}_dark.svg#only-dark)"
 
 
 def _folders(config: MkDocsConfig) -> tuple[Path, Path]:

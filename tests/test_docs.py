@@ -76,6 +76,8 @@ def test_links_out_of_the_folder_become_links_in_the_site():
         "[a](repository/results/kinds/kinds.md#x) [b](caches.md) `[c](../LICENSE)` [d](https://e.org)"
         " ![f](repository/LICENSE) [g](repository/results/index.md)"
     )
+    picture = config.plugins.run_event("page_markdown", "![a](b_light.svg)", page=page, config=config, files=files)
+    assert picture == "![a](b_light.svg#only-light)![a](b_dark.svg#only-dark)"
     assert "repository/configs/tiny_rope.yaml" in files.src_uris  # what a page outside brings along
     inside = Page(None, files.get_file_from_path("repository/CONTRIBUTING.md"), config)
     written = config.plugins.run_event("page_markdown", "[a](docs/alibi.md)", page=inside, config=config, files=files)
