@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-upstream lint bench clean
+.PHONY: demo test test-all test-upstream lint docs bench clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -27,6 +27,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The documentation site; build/site/index.html opens in a browser.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # An hour on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
 bench: $(INSTALLED)
 	$(BIN)/python scripts/benchmark.py --output results/benchmark.json $(ARGS)
@@ -44,5 +48,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 # What the tests use and the demo does not. Once torchao is there, importing transformers prints what of it fits no CPU.
 $(VENV)/.optional: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[finetune,lm-eval,notebooks,onnx,peft,records,serve,torchao,trl]'
+	  --editable '.[docs,finetune,lm-eval,notebooks,onnx,peft,records,serve,torchao,trl]'
 	touch $(VENV)/.optional
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(VENV)/.docs

@@ -709,6 +709,9 @@ class BipeConfigMixin(PreTrainedConfig):
                 Tokens in a training block: `max_position_embeddings`, and what is said above.
             fields: any field of the configuration. They win over all that is derived.
 
+        Returns:
+            The configuration, of the class that this is called on.
+
         Raises:
             ValueError: if there is no such encoding; if it needs a train length or separators and none are given; or
                 for what the configuration refuses.

@@ -214,6 +214,9 @@ class BipeModelMixin:
 
         A cache that was made before holds keys of other positions. A compiled model is compiled again.
 
+        Args:
+            values: new values by the names of these fields.
+
         Raises:
             ValueError: for a field that cannot move in this model, or a value that it does not take.
         """

@@ -98,7 +98,11 @@ class BipeGPTNeoXPreTrainedModel(BipePreTrainedMixin, GPTNeoXPreTrainedModel):
 
 
 class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel):
-    """The decoder without a head. See [`BipeGPTNeoXConfig`] for what a configuration chooses."""
+    """The decoder without a head.
+
+    Args:
+        config ([`BipeGPTNeoXConfig`]): sizes and positional encoding.
+    """
 
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
@@ -131,7 +135,11 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
 
 
 class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForCausalLM):
-    """The decoder with a language modelling head."""
+    """The decoder with a language modelling head.
+
+    Args:
+        config ([`BipeGPTNeoXConfig`]): sizes and positional encoding.
+    """
 
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
@@ -144,7 +152,11 @@ class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, BipeGPTNeoXPreTrainedModel, GPTN
 class BipeGPTNeoXForSequenceClassification(
     BipeClassificationMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForSequenceClassification
 ):
-    """The decoder with a classifier on the last token that is no padding."""
+    """The decoder with a classifier on the last token that is no padding.
+
+    Args:
+        config ([`BipeGPTNeoXConfig`]): sizes and positional encoding; `num_labels` is the number of classes.
+    """
 
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
@@ -157,7 +169,11 @@ class BipeGPTNeoXForSequenceClassification(
 class BipeGPTNeoXForTokenClassification(
     BipeClassificationMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForTokenClassification
 ):
-    """The decoder with a classifier on every token."""
+    """The decoder with a classifier on every token.
+
+    Args:
+        config ([`BipeGPTNeoXConfig`]): sizes and positional encoding; `num_labels` is the number of classes.
+    """
 
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
@@ -171,7 +187,11 @@ class BipeGPTNeoXForTokenClassification(
 class BipeGPTNeoXForQuestionAnswering(
     BipeQuestionAnsweringMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXForQuestionAnswering
 ):
-    """The decoder with a classifier for the first and the last token of an answer."""
+    """The decoder with a classifier for the first and the last token of an answer.
+
+    Args:
+        config ([`BipeGPTNeoXConfig`]): sizes and positional encoding.
+    """
 
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)

@@ -97,7 +97,11 @@ class BipeLlamaPreTrainedModel(BipePreTrainedMixin, LlamaPreTrainedModel):
 
 
 class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
-    """The decoder without a head. See [`BipeLlamaConfig`] for what a configuration chooses."""
+    """The decoder without a head.
+
+    Args:
+        config ([`BipeLlamaConfig`]): sizes and positional encoding.
+    """
 
     def __init__(self, config: BipeLlamaConfig):
         PreTrainedModel.__init__(self, config)
@@ -129,7 +133,11 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
 
 
 class BipeLlamaForCausalLM(BipeCausalLMMixin, BipeLlamaPreTrainedModel, LlamaForCausalLM):
-    """The decoder with a language modelling head."""
+    """The decoder with a language modelling head.
+
+    Args:
+        config ([`BipeLlamaConfig`]): sizes and positional encoding.
+    """
 
     def __init__(self, config: BipeLlamaConfig):
         PreTrainedModel.__init__(self, config)
@@ -142,7 +150,11 @@ class BipeLlamaForCausalLM(BipeCausalLMMixin, BipeLlamaPreTrainedModel, LlamaFor
 class BipeLlamaForSequenceClassification(
     BipeClassificationMixin, BipeLlamaPreTrainedModel, LlamaForSequenceClassification
 ):
-    """The decoder with a classifier on the last token that is no padding."""
+    """The decoder with a classifier on the last token that is no padding.
+
+    Args:
+        config ([`BipeLlamaConfig`]): sizes and positional encoding; `num_labels` is the number of classes.
+    """
 
     def __init__(self, config: BipeLlamaConfig):
         PreTrainedModel.__init__(self, config)
@@ -153,7 +165,11 @@ class BipeLlamaForSequenceClassification(
 
 
 class BipeLlamaForTokenClassification(BipeClassificationMixin, BipeLlamaPreTrainedModel, LlamaForTokenClassification):
-    """The decoder with a classifier on every token."""
+    """The decoder with a classifier on every token.
+
+    Args:
+        config ([`BipeLlamaConfig`]): sizes and positional encoding; `num_labels` is the number of classes.
+    """
 
     def __init__(self, config: BipeLlamaConfig):
         PreTrainedModel.__init__(self, config)
@@ -165,7 +181,11 @@ class BipeLlamaForTokenClassification(BipeClassificationMixin, BipeLlamaPreTrain
 
 
 class BipeLlamaForQuestionAnswering(BipeQuestionAnsweringMixin, BipeLlamaPreTrainedModel, LlamaForQuestionAnswering):
-    """The decoder with a classifier for the first and the last token of an answer."""
+    """The decoder with a classifier for the first and the last token of an answer.
+
+    Args:
+        config ([`BipeLlamaConfig`]): sizes and positional encoding.
+    """
 
     base_model_prefix = "model"  # Llama's own is "transformer", so its weights would not load from a base model
 

@@ -1,7 +1,7 @@
 """What is compared: entries, what they share, and what they are measured with."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,16 +19,30 @@ class TextMeasurement:
     With `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
     """
 
-    lengths: list[int]
-    protocol: str = "blocks"
-    stride: int = STRIDE
-    data: str | None = None
-    split: str = "validation"
-    text_column: str = "text"
-    validation_fraction: float | None = None
-    max_tokens: int | None = None
-    batch_tokens: int = 8192
-    unit_tokens: int | None = None
+    lengths: list[int] = field(metadata={"help": "perplexity at these lengths, in tokens"})
+    protocol: str = field(
+        default="blocks", metadata={"help": "blocks, sliding or tail, as `bipe-hf evaluate` has them"}
+    )
+    stride: int = field(default=STRIDE, metadata={"help": "tokens that the window of sliding moves by"})
+    data: str | None = field(default=None, metadata={"help": "text to measure on; by default that of the training"})
+    split: str = field(default="validation", metadata={"help": "train or validation"})
+    text_column: str = field(default="text", metadata={"help": "column of data that holds the text"})
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "part of the documents of data held out where it has no splits; by default that of the training"
+        },
+    )
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "at most so many tokens of the text, from its beginning; by default all"}
+    )
+    batch_tokens: int = field(default=8192, metadata={"help": "tokens per batch: speed and memory"})
+    unit_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "keep the losses of each document, of a long one for every so many tokens: what intervals need"
+        },
+    )
 
     @property
     def sizes(self) -> list[int]:
@@ -40,10 +54,10 @@ class TextMeasurement:
 class GeneratedMeasurement:
     """Keys of `measure` of a generated task: numbers of operators, and what `lab.tasks.synthetic.measure` takes."""
 
-    sizes: list[int]
-    samples: int = 500
-    seed: int = 0
-    batch_size: int = 100
+    sizes: list[int] = field(metadata={"help": "numbers of operators to count right answers at"})
+    samples: int = field(default=500, metadata={"help": "questions at each number of operators"})
+    seed: int = field(default=0, metadata={"help": "of these questions"})
+    batch_size: int = field(default=100, metadata={"help": "questions per batch: speed and memory"})
     unit_tokens: ClassVar[None] = None
 
 

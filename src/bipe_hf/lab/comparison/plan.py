@@ -1,6 +1,6 @@
 """The file of a comparison, read and checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,22 @@ from .entries import Comparison, Entry, among
 from .experiments import EXPERIMENTS, Experiment
 
 
-KEYS = ("task", "seeds", "settings", "entries", "measure", "reference")
+KEYS = {
+    "task": "what is learnt: text, or one of the generated tasks arithmetic and chain",
+    "seeds": "of first weights and order of the blocks or examples: one run of each entry with each (default: [42])",
+    "settings": "keys of `bipe-hf pretrain`, of a generated task those of `bipe-hf synthetic`, that all entries share",
+    "entries": "mapping from the name of each entry to the keys in which it differs; nothing where it does not",
+    "measure": "how the models are measured: a mapping of the keys below",
+    "reference": "name of the entry whose perplexity at its train length ratios are to; of task text alone",
+}
 # Mappings that a file which `extends` another one adds to, key by key, and to each entry in the same way.
 MERGED = {"settings": 1, "entries": 2, "measure": 1}
 # Of an entry, beside the settings in which it differs.
-ENTRY_KEYS = ("seeds", "trained_as", "evaluate_with")
+ENTRY_KEYS = {
+    "seeds": "those of this entry alone, in place of the shared ones",
+    "trained_as": "name of another entry, whose models are measured: this one has no training of its own",
+    "evaluate_with": "fields of the configuration that are set for the measurement; of task text alone",
+}
 # Of a run, which compare decides.
 OWN_SETTINGS = ("output_dir", "seed", "data_seed")
 
@@ -123,7 +134,7 @@ def _check_names(entries: dict[str, Entry], reference: str | None) -> None:
         raise InputError(f"reference: there is no entry {reference!r}{among(reference, entries)}")
 
 
-def _check_keys(where: str, content: dict, known: Sequence[str]) -> None:
+def _check_keys(where: str, content: dict, known: Iterable[str]) -> None:
     for key in content:
         if key not in known:
             raise InputError(f"{where}unknown key {key!r}{did_you_mean(str(key), known)}")

@@ -101,6 +101,15 @@ class StretchedIndices(IndexExtension):
     After the randomised positional encodings of Ruoss et al. (ACL 2023, arXiv 2305.16843), who draw any n of the
     larger range, in order: there the gaps between neighbours differ inside a text, here they are alike (but for
     rounding), so that a text looks as if all of it were `factor` times as long.
+
+    Args:
+        collator: makes the batch, as [`IndexExtension`] says.
+        config: of the model, with its separators.
+        extension: largest factor, above 1.
+        seed: of the draws, not negative.
+
+    Raises:
+        ValueError: the model has no indices to extend, or `extension` is not above 1.
     """
 
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -115,7 +124,14 @@ class SkippedIndices(IndexExtension):
     text itself is a whole one: the paper also lets chunks come from different places of a longer text.
 
     Args:
+        collator: makes the batch, as [`IndexExtension`] says.
+        config: of the model, with its separators.
+        extension: how many times as many indices the skips spread a document over, above 1.
         chunks: into which a document is cut; fewer where it has fewer segments. At least 2.
+        seed: of the draws, not negative.
+
+    Raises:
+        ValueError: the model has no indices to extend, `extension` is not above 1, or `chunks` is below 2.
     """
 
     def __init__(
