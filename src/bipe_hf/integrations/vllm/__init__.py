@@ -6,6 +6,7 @@ module that `bipe_hf.model` has for it.
 """
 
 MODELS = {
+    "BipeGPTNeoXForCausalLM": "bipe_hf.integrations.vllm.gpt_neox:BipeGPTNeoXForCausalLM",
     "BipeLlamaForCausalLM": "bipe_hf.integrations.vllm.llama:BipeLlamaForCausalLM",
 }
 """Where the model of an architecture stands. vLLM imports it when it is asked for, in the process that runs it."""
