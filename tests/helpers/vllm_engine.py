@@ -42,7 +42,7 @@ def random_prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
     return [[draw.randrange(1, TINY["vocab_size"]) for _ in range(length)] for length in lengths]
 
 
-def tokens_of(llm: LLM, prompts: list[list[int]], count: int = 20) -> list[list[int]]:
+def tokens_of(llm: LLM, prompts: list[list[int]], count: int = 12) -> list[list[int]]:
     """What the engine goes on with, greedily, all prompts at once."""
     return [list(output.outputs[0].token_ids) for output in run(llm, prompts, max_tokens=count)]
 
@@ -53,7 +53,7 @@ def run(llm: LLM, prompts: list[list[int]], **sampling: Any) -> list:
 
 
 @torch.no_grad()
-def tokens_of_generate(model: PreTrainedModel, prompts: list[list[int]], count: int = 20) -> list[list[int]]:
+def tokens_of_generate(model: PreTrainedModel, prompts: list[list[int]], count: int = 12) -> list[list[int]]:
     """What transformers goes on with, each prompt by itself."""
     outputs = [
         model.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False)[0, len(prompt) :]

@@ -26,11 +26,11 @@ PAIRS = [("llama", name) for name in ENCODINGS] + [("gpt_neox", name) for name i
 def test_tokens_are_those_of_generate(family, encoding, saved):
     """In chunks of prompts, and again with prefixes in the cache."""
     model, folder = saved(family, **ENCODINGS[encoding])
-    prompts = random_prompts(1, 17, 40, 70, 33, 50)
+    prompts = random_prompts(1, 40, 70, 33)
     expected = tokens_of_generate(model, prompts)
     with engine(folder) as llm:
         assert tokens_of(llm, prompts) == expected
         longer = [[*prompt, *tokens] for prompt, tokens in zip(prompts, expected, strict=True)]
-        outputs = run(llm, longer, max_tokens=20)
-        assert sum(output.num_cached_tokens for output in outputs) >= 5 * 32
+        outputs = run(llm, longer, max_tokens=12)
+        assert sum(output.num_cached_tokens for output in outputs) >= 3 * 32
         assert [list(output.outputs[0].token_ids) for output in outputs] == tokens_of_generate(model, longer)
