@@ -2,12 +2,13 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 
-STUB = str(Path(__file__).parent / "stub")
+STUB = Path(__file__).parent / "stub"
 SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs here, where a test can look inside
@@ -18,10 +19,10 @@ SETTINGS = {
 # The environment of `make test` has no vLLM, and leaves these tests out.
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
-elif os.environ.get("TRITON_INTERPRET") != "1" or STUB not in os.environ.get("PYTHONPATH", ""):
-    raise pytest.UsageError("these tests run with: make test-vllm ARGS=...")  # before torch loads Triton
+elif STUB not in [Path(entry).resolve() for entry in sys.path] or os.environ.get("TRITON_INTERPRET") != "1":
+    raise pytest.UsageError("these tests run with: make test-vllm ARGS=...")  # which says it before Triton is loaded
 else:
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS, PYTHONPATH=str(STUB))  # also of a process with another working directory
 
 
 @pytest.fixture(scope="session")
