@@ -46,8 +46,9 @@ class BipeModelState(DefaultModelState):
         self.width = ring_width(vllm_config.num_speculative_tokens)
         self.nobody = self.max_num_reqs  # a slot more, for what nobody will read
         self.ring = torch.zeros(self.max_num_reqs + 1, self.width, num_columns, dtype=torch.long, device=device)
-        # One place for as long as the model runs: a captured graph reads it there.
-        self.positions = torch.zeros(num_columns, self.max_num_tokens, dtype=torch.long, device=device)
+        # One place for as long as the model runs: a captured graph reads it there. It is a column wider than any step,
+        # since a model that was compiled with all of it would take its stride for the number of tokens of every step.
+        self.positions = torch.zeros(num_columns, self.max_num_tokens + 1, dtype=torch.long, device=device)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         """A request enters a slot: new, with a part of its prompt in the cache, or one that was preempted."""
