@@ -1,4 +1,4 @@
-"""What does not go with a BiPE model in vLLM is refused in one line, before a model is loaded."""
+"""What goes with a BiPE model in vLLM is seen before it is loaded, and the rest refused in one line."""
 
 import pytest
 import torch
@@ -22,6 +22,14 @@ def family(request):
 def test_a_model_that_is_held_is_configured(saved, family):
     _, folder = saved(family, inter_encoding="alibi")
     assert configure(folder).use_v2_model_runner
+
+
+def test_requests_are_as_long_as_the_overrides_say(saved, family):
+    _, folder = saved(family, inter_encoding="alibi")
+    with pytest.raises(ValueError, match="max_model_len"):
+        configure(folder, max_model_len=8192)
+    longer = configure(folder, max_model_len=8192, hf_overrides={"max_position_embeddings": 8192})
+    assert longer.model_config.max_model_len == 8192
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def bilevel_attention(
 def apply_terms(
     terms: InterTerms, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Callable
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values as an attention kernel gets them: scaled, turned, and with columns where there are some.
+    """Queries, keys and values as an attention kernel gets them: scaled, turned, and with columns where there are any.
 
     `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
     head_dim)`; `rotate` is the family's `apply_rotary_pos_emb`.

@@ -84,8 +84,8 @@ def build_inner_encodings(config: PreTrainedConfig) -> nn.ModuleList:
 def add_positions(
     hidden_states: torch.Tensor, segments: Segments, inner_encodings: nn.ModuleList, intra_encoding: nn.Module | None
 ) -> torch.Tensor:
-    """Word embeddings of shape `(batch, length, hidden_size)` plus the absolute encodings of all levels, which a device
-    map may have put elsewhere.
+    """Word embeddings of shape `(batch, length, hidden_size)` plus the absolute encodings of all levels, which a
+    device map may have put elsewhere.
     """
     for inner_encoding, indices in zip(inner_encodings, segments.inner_indices, strict=True):
         inner = inner_encoding(indices, hidden_states.dtype)

@@ -65,6 +65,6 @@ class BipeChecks(VerifyAndUpdateConfig):
             )
         if vllm_config.parallel_config.prefill_context_parallel_size > 1:
             raise InputError(
-                "vLLM: prefill_context_parallel_size: segments are counted over the whole prompt, of which a rank would"
-                " see a part. Use tensor_parallel_size"
+                "vLLM: prefill_context_parallel_size: segments are counted over the whole prompt, of which a rank"
+                " would see a part. Use tensor_parallel_size"
             )

@@ -29,5 +29,5 @@ class BipeModelMixin:
 
 
 def segments_of(positions: torch.Tensor) -> Segments:
-    """The segments that [`BipeModelState.prepare_inputs`] has written: `(columns, tokens)` to entries `(1, tokens)`."""
+    """The segments that [`BipeModelState.prepare_inputs`] wrote: `(columns, tokens)` to entries `(1, tokens)`."""
     return SegmentState.from_columns(positions[:, None].unbind(0)).segments()
