@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := .venv-vllm
 
-.PHONY: demo test test-all test-upstream lint docs bench clean
+.PHONY: demo test test-all test-upstream test-vllm lint docs bench clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -23,6 +24,11 @@ test-all: lint $(VENV)/.optional
 test-upstream: $(INSTALLED)
 	$(BIN)/python scripts/test_upstream.py $(ARGS)
 
+# The models in vLLM on a CPU, in an environment of 3 GB. For pytest: make test-vllm ARGS="-k drafts"
+test-vllm: $(VLLM)/.installed
+	PYTHONPATH=tests/vllm_plugin/stub TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
+	  $(VLLM)/bin/python -m pytest tests/vllm_plugin $(ARGS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +42,7 @@ bench: $(INSTALLED)
 	$(BIN)/python scripts/benchmark.py --output results/benchmark.json $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs build src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) runs build src/*.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -54,3 +60,8 @@ $(VENV)/.optional: $(INSTALLED)
 $(VENV)/.docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $(VENV)/.docs
+
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt --editable .
+	touch $(VLLM)/.installed

@@ -37,6 +37,7 @@ PAGES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / 
 # Pages whose blocks another test runs.
 ELSEWHERE = {
     "serving": "tests/test_serving_page.py, which starts the server",
+    "vllm": "tests/vllm_plugin, in an environment with vLLM",
     "onnx": "tests/test_readme.py, a slow test: the loop takes a minute",
     "records": "tests/lab/test_records_page.py, which compares what the training says line by line",
 }

@@ -91,16 +91,8 @@ def bilevel_attention(
         terms = layer.layer_encoding(hidden_states, query, key, terms, cache, layer.layer_idx)
     if rotary_state is not None:
         terms = terms._replace(head_rotary=angles_of(rotary_state))
-    if terms.query_scale is not None:
-        query = query * terms.query_scale
-    if terms.key_scale is not None:
-        key = key * terms.key_scale
-    if terms.rotary is not None:
-        query, key = rotate(query, key, *terms.rotary)
-    if terms.head_rotary is not None:
-        query, key = rotate_by_head(rotate, query, key, *terms.head_rotary)
+    query, key, value = apply_terms(terms, query, key, value, rotate)
     if terms.columns is not None:
-        query, key, value = attach_columns(terms.columns, query, key, value)
         eager_attention, scaling = eager_with_columns(eager_attention), terms.columns.scaling
     if rotary_state is not None:
         value = torch.cat([value, rotary_state.transpose(1, 2).to(value.dtype)], dim=-1)
@@ -151,6 +143,27 @@ def bilevel_attention(
     if layer.layer_mixing is not None:
         output = layer.layer_mixing.finish(hidden_states, output)
     return output.flatten(2), weights
+
+
+def apply_terms(
+    terms: InterTerms, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Callable
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values as an attention kernel gets them: scaled, turned, and with columns where there are any.
+
+    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
+    head_dim)`; `rotate` is the family's `apply_rotary_pos_emb`.
+    """
+    if terms.query_scale is not None:
+        query = query * terms.query_scale
+    if terms.key_scale is not None:
+        key = key * terms.key_scale
+    if terms.rotary is not None:
+        query, key = rotate(query, key, *terms.rotary)
+    if terms.head_rotary is not None:
+        query, key = rotate_by_head(rotate, query, key, *terms.head_rotary)
+    if terms.columns is not None:
+        query, key, value = attach_columns(terms.columns, query, key, value)
+    return query, key, value
 
 
 def rotate_by_head(

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .first_values_bipe import EncodingTable
+from .segmentation_bipe import Segments
 
 
 class LearnedIntraEncoding(EncodingTable):
@@ -78,3 +79,18 @@ def build_inner_encodings(config: PreTrainedConfig) -> nn.ModuleList:
     """T_l of every inner level, coarse to fine."""
     build, levels = INTRA_ENCODINGS[config.intra_encoding], len(config.inner_separator_token_ids)
     return nn.ModuleList([build(config, config.max_inner_index, level) for level in range(levels)])
+
+
+def add_positions(
+    hidden_states: torch.Tensor, segments: Segments, inner_encodings: nn.ModuleList, intra_encoding: nn.Module | None
+) -> torch.Tensor:
+    """Word embeddings of shape `(batch, length, hidden_size)` plus the absolute encodings of all levels, which a
+    device map may have put elsewhere.
+    """
+    for inner_encoding, indices in zip(inner_encodings, segments.inner_indices, strict=True):
+        inner = inner_encoding(indices, hidden_states.dtype)
+        hidden_states = hidden_states + inner.to(hidden_states.device)
+    if intra_encoding is not None:
+        intra = intra_encoding(segments.intra_positions, hidden_states.dtype)
+        hidden_states = hidden_states + intra.to(hidden_states.device)
+    return hidden_states

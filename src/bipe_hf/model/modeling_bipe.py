@@ -32,7 +32,7 @@ from .index_steps_bipe import index_steps
 from .inter_base_bipe import InterEncoding
 from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms, PairIds
-from .intra_bipe import build_inner_encodings, build_intra_encoding
+from .intra_bipe import add_positions, build_inner_encodings, build_intra_encoding
 from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
 from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
@@ -396,7 +396,7 @@ class BipeModelMixin:
         self.check_whole(attention_mask, starts_document)
         given = {"is_token": is_token, "starts_document": starts_document, "past": read_segment_history(cache)}
         segments = self.segment(input_ids, inputs_embeds, segment_ids=segment_ids, **given)
-        hidden_states = self._with_positions(inputs_embeds, segments)
+        hidden_states = add_positions(inputs_embeds, segments, self.inner_encodings, self.intra_encoding)
         terms = self.inter_encoding(segments, hidden_states)
         if self.inter_encoding.reads_steps:
             terms = terms._replace(steps=index_steps(segments.state, **given))
@@ -446,7 +446,7 @@ class BipeModelMixin:
                 f"segments must be of shape {shape} with {len(self.inner_encodings)} inner levels, got {given} with"
                 f" {len(segments.inner_indices)}"
             )
-        hidden_states = self._with_positions(inputs_embeds, segments)
+        hidden_states = add_positions(inputs_embeds, segments, self.inner_encodings, self.intra_encoding)
         terms = self.inter_encoding(segments, hidden_states)
         return BilevelInputs(hidden_states, self._mask_of_logits(attention_mask), terms, {}, is_packed=False)
 
@@ -456,16 +456,6 @@ class BipeModelMixin:
         if self.inter_encoding.has_columns and is_16_bit and self.config._attn_implementation == "eager":
             return mask_for_columns(mask)
         return mask
-
-    def _with_positions(self, hidden_states: torch.Tensor, segments: Segments) -> torch.Tensor:
-        """Adds the absolute encodings of all levels, which a device map may have put elsewhere."""
-        for inner_encoding, indices in zip(self.inner_encodings, segments.inner_indices, strict=True):
-            inner = inner_encoding(indices, hidden_states.dtype)
-            hidden_states = hidden_states + inner.to(hidden_states.device)
-        if self.intra_encoding is not None:
-            intra = self.intra_encoding(segments.intra_positions, hidden_states.dtype)
-            hidden_states = hidden_states + intra.to(hidden_states.device)
-        return hidden_states
 
     def _local_mask(
         self,

@@ -74,6 +74,10 @@ class SegmentState(NamedTuple):
         inner = columns[4:]
         return cls(*columns[:4], tuple(LevelState(*inner[at : at + 2]) for at in range(0, len(inner), 2)))
 
+    def segments(self) -> "Segments":
+        """The segments of the tokens behind which this is the state, none of them padding."""
+        return _without_padding(self, None)
+
     def last(self) -> Self:
         """The state after the last token, entries of shape `(batch, 1)`."""
         return self.from_columns([column[:, -1:] for column in self.columns()])
@@ -376,7 +380,7 @@ def segment_flat(
         token_positions + first.token_position,
         tuple(levels),
     )
-    return _without_padding(state, None)
+    return state.segments()
 
 
 def count_flat(starts_piece: torch.Tensor, past: SegmentState) -> torch.Tensor:

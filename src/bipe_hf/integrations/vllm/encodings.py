@@ -1,0 +1,33 @@
+"""The encodings of a model in vLLM: those of `bipe_hf.model`, called with the positions of a step."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ...model.inter_bipe import INTER_ENCODINGS
+from ...model.inter_terms_bipe import InterTerms
+from ...model.intra_bipe import add_positions, build_inner_encodings, build_intra_encoding
+from ...model.segmentation_bipe import Segments, SegmentState
+
+
+class BipeModelMixin:
+    """A decoder of vLLM with the encodings of BiPE, whose weights have the names of a checkpoint."""
+
+    def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
+        """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
+        self.intra_encoding = build_intra_encoding(config)
+        self.inner_encodings = build_inner_encodings(config)
+        self.inter_encoding = INTER_ENCODINGS[config.inter_encoding](config, rotary_class, head_dim)
+
+    def with_positions(self, hidden_states: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """Word embeddings of shape `(tokens, hidden_size)` plus the absolute encodings of all levels."""
+        return add_positions(hidden_states[None], segments, self.inner_encodings, self.intra_encoding)[0]
+
+    def terms(self, hidden_states: torch.Tensor, segments: Segments) -> InterTerms:
+        """What attention needs; `hidden_states` of shape `(tokens, hidden_size)` say dtype and device."""
+        return self.inter_encoding(segments, hidden_states[None])
+
+
+def segments_of(positions: torch.Tensor) -> Segments:
+    """The segments that [`BipeModelState.prepare_inputs`] wrote: `(columns, tokens)` to entries `(1, tokens)`."""
+    return SegmentState.from_columns(positions[:, None].unbind(0)).segments()
