@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers.families import all_key_heads
-from helpers.paged import HOLDS
-from helpers.tiny import LEVELS
+from families import FAMILIES, all_key_heads
+from paged import HOLDS
+from tiny import LEVELS, TINY
 
 from bipe_hf.model.inter_bipe import INTER_ENCODINGS
 from bipe_hf.model.paged_bipe import check_paged, head_columns
@@ -117,11 +117,15 @@ def test_what_no_paged_cache_holds_is_refused(encoding, family, tiny_model, text
     [
         ({"sepllm_neighbors": 4}, "the mask of sepllm_neighbors"),
         ({"layer_encodings": ["inter", "rope"]}, "layers of several kinds"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
+            "rope_type='dynamic' would turn the keys of a request by how long others are",
+        ),
     ],
 )
-def test_masks_and_patterns_are_refused(fields, message, family, tiny_model):
+def test_masks_patterns_and_scalings_of_the_batch_are_refused(fields, message, family):
     with pytest.raises(ValueError, match=f"serve: .*{message}"):
-        check_paged(tiny_model(family, **fields).config, "serve")
+        check_paged(FAMILIES[family].make_config(**TINY, **fields), "serve")
 
 
 def test_segments_that_do_not_fit_are_refused(family, tiny_model, texts):

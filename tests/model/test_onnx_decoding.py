@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers.families import all_key_heads
-from helpers.tiny import LEVELS
+from families import all_key_heads
+from tiny import LEVELS
 
 
 ENCODINGS = {

@@ -14,6 +14,10 @@ from .inter_bipe import INTER_ENCODINGS
 from .segmentation_bipe import Segmenter, Segments, SegmentState
 
 
+OF_THE_BATCH = ("dynamic", "longrope")
+"""Kinds of RoPE whose angles follow from the longest text of a forward, which a server mixes with others."""
+
+
 def head_columns(config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
     """By how much keys and values are wider than `head_dim` where attention computes in `dtype`."""
     return INTER_ENCODINGS[config.inter_encoding].num_columns(config, head_dim, dtype)
@@ -37,6 +41,12 @@ def check_paged(config: PreTrainedConfig, what: str) -> None:
         raise InputError(
             f"{what}: layers of several kinds (layer_encodings) need caches of several kinds. Use generate with a"
             " padded batch"
+        )
+    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope_type in OF_THE_BATCH and config.inter_encoding not in ("alibi", "none"):  # which turn nothing
+        raise InputError(
+            f"{what}: rope_type={rope_type!r} would turn the keys of a request by how long others are. Use rope_type"
+            " 'linear', 'yarn' or 'llama3', or generate with one text at a time"
         )
 
 

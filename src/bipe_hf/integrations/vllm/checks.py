@@ -8,10 +8,6 @@ from ...model.errors_bipe import InputError
 from ...model.paged_bipe import check_paged, head_columns
 
 
-OF_THE_BATCH = ("dynamic", "longrope")
-"""Kinds of RoPE whose angles follow from the longest text of a forward, which a server mixes with others."""
-
-
 class BipeChecks(VerifyAndUpdateConfig):
     """vLLM asks it, by the architecture of the model, while it puts its configuration together."""
 
@@ -29,12 +25,6 @@ class BipeChecks(VerifyAndUpdateConfig):
             raise InputError(
                 "vLLM: inter_encoding='xpos' has to look at the largest segment index of every step. Use generate with"
                 " a padded batch"
-            )
-        rope_type = (config.rope_parameters or {}).get("rope_type", "default")
-        if rope_type in OF_THE_BATCH:
-            raise InputError(
-                f"vLLM: rope_type={rope_type!r} would turn the keys of a request by how long others are. Use rope_type"
-                " 'linear', 'yarn' or 'llama3', or generate with one text at a time"
             )
 
     @staticmethod
