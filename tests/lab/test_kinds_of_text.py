@@ -399,20 +399,25 @@ def named(packages, client, sign):
     return sorted(f"{package.name}{sign}{package.version}" for package in packages if package.client == client)
 
 
-def test_learning_rates_are_chosen_on_training_text_alone(tmp_path, monkeypatch, capsys):
-    for kind in ("tables", "json_lines", "logs_seen", "novels", "python"):
+def test_learning_rates_are_chosen_on_sources_that_are_held_out(tmp_path, monkeypatch, capsys):
+    """Seven sources of two to sixteen pieces in each kind, of which the fifth in order is held out."""
+    for kind in ("tables", "json_lines", "logs_unseen", "novels", "python"):
         for split in ("train", "validation"):
             folder = tmp_path / "kinds" / kind / split
             folder.mkdir(parents=True)
-            for at in range(33):
-                (folder / f"{at:03}.txt").write_text(f"{kind} {split} {at}")
+            for source in range(7):
+                (folder / f"{source}.txt").write_text(f"{kind} {split} {source}")
+                for piece in range(1 + 2 * source):
+                    (folder / f"{source}.{piece:03}.txt").write_text(f"{kind} {split} {source}")
     script = str(ROOT / "scripts" / "kinds_learning_rate_text.py")
     words = [script, "--kinds", str(tmp_path / "kinds"), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", words)
     runpy.run_path(script, run_name="__main__")
-    copied = {folder.name: {path.read_text() for path in folder.iterdir()} for folder in (tmp_path / "out").iterdir()}
-    assert len(copied["train"]) == 23  # five of each kind: 0, 8, 16, 24 and 32; the 10th and the 20th held out
-    assert copied["validation"] == {"json_lines train 32", "novels train 32"}
+    copied = {folder.name: [path.read_text() for path in folder.iterdir()] for folder in (tmp_path / "out").iterdir()}
+    # 56 documents, 10 of the fifth source: every fourth of 46, and every eighth of 10
+    assert (len(copied["train"]), len(copied["validation"])) == (5 * 12, 5 * 2)
+    assert {text.split()[2] for text in copied["validation"]} == {"4"}
+    assert "4" not in {text.split()[2] for text in copied["train"]}
     assert all(" train " in text for texts in copied.values() for text in texts)
     with pytest.raises(SystemExit):
         runpy.run_path(script, run_name="__main__")
