@@ -152,6 +152,18 @@ def ablations() -> str:
     return rows_of(Comparison("compare_ablations"), "perplexity, Python", shown)
 
 
+def mix() -> str:
+    """Each encoding on a mix of kinds, at the train length, with the better of its learning rates."""
+    found = Comparison("compare_learning_rates")
+    entries = [entry for entry in dict.fromkeys(row["entry"] for row in found.rows) if " at " not in entry]
+    lines = ["| perplexity, a mix of kinds | 256 tokens | learning rate |", "| --- | ---: | ---: |"]
+    for entry in entries:
+        rates = {"3e-3": entry, "1.5e-3": f"{entry} at 1.5e-3", "7.5e-4": f"{entry} at 7.5e-4"}
+        rate = min(rates, key=lambda rate: found.mean(rates[rate], 256, "perplexity"))
+        lines.append(f"| {entry} | {found.cell(rates[rate], 256, 'perplexity', 1)} | {rate} |")
+    return "\n".join(lines) + "\n"
+
+
 def rows_of(found: Comparison, title: str, entries: Sequence[str] | dict[str, str], digits: int = 1) -> str:
     """Perplexity of entries at 128, 1,024 and 4,096 tokens; a dictionary gives them other names."""
     named = entries if isinstance(entries, dict) else {entry: entry for entry in entries}
@@ -185,7 +197,7 @@ def from_stock() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (good_for, table, generated, prose, variants, ablations, deep, arithmetic, demo, from_stock)
+    for part in (good_for, table, generated, prose, variants, ablations, deep, arithmetic, demo, from_stock, mix)
 }
 
 
