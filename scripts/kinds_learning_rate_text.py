@@ -2,9 +2,9 @@
 
     python scripts/kinds_learning_rate_text.py --kinds runs/kinds_of_text --output runs/kinds_of_text/learning_rate
 
-Of tables, JSON lines, logs, novels and Python sources every fifth source (a table, a system, a book) is held out, since
-the map measures on sources that no model has seen. Every fourth document of the others is trained on; every eighth of
-those held out is kept.
+Of tables, JSON lines, logs, novels and Python sources every fifth source (a table, a system, a book) is held out,
+since the map measures on sources that no model has seen. Every fourth document of the others is trained on; every
+eighth of those held out is kept.
 """
 
 import argparse
