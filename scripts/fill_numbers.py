@@ -58,8 +58,9 @@ def good_for() -> str:
   against {segments} perplexity, [results](results/compare_python/comparison.md)). With 12 layers plain ALiBi is ahead
   of all on novels: {alibi}, the mix over segments {hybrid}, RoPE {rope} (one seed,
   [results](results/compare_12_layers/comparison.md)).
-- **The paper's gains: in part.** BiPE-RoPE falls off later than RoPE beyond the train length. At the train length
-  both BiPE variants are behind plain encodings on prose and code. [Claims](docs/claims.md) goes through the paper.
+- **The paper's gains: in part.** Beyond the train length BiPE-RoPE falls off later than RoPE on Python, and not with
+  12 layers. At the train length both BiPE variants are behind plain encodings on prose and code. See the
+  [claims](docs/claims.md) one by one.
 - **Tables: yes.** With rows as segments and fields as a level inside them, a small model needs {shorter} fewer bits
   a byte than the best encoding over tokens at the train length, and {longer} fewer at 16 times it (three seeds,
   [results](results/compare_tables_longer/comparison.md)).
