@@ -27,10 +27,12 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 TROUBLESHOOTING = error_messages.PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", reference_pages.PAGES)
-def test_a_reference_page_is_what_the_code_says(name):
-    text = (DOCS / name).read_text(encoding="utf-8")
-    assert text == reference_pages.PAGES[name](), "the code has changed: run `python scripts/reference_pages.py`"
+def test_the_reference_pages_are_what_the_code_says(tmp_path):
+    """In a process of its own: a parser of transformers changes the types of the fields that it reads."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "reference_pages.py", "--output", tmp_path], check=True)
+    for name in reference_pages.PAGES:
+        made = (tmp_path / name).read_text(encoding="utf-8")
+        assert made == (DOCS / name).read_text(encoding="utf-8"), "run `python scripts/reference_pages.py`"
 
 
 def test_every_page_is_in_the_navigation_once_and_there():

@@ -177,7 +177,14 @@ def check_line(words: list[str], monkeypatch) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.keys() - ELSEWHERE.keys()))
+# The page that starts the harness twice takes half a minute.
+RUNNING = [
+    pytest.param(page, marks=[pytest.mark.slow] if page == "evaluate" else [])
+    for page in sorted(PAGES.keys() - ELSEWHERE.keys())
+]
+
+
+@pytest.mark.parametrize("page", RUNNING)
 def test_the_blocks_of_a_page_run_one_after_the_other(page, place, monkeypatch, capsys):
     names = {}
     for block in blocks_of(PAGES[page]):

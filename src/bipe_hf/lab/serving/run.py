@@ -42,6 +42,7 @@ def serve(
 
     Raises:
         InputError: the model cannot be opened or not served so, or the address is taken.
+        KeyboardInterrupt: it was stopped.
     """
     device = check_device(device)
     check_dtype(dtype)
@@ -58,10 +59,14 @@ def serve(
         )
         port = listening.getsockname()[1]
         print(f"{source} is served at http://{host}:{port}/v1 (Ctrl-C stops it)", flush=True)
+        server = uvicorn.Server(config)
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
         finally:
             answers.shutdown()
+        if not server.started:
+            raise RuntimeError("the server did not start; what it printed says why")
+        raise KeyboardInterrupt  # it returns when it was interrupted, and does not always say so itself
 
 
 def make_answers(model: PreTrainedModel, batching: ContinuousBatchingConfig | None) -> Answers:
