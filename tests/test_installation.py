@@ -67,6 +67,15 @@ def test_the_package_is_installed_from_a_clone_and_nowhere_else():
     assert not wrong
 
 
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-vllm.txt"])
+def test_an_environment_is_made_of_exact_versions(name):
+    """And of nothing that only one machine has, such as the folder of an editable install."""
+    comment, *pins = (ROOT / name).read_text().splitlines()
+    assert comment.startswith("# ")
+    assert pins
+    assert [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.!+]+", pin)] == []
+
+
 def test_every_extra_that_is_named_exists():
     where = {"install_hint": 0, "require": 1}  # which argument is the extra
     named = [
