@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from bipe_hf.lab.common.tables import markdown
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.finetuning import FinetuneSettings
 from bipe_hf.lab.records.arguments import RecordSettings
@@ -264,8 +265,7 @@ def _file(path: Path) -> str:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '-') for cell in line)} |" for line in lines)
+    return markdown([titles, *([cell.replace("|", "-") for cell in row] for row in rows)], left=len(titles))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bipe_hf.lab.common.tables import markdown, mean_and_spread
+
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"(<!-- (\w+): filled by scripts/fill_numbers\.py -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -37,9 +39,7 @@ class Comparison:
 
     def cell(self, entry: str, length: int, metric: str = "bits_per_byte", digits: int = 2) -> str:
         """Mean, and the standard deviation over seeds where there are several."""
-        values = self.values(entry, length, metric)
-        mean = f"{statistics.mean(values):.{digits}f}"
-        return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+        return mean_and_spread(self.values(entry, length, metric), digits)
 
     def less(self, entry: str, other: str, length: int, metric: str = "bits_per_byte") -> str:
         """By how many percent an entry is below another one."""
@@ -80,15 +80,11 @@ TABLE_ENTRIES = {
 def table() -> str:
     """Bits a byte of six encodings on two kinds of text."""
     tables, python = Comparison("compare_tables_longer"), Comparison("compare_python")
-    lines = [
-        "| bits a byte | tables, 256 tokens | 4,096 | Python, 128 | 4,096 |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    rows = [["bits a byte", "tables, 256 tokens", "4,096", "Python, 128", "4,096"]]
     for shown, entry in TABLE_ENTRIES.items():
-        cells = [tables.cell(entry, length) for length in (256, 4096)]
-        cells += ["-" if "levels" in entry else python.cell(entry, length) for length in (128, 4096)]
-        lines.append(" | ".join([f"| {shown}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        of_python = ["-", "-"] if "levels" in entry else [python.cell(entry, length) for length in (128, 4096)]
+        rows.append([shown, *(tables.cell(entry, length) for length in (256, 4096)), *of_python])
+    return numbers(rows)
 
 
 def generated() -> str:
@@ -99,41 +95,37 @@ def generated() -> str:
 
 def prose() -> str:
     """Perplexity on three texts at the train length and 32 times it."""
-    lines = ["| perplexity, 128 / 4,096 tokens | RoPE | ALiBi | `bipe_hybrid` |", "| --- | ---: | ---: | ---: |"]
+    rows = [["perplexity, 128 / 4,096 tokens", "RoPE", "ALiBi", "`bipe_hybrid`"]]
     for shown, name in (("Python", "compare_python"), ("novels", "compare_books"), ("mathematics", "compare_math")):
         text = Comparison(name)
         cells = [
             " / ".join(text.cell(entry, length, "perplexity") for length in (128, 4096))
             for entry in ("RoPE", "ALiBi", "hybrid")
         ]
-        lines.append(" | ".join([f"| [{shown}](../results/{name}/comparison.md)", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"[{shown}](../results/{name}/comparison.md)", *cells])
+    return numbers(rows)
 
 
 def deep() -> str:
     """The 12 layers of the paper."""
-    found = Comparison("compare_12_layers")
-    lines = ["| perplexity, 12 layers, novels | 1,024 tokens | 2,048 |", "| --- | ---: | ---: |"]
-    for entry in ("ALiBi", "hybrid", "BiPE-ALiBi", "RoPE", "BiPE-RoPE"):
-        cells = [found.cell(entry, length, "perplexity", 1) for length in (1024, 2048)]
-        lines.append(" | ".join([f"| {entry}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+    entries = ("ALiBi", "hybrid", "BiPE-ALiBi", "RoPE", "BiPE-RoPE")
+    return by_length(Comparison("compare_12_layers"), "perplexity, 12 layers, novels", entries, (1024, 2048))
 
 
 def arithmetic() -> str:
     """Right answers by the number of operators."""
-    rows = json.loads((ROOT / "results" / "compare_arithmetic" / "comparison.json").read_text(encoding="utf-8"))
-    right = {(row["entry"], row["size"]): 100 * row["measured"]["accuracy"] for row in rows["results"]}
-    lines = ["| right answers, % | 1 operator | 2 | 3 | 4 |", "| --- | ---: | ---: | ---: | ---: |"]
+    sizes = (1, 2, 3, 4)
+    rows = [["right answers, %", "1 operator", "2", "3", "4"]]
+    found = Comparison("compare_arithmetic")
     for entry in ("RoPE", "ALiBi", "NoPE", "BiPE-RoPE", "BiPE-ALiBi", "hybrid"):
-        cells = [f"{right[entry, size]:.1f}" for size in (1, 2, 3, 4)]
-        lines.append(" | ".join([f"| {entry}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([entry, *(f"{100 * found.mean(entry, size, 'accuracy'):.1f}" for size in sizes)])
+    return numbers(rows)
 
 
 def variants() -> str:
     """Both BiPE variants beside the plain encodings, on Python."""
-    return rows_of(Comparison("compare_python"), "perplexity, Python", ("RoPE", "BiPE-RoPE", "ALiBi", "BiPE-ALiBi"))
+    entries = ("RoPE", "BiPE-RoPE", "ALiBi", "BiPE-ALiBi")
+    return by_length(Comparison("compare_python"), "perplexity, Python", entries)
 
 
 def ablations() -> str:
@@ -150,50 +142,58 @@ def ablations() -> str:
         "every 8 tokens": "fixed 8",
         "every token (`hybrid`)": "tokens",
     }
-    return rows_of(Comparison("compare_ablations"), "perplexity, Python", shown)
+    return by_length(Comparison("compare_ablations"), "perplexity, Python", shown)
 
 
 def mix() -> str:
     """Each encoding on a mix of kinds, at the train length, with the better of its learning rates."""
     found = Comparison("compare_learning_rates")
     entries = [entry for entry in dict.fromkeys(row["entry"] for row in found.rows) if " at " not in entry]
-    lines = ["| perplexity, a mix of kinds | 256 tokens | learning rate |", "| --- | ---: | ---: |"]
+    rows = [["perplexity, a mix of kinds", "256 tokens", "learning rate"]]
     for entry in entries:
         rates = {"3e-3": entry, "1.5e-3": f"{entry} at 1.5e-3", "7.5e-4": f"{entry} at 7.5e-4"}
         rate = min(rates, key=lambda rate: found.mean(rates[rate], 256, "perplexity"))
-        lines.append(f"| {entry} | {found.cell(rates[rate], 256, 'perplexity', 1)} | {rate} |")
-    return "\n".join(lines) + "\n"
-
-
-def rows_of(found: Comparison, title: str, entries: Sequence[str] | dict[str, str], digits: int = 1) -> str:
-    """Perplexity of entries at 128, 1,024 and 4,096 tokens; a dictionary gives them other names."""
-    named = entries if isinstance(entries, dict) else {entry: entry for entry in entries}
-    lines = [f"| {title} | 128 tokens | 1,024 | 4,096 |", "| --- | ---: | ---: | ---: |"]
-    for shown, entry in named.items():
-        cells = [found.cell(entry, length, "perplexity", digits) for length in (128, 1024, 4096)]
-        lines.append(" | ".join([f"| {shown}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([entry, found.cell(rates[rate], 256, "perplexity", 1), rate])
+    return numbers(rows)
 
 
 def demo() -> str:
     """The five models of the demo."""
-    rows = json.loads((ROOT / "results" / "demo" / "evaluation.json").read_text(encoding="utf-8"))["results"]
-    lengths = sorted({row["length"] for row in rows})
-    lines = [
-        " | ".join(["| perplexity", *(f"{length:,}" for length in lengths)]) + " |",
-        "| --- |" + " ---: |" * len(lengths),
-    ]
-    for name in dict.fromkeys(row["name"] for row in rows):
-        of_name = {row["length"]: row for row in rows if row["name"] == name}
-        cells = [f"{of_name[length]['perplexity']:.2f}" for length in lengths]
-        lines.append(" | ".join([f"| {of_name[lengths[0]]['encoding']}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+    found = json.loads((ROOT / "results" / "demo" / "evaluation.json").read_text(encoding="utf-8"))["results"]
+    by_model: dict[str, dict[int, float]] = {}
+    for row in found:
+        by_model.setdefault(row["encoding"], {})[row["length"]] = row["perplexity"]
+    lengths = sorted({row["length"] for row in found})
+    rows = [["perplexity", *(f"{length:,}" for length in lengths)]]
+    rows += [[name, *(f"{of_model[length]:.2f}" for length in lengths)] for name, of_model in by_model.items()]
+    return numbers(rows)
 
 
 def from_stock() -> str:
     """The table of the report, which has one."""
     report = (ROOT / "results" / "from_stock" / "smollm2.md").read_text(encoding="utf-8")
     return "\n".join(line for line in report.splitlines() if line.startswith("|")) + "\n"
+
+
+def by_length(
+    found: Comparison,
+    title: str,
+    entries: Sequence[str] | dict[str, str],
+    lengths: Sequence[int] = (128, 1024, 4096),
+) -> str:
+    """Perplexity of entries at these lengths; a dictionary gives them other names."""
+    named = entries if isinstance(entries, dict) else {entry: entry for entry in entries}
+    first, *others = (f"{length:,}" for length in lengths)
+    rows = [[title, f"{first} tokens", *others]]
+    rows += [
+        [shown, *(found.cell(entry, length, "perplexity", 1) for length in lengths)] for shown, entry in named.items()
+    ]
+    return numbers(rows)
+
+
+def numbers(rows: Sequence[Sequence[str]]) -> str:
+    """A table in which all columns but the first are numbers."""
+    return markdown(rows, left=1) + "\n"
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -17,6 +17,7 @@ from typing import Any
 
 from bipe_hf.commands import COMMANDS
 from bipe_hf.lab.common.settings import RunSettings
+from bipe_hf.lab.common.tables import markdown
 from bipe_hf.lab.comparison.entries import GeneratedMeasurement, TextMeasurement
 from bipe_hf.lab.comparison.experiments import EXPERIMENTS
 from bipe_hf.lab.comparison.plan import ENTRY_KEYS, KEYS, OWN_SETTINGS
@@ -293,8 +294,7 @@ def _cell(text: str) -> str:
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("  |", " |") for line in lines)
+    return markdown([titles, *rows], left=len(titles)).replace("  |", " |")
 
 
 def _page(parts: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Tables of text cells."""
 
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 from .extras import require
 
@@ -32,13 +33,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Cells as a Markdown table whose first row is the heading; columns as in `aligned`. Needs tabulate."""
+def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
+    """The mean over seeds, with their standard deviation where there are several; `-` where there is none."""
+    if not values:
+        return "-"
+    show = (lambda value: f"{value:.{digits}f}") if digits != 2 else plain_number
+    return show(fmean(values)) if len(values) == 1 else f"{show(fmean(values))} ± {show(stdev(values))}"
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> str:
+    """Cells as a Markdown table whose first row is the heading, the first `left` columns flush left and the others
+    flush right. Needs tabulate.
+    """
     from tabulate import DataRow, TableFormat, tabulate
 
     heading, *others = rows
     # Tabulate's own formats pad the cells: then one long cell changes every line of a committed table.
     row = DataRow("| ", " | ", " |")
-    rule = "| " + " | ".join(["---"] * 2 + ["---:"] * (len(heading) - 2)) + " |"
+    rule = "| " + " | ".join(["---"] * left + ["---:"] * (len(heading) - left)) + " |"
     unpadded = TableFormat(None, lambda widths, alignments: rule, None, None, row, row, 0, None)
     return tabulate(others, heading, tablefmt=unpadded, stralign=None, disable_numparse=True)

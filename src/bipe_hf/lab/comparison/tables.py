@@ -1,11 +1,11 @@
 """The tables of a comparison, in Markdown."""
 
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from ..common.results import in_words
-from ..common.tables import markdown, plain_number
+from ..common.tables import markdown, mean_and_spread
 from ..evaluation.results import PROTOCOLS
 from .entries import Comparison, Entry
 from .results import ComparisonResults, Row
@@ -90,10 +90,10 @@ def _text_tables(results: ComparisonResults, comparison: Comparison, rows: Rows)
     ]
     if not rows.entries:
         return [*parts, "Nothing is measured yet."]
-    parts.append("Perplexity:\n\n" + _by_size(rows, lambda entry, size: _mean_and_spread(rows.values(entry, size))))
+    parts.append("Perplexity:\n\n" + _by_size(rows, lambda entry, size: mean_and_spread(rows.values(entry, size))))
     parts.append(
         "Bits per byte:\n\n"
-        + _by_size(rows, lambda entry, size: _mean_and_spread(_found(rows, entry, size, "bits_per_byte"), 4))
+        + _by_size(rows, lambda entry, size: mean_and_spread(_found(rows, entry, size, "bits_per_byte"), 4))
     )
     reference = comparison.entries.get(comparison.reference)
     if reference is not None:
@@ -142,7 +142,7 @@ def _task_tables(comparison: Comparison, rows: Rows) -> list[str]:
     for title, field in (("Right answers", "accuracy"), ("Right steps", "steps_correct")):
         cells = _by_size(
             rows,
-            lambda entry, size, field=field: _mean_and_spread(
+            lambda entry, size, field=field: mean_and_spread(
                 [100 * value for value in _found(rows, entry, size, field)], 1
             ),
         )
@@ -157,7 +157,7 @@ def _training_table(results: ComparisonResults, comparison: Comparison) -> str:
         runs = [run for run in results.runs if run["entry"] == entry.name]
         if runs:
             seeds = ", ".join(str(run["seed"]) for run in runs)
-            losses = _mean_and_spread([run["eval_loss"] for run in runs], 4)
+            losses = mean_and_spread([run["eval_loss"] for run in runs], 4)
             counts = [f"{runs[0][key]:,}" for key in ("parameters", "tokens_seen")]
             table.append([entry.name, seeds, *counts, losses, _mean([run["seconds"] for run in runs], "{:.0f}")])
     if len(table) == 1:
@@ -184,13 +184,6 @@ def _found(rows: Rows, entry: Entry, size: int, field: str) -> list[float]:
 
 def _any(rows: Rows, size: int) -> dict[str, Any]:
     return next(cells[0] for (_, at), cells in rows.cells.items() if at == size).measured
-
-
-def _mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
-    if not values:
-        return "-"
-    show = (lambda value: f"{value:.{digits}f}") if digits != 2 else plain_number
-    return show(fmean(values)) if len(values) == 1 else f"{show(fmean(values))} ± {show(stdev(values))}"
 
 
 def _mean(values: Iterable[float | None], form: str) -> str:
