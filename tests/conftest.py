@@ -14,11 +14,9 @@ import transformers.modeling_flash_attention_utils as flash_utils
 from families import FAMILIES, family_of, pairs
 from huggingface_hub import constants
 from naive_flash import naive_flash, naive_flash_varlen
+from small_pair import make_pair
 from tiny import LEVELS, TINY
 from transformers.utils import logging
-
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.lab.data import train_tokenizer
 
 
 # Tests that take seconds with each of their parameters: those with one of these words are slow tests. Quicker ones
@@ -169,20 +167,7 @@ def flash_kernels(monkeypatch):
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
     """A folder in which a tiny model stands where README and docs have the one that `make demo` makes."""
-    tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
-    tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
-    config = BipeLlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        separator_token_ids=tokenizer.separator_token_ids,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    for part in (tokenizer, BipeLlamaForCausalLM(config)):
+    for part in make_pair(max_position_embeddings=64):
         for folder in (tmp_path / "runs" / "demo" / "tiny_bipe_rope", tmp_path / "me" / "my-bipe"):
             part.save_pretrained(folder)
     monkeypatch.chdir(tmp_path)

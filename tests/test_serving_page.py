@@ -7,11 +7,10 @@ import pytest
 import requests
 from paths import ROOT
 from server import running
+from small_pair import make_pair
 from transformers import ContinuousBatchingConfig
 
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, _parse
-from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.inter_bipe import INTER_ENCODINGS
 
 
@@ -31,19 +30,9 @@ def commands(program: str) -> list[list[str]]:
 @pytest.fixture
 def demo(tmp_path, monkeypatch):
     """A folder with a tiny chat model where the page has one; returns the model and its tokenizer."""
-    tokenizer = train_tokenizer(["The return value is a number. It is one.\n"] * 5, vocab_size=300)
-    tokenizer = BipeTokenizer.from_tokenizer(tokenizer)
+    tokenizer, model = make_pair()
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
-    config = BipeLlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        separator_token_ids=tokenizer.separator_token_ids,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = BipeLlamaForCausalLM(config).eval()
+    model.eval()
     for part in (tokenizer, model):
         part.save_pretrained(tmp_path / NAME)
     monkeypatch.chdir(tmp_path)

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
+from small_pair import make_pair
 from transformers import PreTrainedTokenizerFast
 
 import bipe_hf
-from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
+from bipe_hf import BipeLlamaForCausalLM, BipeTokenizer
 from bipe_hf.commands import COMMANDS, generate, main
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.data import train_tokenizer
@@ -312,21 +313,8 @@ def model_folder(tmp_path_factory):
     """A random model with sharp predictions and a tokenizer with one separator."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = BipeTokenizer.from_tokenizer(train_tokenizer(["the cat sat. it ran."] * 5, 280))
-    config = BipeLlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        initializer_range=0.5,
-        separator_token_ids=tokenizer.separator_token_ids,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    BipeLlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    for part in make_pair("the cat sat. it ran.", 280, initializer_range=0.5):
+        part.save_pretrained(folder)
     return folder
 
 

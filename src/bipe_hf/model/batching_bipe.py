@@ -85,7 +85,9 @@ class SegmentArguments(ContinuousBatchingLogitsProcessorList):
         starts again, without it, from its first token.
         """
         states, missing = [], {}
-        for at, (request, num_past) in enumerate(zip(requests, self._num_past(requests), strict=True)):
+        # an offset already counts the tokens of the piece
+        before_pieces = [request.state.position_offset - request.query_length for request in requests]
+        for at, (request, num_past) in enumerate(zip(requests, before_pieces, strict=True)):
             num_known, known = vars(request.state).get("segments_before", (0, self.before_any))
             if num_known > num_past:  # its last token was taken back
                 num_known, known = 0, self.before_any
@@ -96,14 +98,9 @@ class SegmentArguments(ContinuousBatchingLogitsProcessorList):
             found = self._states_after(list(missing.values()), [states[at] for at in missing])
             for at, state in zip(missing, found, strict=True):
                 states[at] = state
-        for request, num_past, state in zip(requests, self._num_past(requests), states, strict=True):
+        for request, num_past, state in zip(requests, before_pieces, states, strict=True):
             request.state.segments_before = (num_past, state)
         return states
-
-    @staticmethod
-    def _num_past(requests: Sequence[FutureRequestState]) -> list[int]:
-        """How many tokens stand before each piece, which the offset of its request already counts."""
-        return [request.state.position_offset - request.query_length for request in requests]
 
     def _states_after(self, pieces: list[list[int]], before: list[list[int]]) -> list[list[int]]:
         """The columns of the state after each of these pieces of text, from those before."""

@@ -8,6 +8,16 @@ from ...model.inter_bipe import INTER_ENCODINGS
 from ...model.inter_terms_bipe import InterTerms
 from ...model.intra_bipe import add_positions, build_inner_encodings, build_intra_encoding
 from ...model.segmentation_bipe import Segments, SegmentState
+from .state import BipeModelState
+
+
+DYNAMIC_DIMENSIONS = {
+    "input_ids": {0: "b"},
+    "positions": {-1: "b"},
+    "intermediate_tensors": {0: "b"},
+    "inputs_embeds": {0: "b"},
+}
+"""Of the arguments of a decoder's forward, those that differ from step to step in a compiled model."""
 
 
 class BipeModelMixin:
@@ -26,6 +36,15 @@ class BipeModelMixin:
     def terms(self, hidden_states: torch.Tensor, segments: Segments) -> InterTerms:
         """What attention needs; `hidden_states` of shape `(tokens, hidden_size)` say dtype and device."""
         return self.inter_encoding(segments, hidden_states[None])
+
+
+class BipeCausalLMMixin:
+    """A language model of vLLM whose decoder is one of BiPE. Comes before the classes of vLLM."""
+
+    @staticmethod
+    def get_model_state_cls() -> type[BipeModelState]:
+        """What makes vLLM keep the segments of requests."""
+        return BipeModelState
 
 
 def segments_of(positions: torch.Tensor) -> Segments:

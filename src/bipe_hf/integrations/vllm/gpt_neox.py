@@ -27,8 +27,7 @@ from vllm.sequence import IntermediateTensors
 from ...model.configuration_bipe import BipeGPTNeoXConfig
 from ...model.inter_terms_bipe import InterTerms
 from .attention import BipeAttention
-from .encodings import BipeModelMixin, segments_of
-from .state import BipeModelState
+from .encodings import DYNAMIC_DIMENSIONS, BipeCausalLMMixin, BipeModelMixin, segments_of
 
 
 class BipeGPTNeoXAttention(nn.Module):
@@ -114,14 +113,7 @@ class BipeGPTNeoXLayer(nn.Module):
         return self.mlp(self.post_attention_layernorm(seen)) + attended
 
 
-@support_torch_compile(
-    dynamic_arg_dims={
-        "input_ids": {0: "b"},
-        "positions": {-1: "b"},
-        "intermediate_tensors": {0: "b"},
-        "inputs_embeds": {0: "b"},
-    }
-)
+@support_torch_compile(dynamic_arg_dims=DYNAMIC_DIMENSIONS)
 class BipeGPTNeoXModel(BipeModelMixin, nn.Module):
     """The decoder without a head."""
 
@@ -162,7 +154,7 @@ class BipeGPTNeoXModel(BipeModelMixin, nn.Module):
         return self.final_layer_norm(hidden_states)
 
 
-class BipeGPTNeoXForCausalLM(nn.Module, SupportsPP):
+class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, nn.Module, SupportsPP):
     """The decoder with a language modelling head."""
 
     # In a file the head of this family is called `embed_out`.
@@ -182,11 +174,6 @@ class BipeGPTNeoXForCausalLM(nn.Module, SupportsPP):
             self.lm_head = self.lm_head.tie_weights(self.gpt_neox.embed_in)
         self.logits_processor = LogitsProcessor(self.config.vocab_size)
         self.make_empty_intermediate_tensors = self.gpt_neox.make_empty_intermediate_tensors
-
-    @staticmethod
-    def get_model_state_cls() -> type[BipeModelState]:
-        """What makes vLLM keep the segments of requests."""
-        return BipeModelState
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.gpt_neox.embed_in(input_ids)

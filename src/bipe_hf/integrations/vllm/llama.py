@@ -16,8 +16,7 @@ from vllm.sequence import IntermediateTensors
 from ...model.configuration_bipe import BipeLlamaConfig
 from ...model.inter_terms_bipe import InterTerms
 from .attention import BipeAttention
-from .encodings import BipeModelMixin, segments_of
-from .state import BipeModelState
+from .encodings import DYNAMIC_DIMENSIONS, BipeCausalLMMixin, BipeModelMixin, segments_of
 
 
 class BipeLlamaAttention(nn.Module):
@@ -79,14 +78,7 @@ class BipeLlamaDecoderLayer(LlamaDecoderLayer):
         super().__init__(vllm_config, prefix, attn_layer_type=BipeLlamaAttention)
 
 
-@support_torch_compile(
-    dynamic_arg_dims={
-        "input_ids": {0: "b"},
-        "positions": {-1: "b"},
-        "intermediate_tensors": {0: "b"},
-        "inputs_embeds": {0: "b"},
-    }
-)
+@support_torch_compile(dynamic_arg_dims=DYNAMIC_DIMENSIONS)
 class BipeLlamaModel(BipeModelMixin, LlamaModel):
     """The decoder without a head."""
 
@@ -111,13 +103,8 @@ class BipeLlamaModel(BipeModelMixin, LlamaModel):
         return super().forward(None, self.terms(hidden_states, segments), intermediate_tensors, inputs_embeds)
 
 
-class BipeLlamaForCausalLM(LlamaForCausalLM):
+class BipeLlamaForCausalLM(BipeCausalLMMixin, LlamaForCausalLM):
     """The decoder with a language modelling head."""
 
     def _init_model(self, vllm_config: VllmConfig, prefix: str = "", layer_type: type = BipeLlamaDecoderLayer):
         return BipeLlamaModel(vllm_config=vllm_config, prefix=prefix)
-
-    @staticmethod
-    def get_model_state_cls() -> type[BipeModelState]:
-        """What makes vLLM keep the segments of requests."""
-        return BipeModelState
