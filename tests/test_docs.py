@@ -144,6 +144,12 @@ def test_every_error_message_is_explained():
     assert not missing, "write cause and mend into docs/troubleshooting.md, as scripts/error_messages.py prints them"
 
 
+def test_a_message_names_pages_that_are_there():
+    named = {page for each in error_messages.messages() for page in re.findall(r"docs/\w+\.md", each.text)}
+    assert len(named) >= 8
+    assert [page for page in sorted(named) if not (DOCS.parent / page).is_file()] == []
+
+
 def test_the_page_explains_no_message_that_is_gone():
     shown = {error_messages.code(each.text) for each in error_messages.messages()}
     found = re.findall(r"^[- ] (`.*`)<br>$", TROUBLESHOOTING, flags=re.MULTILINE)

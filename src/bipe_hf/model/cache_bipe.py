@@ -235,7 +235,8 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
     if not layer.is_compileable and layer.get_seq_length() != cache.get_seq_length():
         raise InputError(
             f"{CACHE_NAME} holds {cache.get_seq_length()} tokens, its segment history {layer.get_seq_length()}. "
-            "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike."
+            "Change a cache through its own methods (crop, reorder_cache, ...), which treat both alike "
+            "(docs/concepts.md)."
         )
     return layer.latest()
 

@@ -803,7 +803,7 @@ def why_no_sepllm(inter_encoding: str) -> str:
     """What is said of an encoding that SepLLM's mask and cache do not go with."""
     return (
         f"inter_encoding {inter_encoding!r}, which changes finished logits, some by what stands beside a key. Use one"
-        " with angles, columns or a bias"
+        " with angles, columns or a bias (docs/caches.md)"
     )
 
 

@@ -54,7 +54,7 @@ def edit_cache(
     if history.layer_states or base.inter_encoding.updates_class is not None:
         raise InputError(
             f"edit_cache: inter_encoding={base.config.inter_encoding!r} keeps what every layer has read of the tokens,"
-            " which no turn of the keys follows. Encode the edited prompt"
+            " which no turn of the keys follows. Encode the edited prompt (docs/caches.md)"
         )
     _check_prompt(history, input_ids, start, stop, new_ids)
 

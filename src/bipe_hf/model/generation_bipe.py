@@ -145,7 +145,9 @@ class BipeGenerationMixin:
     ) -> CandidateGenerator:
         """As transformers does; a model that drafts finds its own segments, or knows none."""
         if isinstance(model_kwargs.get(CACHE_NAME), SepLLMCache):
-            raise InputError("assisted decoding takes tokens back, which a SepLLMCache cannot: use a DynamicCache")
+            raise InputError(
+                "assisted decoding takes tokens back, which a SepLLMCache cannot: use a DynamicCache (docs/caches.md)"
+            )
         early_exit = generation_config.assistant_early_exit
         if early_exit is None:
             model_kwargs = {name: value for name, value in model_kwargs.items() if name != "segment_ids"}

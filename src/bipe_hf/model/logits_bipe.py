@@ -109,7 +109,7 @@ def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
         raise InputError(
             f"attn_implementation={attn_implementation!r}: inter_encoding={inter_encoding!r} changes the logits of a "
             "query before softmax, which no such kernel lets it see. Use 'sdpa', which takes queries in blocks, or "
-            "'eager'."
+            "'eager' (docs/methods.md has the backends of each encoding)."
         )
 
 

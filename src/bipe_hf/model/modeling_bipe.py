@@ -120,7 +120,7 @@ class BipePreTrainedMixin(PushMixin):
         if gguf_file is not None:
             raise InputError(
                 f"gguf_file={gguf_file!r}: GGUF has no architecture with segments, so what such a file holds is no "
-                f"{cls.__name__}. Load a checkpoint in safetensors."
+                f"{cls.__name__}. Load a checkpoint in safetensors (docs/does_not_work.md)."
             )
         return super().from_pretrained(*args, **kwargs)
 
@@ -159,7 +159,8 @@ class BipePreTrainedMixin(PushMixin):
         if requested_attention in SERVER_ATTENTION:
             raise InputError(
                 f"attn_implementation={requested_attention!r}: an inference server decodes without the text before a "
-                "token, so the segment of the token is unknown. Use generate of transformers."
+                "token, so the segment of the token is unknown. Use `bipe-hf serve`, generate, or vLLM with its "
+                "plug-in (docs/serving.md)."
             )
         self.config.check_values()  # they may have been set since it was made
         if INTER_ENCODINGS[self.config.inter_encoding].logits_class is not None:
@@ -507,7 +508,8 @@ class BipeModelMixin:
         if backend not in ("sdpa", "eager", "flex_attention"):
             raise InputError(
                 f"inter_encoding={self.config.inter_encoding!r} has a bias for each pair of tokens, which "
-                f"attn_implementation={backend!r} cannot add. Use 'sdpa', 'eager' or 'flex_attention'."
+                f"attn_implementation={backend!r} cannot add. Use 'sdpa', 'eager' or 'flex_attention' "
+                "(docs/methods.md has the backends of each encoding)."
             )
         key_ids = query_ids if cache is None else cached_segment_ids(cache)
         bias = self.inter_encoding.bias(query_ids, key_ids, kernel_dtype(inputs.hidden_states))

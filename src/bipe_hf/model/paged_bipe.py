@@ -34,7 +34,10 @@ def check_paged(config: PreTrainedConfig, what: str) -> None:
     elif encoding.layer_class is not None or encoding.mixing_class is not None or encoding.updates_class is not None:
         why = "has a state in every layer, which a paged cache does not keep"
     if why is not None:
-        raise InputError(f"{what}: inter_encoding={config.inter_encoding!r} {why}. Use generate with a padded batch")
+        raise InputError(
+            f"{what}: inter_encoding={config.inter_encoding!r} {why}. Use generate with a padded batch"
+            " (docs/serving.md has the encodings that a paged cache holds)"
+        )
     if config.sepllm_neighbors is not None:
         raise InputError(f"{what}: no paged kernel has the mask of sepllm_neighbors. Use generate with a padded batch")
     if config.layer_encodings:

@@ -204,7 +204,7 @@ class _Vocabulary:
             if len(token_ids) != 1:
                 raise InputError(
                     f"separators: {item!r} is not one token of the vocabulary, and no preset; ids with this text:"
-                    f" {token_ids or None}{did_you_mean(item, PRESETS)}."
+                    f" {token_ids or None}{did_you_mean(item, PRESETS)} (docs/levels.md has the presets)."
                 )
             return token_ids[0]
         if isinstance(item, bool) or not isinstance(item, int):

@@ -351,7 +351,10 @@ def _warn(segments: Level, inner: Sequence[Level]) -> None:
     """Says what a vocabulary lacks; an inner level without a unit that ends is refused."""
     for level in inner:
         if level.is_empty:
-            raise InputError(f"levels: {level.separators!r} finds no separator in this vocabulary, so it is no level")
+            raise InputError(
+                f"levels: {level.separators!r} finds no separator in this vocabulary, so it is no level"
+                " (docs/levels.md has what each preset looks for)"
+            )
     for preset in segments.without_any:
         logger.warning(
             f"separators={preset!r} finds no separator in this vocabulary: segments end at the end of a turn or"

@@ -19,7 +19,7 @@ class BipeChecks(VerifyAndUpdateConfig):
         if model_config.runner_type == "draft":
             raise InputError(
                 "vLLM: a BiPE model cannot draft for another, since vLLM tells drafters token positions alone. Draft"
-                " with method 'ngram', or with a stock model of the same vocabulary"
+                " with method 'ngram', or with a stock model of the same vocabulary (docs/vllm.md)"
             )
         if config.inter_encoding == "xpos":
             raise InputError(
@@ -35,6 +35,7 @@ class BipeChecks(VerifyAndUpdateConfig):
             raise InputError(
                 "vLLM: BiPE needs the V2 model runner, which can keep the segments of requests. Install Triton, unset"
                 " VLLM_USE_V2_MODEL_RUNNER and leave out what vLLM's warning says that V2 does not support"
+                " (docs/vllm.md)"
             )
         if model_config.enable_prompt_embeds:
             raise InputError(

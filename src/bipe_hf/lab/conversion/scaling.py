@@ -27,7 +27,7 @@ def check_factor(encoding: str | None, factor: float | None) -> float | None:
     if factor is None or not 1 <= factor < math.inf:
         raise InputError(
             f"encoding {encoding!r} needs factor, from 1 on: how many times longer texts shall be than those that the"
-            f" checkpoint is declared for, got {factor}"
+            f" checkpoint is declared for, got {factor} (docs/from_stock.md)"
         )
     return float(factor)
 

@@ -263,9 +263,14 @@ def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], typ
     """Our classes for the checkpoint with this `config.json`; raises `ValueError` if it is no stock checkpoint."""
     model_type = source.get("model_type")
     if model_type in [config_class.model_type for config_class, _ in FAMILIES.values()]:
-        raise InputError(f"{checkpoint} already is a BiPE model (model_type {model_type!r} in config.json)")
+        raise InputError(
+            f"{checkpoint} already is a BiPE model (model_type {model_type!r} in config.json): train it further with"
+            " `bipe-hf pretrain`, initial_model (docs/from_stock.md)"
+        )
     if model_type not in list(FAMILIES):  # equality: JSON may hold what has no hash
-        raise InputError(f"model_type in config.json must be one of {', '.join(FAMILIES)}, got {model_type!r}")
+        raise InputError(
+            f"model_type in config.json must be one of {', '.join(FAMILIES)}, got {model_type!r} (docs/from_stock.md)"
+        )
     if "rpe_type" in source:
         raise InputError(
             f"{checkpoint} is a checkpoint of the BiPE authors (rpe_type in config.json): `--from authors` imports it"
@@ -317,7 +322,7 @@ def _separate(
     if not config.separator_token_ids:
         raise InputError(
             f"separators: {levels[0]!r} names no token; give others, or segmentation='document' if a whole text shall"
-            " be one segment"
+            " be one segment (docs/levels.md has the presets)"
         )
     named = {"a segment": config.separator_token_ids}
     named |= {f"a unit of inner level {at}": ids for at, ids in enumerate(config.inner_separator_token_ids, 1)}

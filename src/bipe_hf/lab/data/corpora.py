@@ -116,7 +116,7 @@ def _from_text_file(path: Path, validation_fraction: float, streaming: bool) -> 
     if cut < 0 or not parts["train"].strip() or not parts["validation"].strip():
         raise InputError(
             f"{path} has no blank line at which its last {validation_fraction:.0%} could become the validation split; "
-            "give a folder with the subfolders train and validation"
+            "give a folder with the subfolders train and validation (docs/pretrain.md)"
         )
     return {
         split: _generated(str(path), _read_part, {"text": part, "name": f"{path.name}:{split}"}, streaming)

@@ -129,7 +129,10 @@ def encode_pair(prompt: Any, completion: Any, tokenizer: PreTrainedTokenizerBase
     """
     if tokenizer.chat_template is None:
         if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise InputError("prompt: messages need a tokenizer with a chat template, this model has none; give text")
+            raise InputError(
+                "prompt: messages need a tokenizer with a chat template, this model has none; give text"
+                " (docs/finetune.md)"
+            )
         prompt_ids = tokenizer(prompt)["input_ids"]
         if prompt_ids[-1:] == [tokenizer.eos_token_id]:  # of a tokenizer that closes every text
             prompt_ids = prompt_ids[:-1]

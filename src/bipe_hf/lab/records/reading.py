@@ -335,7 +335,7 @@ def _read_table(file: Path, text: str, source: Source) -> tuple[list[Row], list[
             if len(row) != len(columns):
                 raise InputError(
                     f"{file}, line {line}: {len(row)} field(s), the table has {len(columns)} columns"
-                    f" ({source.delimiter!r} between fields; another one: delimiter)"
+                    f" ({source.delimiter!r} between fields; another one: delimiter; docs/records.md)"
                 )
             rows.append(dict(zip(columns, row, strict=True)))
     return rows, columns or [], skipped

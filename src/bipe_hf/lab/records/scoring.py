@@ -67,7 +67,9 @@ def open_records(source: str | Path, *, revision: str | None = None, device: str
     checkpoint = open_checkpoint(source, revision)
     file = checkpoint.folder / SCHEMA_FILE
     if not file.is_file():
-        raise InputError(f"model {source}: `bipe-hf records train` has written no {SCHEMA_FILE} in this folder")
+        raise InputError(
+            f"model {source}: `bipe-hf records train` has written no {SCHEMA_FILE} in this folder (docs/records.md)"
+        )
     content = read_json(file)
     try:
         schema = Schema.from_dict(content)

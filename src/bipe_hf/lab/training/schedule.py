@@ -71,6 +71,7 @@ def check_schedule(schedule: Any) -> None:
     if not isinstance(schedule, dict) or not schedule:
         raise InputError(
             f'encoding_schedule: {schedule!r} given, a mapping such as {{"token_share": [1.0, 0.0]}} is accepted'
+            " (docs/from_stock.md)"
         )
     for name, values in schedule.items():
         if name not in MOVING_FIELDS:
