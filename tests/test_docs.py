@@ -144,8 +144,9 @@ def test_every_error_message_is_explained():
     assert not missing, "write cause and mend into docs/troubleshooting.md, as scripts/error_messages.py prints them"
 
 
-def test_a_message_names_pages_that_are_there():
-    named = {page for each in error_messages.messages() for page in re.findall(r"docs/\w+\.md", each.text)}
+def test_the_code_names_pages_that_are_there():
+    code = [file.read_text(encoding="utf-8") for file in error_messages.PACKAGE.rglob("*.py")]
+    named = {page for text in code for page in re.findall(r"docs/\w+\.md", text)}
     assert len(named) >= 8
     assert [page for page in sorted(named) if not (DOCS.parent / page).is_file()] == []
 
