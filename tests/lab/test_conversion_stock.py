@@ -731,9 +731,12 @@ def test_an_encoding_is_named_and_what_is_given_besides_wins(
 @pytest.mark.parametrize(
     "encoding", ["rope", "hybrid", "bipe_rope", "bipe_hybrid", "bipe_levels", "bipe_levels_hybrid"]
 )
+@pytest.mark.parametrize("rope", ["default", "llama3"])
 @every_family
-def test_an_encoding_that_is_named_starts_where_the_stock_model_is(checkpoint, output, family, encoding):
-    stock = checkpoint(family, max_position_embeddings=512, initializer_range=0.05)
+def test_an_encoding_that_is_named_starts_where_the_stock_model_is(checkpoint, output, family, rope, encoding):
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    scaling = {"rope_type": rope, "rope_theta": 10000.0, **(scaling if rope == "llama3" else {})}
+    stock = checkpoint(family, max_position_embeddings=512, initializer_range=0.05, rope_parameters=scaling)
     levels = {"levels": ["lines", "words"]} if "levels" in encoding else {}
     report = convert_stock_checkpoint(stock, output, encoding=encoding, **levels)
     assert abs(report.step_zero.cost) < 1e-3

@@ -169,12 +169,19 @@ def test_the_learnt_bias_has_the_gradient_of_its_formula(tiny_model, family, nam
 # What must equal what
 
 
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 20}
+
+
+@pytest.mark.parametrize(
+    "scaling", [{"rope_type": "default"}, {"rope_type": "linear"}, {"rope_type": "llama3", **LLAMA3}]
+)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_hybrid_with_every_pair_fast_and_no_bias_equals_the_stock_model_exactly(family, attention):
+def test_hybrid_with_every_pair_fast_and_no_bias_equals_the_stock_model_exactly(family, attention, scaling):
     torch.manual_seed(0)
-    stock = FAMILIES[family].make_stock_causal_lm(**SHAPE, attn_implementation=attention)
+    shape = {**SHAPE, "rope_parameters": {"rope_theta": 100.0, "factor": 4.0, **scaling}}
+    stock = FAMILIES[family].make_stock_causal_lm(**shape, attn_implementation=attention)
     ours = FAMILIES[family].make_causal_lm(
-        **SHAPE,
+        **shape,
         attn_implementation=attention,
         inter_encoding="hybrid",
         hybrid_max_period=1e9,
@@ -215,6 +222,25 @@ def test_which_pairs_are_fast_is_kept_when_a_cast_rounds_the_frequencies(family,
     for loaded in (type(model).from_pretrained(tmp_path), type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)):
         assert loaded.base_model.inter_encoding.is_fast.tolist() == expected
         assert loaded.bfloat16().base_model.inter_encoding.is_fast.tolist() == expected
+
+
+def test_scaled_pairs_are_fast_by_the_wavelength_that_they_turn_with(family, tiny_model):
+    """Four times as slow, so that fewer have a wavelength up to 20 tokens."""
+    plain, scaled = (
+        tiny_model(
+            family,
+            inter_encoding="hybrid",
+            hybrid_max_period=20.0,
+            rope_parameters={"rope_type": kind, "rope_theta": 10.0, "factor": 4.0},
+        ).base_model.inter_encoding.is_fast
+        for kind in ("default", "linear")
+    )
+    turning = len(plain) // 2
+    frequencies = [10.0 ** (-at / turning) for at in range(turning)]
+    assert plain.tolist() == [2 * math.pi / frequency <= 20.0 for frequency in frequencies] * 2
+    assert scaled.tolist() == [4 * 2 * math.pi / frequency <= 20.0 for frequency in frequencies] * 2
+    assert plain.any()
+    assert not torch.equal(plain, scaled)
 
 
 # Caches, padding, packing
@@ -352,9 +378,9 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
             {
                 "inter_encoding": "hybrid",
                 "hybrid_max_period": 64,
-                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "dynamic", "factor": 2.0},
             },
-            "must have rope_type 'default'",
+            "must have rope_type default or linear or llama3, got 'dynamic'",
         ),
         ({"token_share": 1.5}, "token_share must lie between 0 and 1, got 1.5"),
         ({"token_share": float("nan")}, "token_share must lie between 0 and 1, got nan"),
@@ -400,9 +426,9 @@ def test_fixed_segments_restart_in_packed_documents(tiny_model):
             {
                 "inter_encoding": "axes",
                 "hybrid_max_period": 64,
-                "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "yarn", "factor": 2.0},
             },
-            "rope_parameters of inter_encoding 'axes' must have rope_type 'default'",
+            "rope_parameters of inter_encoding 'axes' must have rope_type default or linear or llama3, got 'yarn'",
         ),
     ],
 )

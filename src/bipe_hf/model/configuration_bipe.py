@@ -47,6 +47,8 @@ SELECTIVE_ROPE_ACTIVATIONS = ("none", "silu")
 SELECTIVE_ROPE_GATES = ("none", "sigmoid")
 PATH_GATES = ("none", "fox")
 DCA_MSCALES = ("none", "log")
+STATIC_ROPE_TYPES = ("default", "linear", "llama3")
+"""Kinds of RoPE that are frequencies and nothing else, the same at every length."""
 COPE_GATES = ("keys", "values", "own_keys")
 COPE_TERMS = ("scaled", "unscaled")
 DAPE_BIASES = ("alibi", "kerple", "fire")
@@ -613,9 +615,10 @@ class BipeConfigMixin(PreTrainedConfig):
             )
         if not 0 <= self.hybrid_alibi_power <= 1:
             raise InputError(f"hybrid_alibi_power must lie between 0 and 1, got {self.hybrid_alibi_power}")
-        if self.rope_parameters["rope_type"] != "default":
+        accepted = ("default",) if self.inter_encoding == "hirope" else STATIC_ROPE_TYPES
+        if self.rope_parameters["rope_type"] not in accepted:
             raise InputError(
-                f"rope_parameters of {name} must have rope_type 'default': its pairs need no scaling, got"
+                f"rope_parameters of {name} must have rope_type {' or '.join(accepted)}, got"
                 f" {self.rope_parameters['rope_type']!r}"
             )
 

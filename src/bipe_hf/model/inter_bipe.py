@@ -26,7 +26,7 @@ from .inter_base_bipe import InterEncoding
 from .inter_bias_bipe import FireInterEncoding, KerpleInterEncoding, T5InterEncoding
 from .inter_terms_bipe import InterTerms
 from .path_bipe import PathLogits
-from .rotary_pairs_bipe import is_fast
+from .rotary_pairs_bipe import frequencies_of, is_fast
 from .segmentation_bipe import Segments
 from .selective_rope_bipe import SelectiveAngles
 from .tape_bipe import TapeUpdates, first_state
@@ -137,8 +137,7 @@ def hybrid_alibi(config: PreTrainedConfig, head_dim: int) -> AlibiBias:
 
 def fast_dimensions(rotary_emb: nn.Module, max_period: float) -> torch.Tensor:
     """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
-    frequencies, _ = rotary_emb.compute_default_rope_parameters(rotary_emb.config)
-    return is_fast(frequencies, max_period).repeat(2)
+    return is_fast(frequencies_of(rotary_emb), max_period).repeat(2)
 
 
 class HybridInterEncoding(InterEncoding):
@@ -279,7 +278,7 @@ class AxesInterEncoding(InterEncoding):
 
     def axis_of_dimensions(self) -> torch.Tensor:
         """The axis that each rotary dimension turns with, -1 for none, of shape `(rotary dimensions,)`."""
-        frequencies, _ = self.rotary_emb.compute_default_rope_parameters(self.rotary_emb.config)
+        frequencies = frequencies_of(self.rotary_emb)
         of_token = self.num_inner + 1
         axes = torch.arange(len(frequencies), device=frequencies.device) % (of_token + 1)
         return axes.masked_fill((axes == of_token) & ~is_fast(frequencies, self.max_period), -1).repeat(2)

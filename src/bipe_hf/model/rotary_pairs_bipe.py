@@ -3,7 +3,9 @@
 import math
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
 def rotary_dimensions(config: PreTrainedConfig, head_dim: int) -> int:
@@ -14,6 +16,15 @@ def rotary_dimensions(config: PreTrainedConfig, head_dim: int) -> int:
 def is_fast(frequencies: torch.Tensor, max_period: float) -> torch.Tensor:
     """Whether a pair has a wavelength of at most `max_period` tokens, for `(pairs,)` frequencies in radians."""
     return 2 * math.pi / frequencies.double() <= max_period
+
+
+def frequencies_of(rotary_emb: nn.Module) -> torch.Tensor:
+    """Of each pair in radians, of shape `(pairs,)`, as a rotary module of transformers makes them; its buffer may have
+    been rounded by a cast of the model.
+    """
+    kind = rotary_emb.rope_type
+    make = rotary_emb.compute_default_rope_parameters if kind == "default" else ROPE_INIT_FUNCTIONS[kind]
+    return make(rotary_emb.config)[0]
 
 
 def default_frequencies(theta: float, turning: int, device: torch.device) -> torch.Tensor:
