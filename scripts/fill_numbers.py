@@ -24,46 +24,60 @@ class Comparison:
     """Measured values of a comparison in results/."""
 
     def __init__(self, name: str) -> None:
-        self.rows = json.loads((ROOT / "results" / name / "comparison.json").read_text(encoding="utf-8"))["results"]
+        content = json.loads((ROOT / "results" / name / "comparison.json").read_text(encoding="utf-8"))
+        self.rows, self.runs = content["results"], content["runs"]
 
     def values(self, entry: str, length: int, metric: str = "bits_per_byte") -> list[float]:
         """Those of all seeds of an entry at a length."""
-        found = [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
-        if not found:
-            raise KeyError(f"no {entry} at {length}")
-        return found
+        if all(row["entry"] != entry for row in self.rows):
+            raise KeyError(f"no entry {entry}")
+        return [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
 
     def mean(self, entry: str, length: int, metric: str = "bits_per_byte") -> float:
         """Mean over seeds."""
         return statistics.mean(self.values(entry, length, metric))
 
     def cell(self, entry: str, length: int, metric: str = "bits_per_byte", digits: int = 2) -> str:
-        """Mean, and the standard deviation over seeds where there are several."""
-        return mean_and_spread(self.values(entry, length, metric), digits)
+        """Mean, and the standard deviation over seeds where there are several; a dash where nothing was measured."""
+        found = self.values(entry, length, metric)
+        return mean_and_spread(found, digits) if found else "-"
 
     def less(self, entry: str, other: str, length: int, metric: str = "bits_per_byte") -> str:
         """By how many percent an entry is below another one."""
         return f"{100 * (1 - self.mean(entry, length, metric) / self.mean(other, length, metric)):.0f} %"
 
+    def less_at_best(self, entry: str, others: Sequence[str]) -> str:
+        """By how many percent the lowest validation loss of an entry is below that of the best other one, seed 1."""
+        lowest = {
+            run["entry"]: min(run["learning_curve"]["validation"]["losses"]) for run in self.runs if run["seed"] == 1
+        }
+        return f"{100 * (1 - lowest[entry] / min(lowest[other] for other in others)):.0f} %"
+
 
 def good_for() -> str:
     """What the README says first."""
-    tables, deep = Comparison("compare_tables_longer"), Comparison("compare_12_layers")
-    python = Comparison("compare_python")
+    tables, deep, mixed = (Comparison(f"compare_{name}") for name in ("tables_longer", "12_layers", "learning_rates"))
+    python, novels = Comparison("compare_python"), Comparison("compare_books")
     shorter, longer = (tables.less("levels with axes", "ALiBi", length) for length in (256, 4096))
+    stopped = tables.less_at_best("levels with axes", ["RoPE", "ALiBi", "hybrid over tokens"])
     tokens, segments = (python.cell(name, 128, "perplexity", 1) for name in ("hybrid over tokens", "hybrid"))
     alibi, hybrid, rope = (deep.cell(name, 1024, "perplexity", 1) for name in ("ALiBi", "hybrid", "RoPE"))
+    below_alibi = novels.less("hybrid", "ALiBi", 128, "perplexity")
+    below_axes = mixed.less("hybrid over tokens", "levels with axes", 256, "perplexity")
     return f"""\
-- **Prose and code: no gain from segments.** RoPE and ALiBi mixed over plain tokens do as well on Python ({tokens}
-  against {segments} perplexity, [results](results/compare_python/comparison.md)). With 12 layers plain ALiBi is ahead
-  of all on novels: {alibi}, the mix over segments {hybrid}, RoPE {rope} (one seed,
-  [results](results/compare_12_layers/comparison.md)).
-- **The paper's gains: in part.** Beyond the train length BiPE-RoPE falls off later than RoPE on Python, and not with
-  12 layers. At the train length both BiPE variants are behind plain encodings on prose and code. See the
-  [claims](docs/claims.md) one by one.
-- **Tables: yes.** With rows as segments and fields as a level inside them, a small model needs {shorter} fewer bits
-  a byte than the best encoding over tokens at the train length, and {longer} fewer at 16 times it (three seeds,
-  [results](results/compare_tables_longer/comparison.md)).
+- **Code and prose: no clear gain.** On Python the mix of RoPE and ALiBi has perplexity {tokens} over tokens
+  (`hybrid`, one seed) and {segments} over segments (`bipe_hybrid`,
+  [results](results/compare_python/comparison.md)). On novels `bipe_hybrid` is level with RoPE and {below_alibi} below
+  ALiBi in small models ([results](results/compare_books/comparison.md)); with 12 layers, one seed, ALiBi has
+  {alibi}, it {hybrid}, RoPE {rope} ([results](results/compare_12_layers/comparison.md)).
+- **The paper's gains: in part.** Beyond the train length BiPE-RoPE gets worse more slowly than RoPE on Python and
+  tables, not with 12 layers. At the train length BiPE-RoPE and BiPE-ALiBi are each behind RoPE and ALiBi on Python
+  and novels, and ahead on tables. See the [claims](docs/claims.md) one by one.
+- **Tables: yes.** With rows as segments and fields as a level inside (`bipe_levels_axes`), a small model needs
+  {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length ({stopped} where all
+  stop at their lowest validation loss) and {longer} at 16 times it (three seeds,
+  [results](results/compare_tables_longer/comparison.md)). On a mix of kinds of text `hybrid` is {below_axes} below it
+  (one seed, [results](results/compare_learning_rates/comparison.md)).
 """
 
 
@@ -73,14 +87,14 @@ TABLE_ENTRIES = {
     "RoPE and ALiBi over tokens (`hybrid`)": "hybrid over tokens",
     "BiPE-RoPE": "BiPE-RoPE",
     "BiPE-ALiBi": "BiPE-ALiBi",
-    "levels with axes (`bipe_levels_axes`)": "levels with axes",
+    "pairs split over field, place and token (`bipe_levels_axes`)": "levels with axes",
 }
 
 
 def table() -> str:
-    """Bits a byte of six encodings on two kinds of text."""
+    """Bits per byte of six encodings on two kinds of text."""
     tables, python = Comparison("compare_tables_longer"), Comparison("compare_python")
-    rows = [["bits a byte", "tables, 256 tokens", "4,096", "Python, 128", "4,096"]]
+    rows = [["bits per byte", "tables, 256 tokens", "4,096", "Python, 128", "4,096"]]
     for shown, entry in TABLE_ENTRIES.items():
         of_python = ["-", "-"] if "levels" in entry else [python.cell(entry, length) for length in (128, 4096)]
         rows.append([shown, *(tables.cell(entry, length) for length in (256, 4096)), *of_python])
@@ -108,8 +122,11 @@ def prose() -> str:
 
 def deep() -> str:
     """The 12 layers of the paper."""
-    entries = ("ALiBi", "hybrid", "BiPE-ALiBi", "RoPE", "BiPE-RoPE")
-    return by_length(Comparison("compare_12_layers"), "perplexity, 12 layers, novels", entries, (1024, 2048))
+    entries = {"ALiBi": "ALiBi", "`bipe_hybrid`": "hybrid"} | {
+        name: name for name in ("BiPE-ALiBi", "RoPE", "BiPE-RoPE")
+    }
+    found, title = Comparison("compare_12_layers"), "perplexity, 12 layers, novels"
+    return by_length(found, title, entries, (1024, 2048, 4096, 8192))
 
 
 def arithmetic() -> str:
@@ -118,7 +135,8 @@ def arithmetic() -> str:
     rows = [["right answers, %", "1 operator", "2", "3", "4"]]
     found = Comparison("compare_arithmetic")
     for entry in ("RoPE", "ALiBi", "NoPE", "BiPE-RoPE", "BiPE-ALiBi", "hybrid"):
-        rows.append([entry, *(f"{100 * found.mean(entry, size, 'accuracy'):.1f}" for size in sizes)])
+        shown = "`bipe_hybrid`, learnt places" if entry == "hybrid" else entry
+        rows.append([shown, *(f"{100 * found.mean(entry, size, 'accuracy'):.1f}" for size in sizes)])
     return numbers(rows)
 
 
