@@ -56,15 +56,30 @@ def write_model_card(folder: str | os.PathLike, name: str | None = None, *, with
 def write_card_of_model(
     folder: str | os.PathLike, repo: str, *, token: bool | str | None, revision: str | None
 ) -> None:
-    """Writes the card of a model that is about to be pushed: `push_to_hub` of a model."""
+    """Writes the card of a model that is about to be pushed: `push_to_hub` of a model.
+
+    Args:
+        folder: with the model.
+        repo: `owner/name` on the Hub.
+        token: of the user; None or True takes the one that is kept, False none.
+        revision: branch that is pushed to; None is `main`.
+    """
     write_card_to_push(folder, repo, write_model_card, token=token, revision=revision)
 
 
 def write_card_of_tokenizer(
     folder: str | os.PathLike, repo: str, *, token: bool | str | None, revision: str | None
 ) -> None:
-    """As [`write_card_of_model`], for a tokenizer that comes to a model: a card of ours that shows separators is left,
-    with the results in it."""
+    """Writes the card of a tokenizer that comes to a model.
+
+    A card of ours that shows separators is left, with the results in it.
+
+    Args:
+        folder: with the tokenizer.
+        repo: `owner/name` on the Hub.
+        token: as in [`write_card_of_model`].
+        revision: as in [`write_card_of_model`].
+    """
 
     def write(folder: Path, name: str) -> None:
         card = folder / CARD_FILE
@@ -82,10 +97,17 @@ def write_card_to_push(
     token: bool | str | None,
     revision: str | None,
 ) -> None:
-    """Writes the card of a folder that is about to be pushed, by `write`, from the files of the repository too.
+    """Writes the card of a folder that is about to be pushed, from the files of the repository too.
 
-    A model and its tokenizer are pushed one after the other, and neither says all of the two. Only the card is
-    written to `folder`.
+    A model and its tokenizer are pushed one after the other, and neither says all of the two. Only the card is written
+    to `folder`.
+
+    Args:
+        folder: with what is pushed.
+        repo: `owner/name` on the Hub.
+        write: gets a folder with the files of both, and `repo`, and writes the card there.
+        token: as in [`write_card_of_model`].
+        revision: as in [`write_card_of_model`].
     """
     folder = Path(folder)
     with TemporaryDirectory() as temporary:

@@ -38,7 +38,12 @@ def describe_origin(name: str | Path, folder: Path | None) -> dict[str, Any]:
 
 
 def write_origin(folder: Path, origin: dict[str, Any]) -> None:
-    """Keeps what [`describe_origin`] gave beside the model that starts from there."""
+    """Keeps what is known of a model beside the one that starts from there.
+
+    Args:
+        folder: of the model that starts.
+        origin: what [`describe_origin`] gave.
+    """
     write_whole(folder / ORIGIN_FILE, json.dumps(origin | {"bipe_hf_version": __version__}, indent=2) + "\n")
 
 

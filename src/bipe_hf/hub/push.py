@@ -76,7 +76,8 @@ def push(
 
     Args:
         folder: of a checkpoint that was opened, so that no shard is missing, with `*.safetensors`.
-        config, tokenizer: those of the model.
+        config: of the model.
+        tokenizer: of the model.
         repo: `owner/name`, or `name` for one's own; created where it does not exist.
         private: create it as a private repository.
         revision: branch to push to, made where it does not exist; `main` by default.
@@ -84,6 +85,9 @@ def push(
         evaluation: what `bipe-hf evaluate` found of this model, to go along.
         figure: PNG to go along with it.
         create_pr: open a pull request instead of changing the repository, which must exist.
+
+    Returns:
+        Where the model is now.
 
     Raises:
         FileNotFoundError, ValueError: bad arguments; a folder that is no complete BiPE model; `private` where the

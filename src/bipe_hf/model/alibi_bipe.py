@@ -11,14 +11,16 @@ from .errors_bipe import InputError
 
 
 class BiasColumns(NamedTuple):
-    """Columns put in front of queries and keys, whose products add up to the bias of the attention logits: low-rank
-    factors of that bias, which is never made as a matrix.
+    """Columns put in front of queries and keys, whose products add up to the bias of the attention logits.
+
+    They are low-rank factors of that bias, which is never made as a matrix.
     """
 
     query: torch.Tensor
-    """Of shape `(batch, heads, length, columns)`."""
+    """`torch.FloatTensor` of shape `(batch, heads, length, columns)`."""
     key: torch.Tensor
-    """Of shape `(batch, 1, length, columns)`, the same for all heads, or `(batch, key heads, length, columns)`."""
+    """`torch.FloatTensor` of shape `(batch, 1, length, columns)`, the same for all heads, or
+    `(batch, key heads, length, columns)`."""
     scaling: float
     """Factor that the attention kernel must put on the logits, columns included."""
     query_factor: float
@@ -26,7 +28,7 @@ class BiasColumns(NamedTuple):
 
 
 class AlibiBias(nn.Module):
-    """The bias of every head as columns of queries and keys.
+    """The bias of ALiBi (Press et al., ICLR 2022) of every head as columns of queries and keys.
 
     The bias `-r (seg_i - seg_j)` of a head with slope r is the product of columns `r` and `-r seg_i` of the query with
     columns `seg_j` and `1` of the key. Three things keep it as exact as a bias that is computed apart:
@@ -80,9 +82,13 @@ class AlibiBias(nn.Module):
             self.get_buffer(self._name(dtype)).copy_(layout)
 
     def layout(self, dtype: torch.dtype) -> tuple[torch.Tensor, int]:
-        """How the columns of a dtype come out of segment ids (see [`alibi_columns`]): the table and its exponent.
+        """The table and the exponent by which columns of a dtype come out of segment ids (see [`alibi_columns`]).
 
         The slopes that are multiplied are those for the scale that the kernel of the dtype puts on.
+
+        Returns:
+            A `torch.LongTensor` of shape `(7, heads + 1, 1, columns)` and an exponent, as [`column_layout`] gives
+            them.
         """
         scaling = self.scalings[is_16_bit(dtype)]
         return column_layout([slope / scaling for slope in self.slopes], dtype, self.head_dim)
@@ -93,7 +99,11 @@ class AlibiBias(nn.Module):
             init.copy_(self.get_buffer(self._name(dtype)), self.layout(dtype)[0])
 
     def forward(self, segment_ids: torch.Tensor, hidden_states: torch.Tensor) -> BiasColumns:
-        """Columns for `(batch, length)` segment ids, in the dtype that attention computes in.
+        """The columns of queries and keys, in the dtype that attention computes in.
+
+        Args:
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`): negative ones (padding) count as 0.
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
 
         Raises:
             ValueError: if the slopes leave the range of float16 and attention computes in it.
@@ -112,7 +122,7 @@ class AlibiBias(nn.Module):
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """The slopes of Press et al.: a geometric sequence that ends at 2**-8.
+    """The slopes of Press et al. for `num_heads` heads: a geometric sequence that ends at 2**-8.
 
     Where the number of heads is no power of two, those of the next lower power are followed by every other one of the
     next higher power.
@@ -142,11 +152,19 @@ class Column(NamedTuple):
     """One column of one head, in integers: `(digit * factor + fixed) * 2**exponent`.
 
     The digit is one of the product of a number with the segment, `(segment * number >> shift) & mask`.
+
+    Args:
+        number: what the segment is multiplied by.
+        carried: what the digits below those of `number` multiply, since a product in float64 does not fit 64 bits.
+        shift: bits of the product below the digit.
+        mask: bits of the digit; -1 takes all that is left.
+        factor: of the digit.
+        fixed: what is added.
+        exponent: power of two on both.
     """
 
     number: int = 0
     carried: int = 0
-    """What the digits below those of `number` multiply: a product in float64 does not fit 64 bits."""
     shift: int = 0
     mask: int = 0
     factor: int = 0
@@ -156,6 +174,11 @@ class Column(NamedTuple):
 
 def column_layout(slopes: list[float], dtype: torch.dtype, head_dim: int) -> tuple[torch.Tensor, int]:
     """The columns of queries and keys for the bias `-slope (seg_i - seg_j)` of each slope (see [`AlibiBias`]).
+
+    Args:
+        slopes: one for each head, for the scale of the kernel.
+        dtype: what the attention kernel computes in.
+        head_dim: dimension of a head without the columns.
 
     Returns:
         A `torch.LongTensor` of shape `(7, heads + 1, 1, columns)`, the keys as the last head, and an exponent. Along
@@ -178,7 +201,12 @@ def column_layout(slopes: list[float], dtype: torch.dtype, head_dim: int) -> tup
 
 
 def num_columns(head_dim: int, dtype: torch.dtype) -> int:
-    """How many columns stand in front of each head of so many dimensions, zeros that fill them up included."""
+    """How many columns stand in front of each head, zeros that fill them up included.
+
+    Args:
+        head_dim: dimension of a head without the columns.
+        dtype: what the attention kernel computes in.
+    """
     digits = len(_key_columns(*DIGITS[dtype]))
     return digits + -(head_dim + digits) % 8
 
@@ -238,13 +266,14 @@ def _digits(value: int, bits: int, count: int) -> list[int]:
 def alibi_columns(
     segment_ids: torch.Tensor, layout: torch.Tensor, exponent: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Columns of queries and keys whose product is `-slope (seg_i - seg_j)` (see [`AlibiBias`]).
+    """The columns of queries and keys whose product is `-slope (seg_i - seg_j)` (see [`AlibiBias`]).
 
     A handful of operations for all columns of all heads at once: a step of decoding feels each.
 
     Args:
         segment_ids (`torch.LongTensor` of shape `(batch, length)`): negative ones (padding) count as 0.
-        layout, exponent: from [`column_layout`] for the same dtype.
+        layout (`torch.LongTensor` of shape `(7, heads + 1, 1, columns)`): from [`column_layout`] for the same dtype.
+        exponent: from [`column_layout`] too.
         dtype: what the attention kernel computes in.
 
     Returns:
@@ -275,7 +304,11 @@ def is_16_bit(dtype: torch.dtype) -> bool:
 
 
 def kernel_dtype(hidden_states: torch.Tensor) -> torch.dtype:
-    """The dtype in which attention computes: autocast's where it is on, else that of the hidden states."""
+    """The dtype in which attention computes: autocast's where it is on, else that of the hidden states.
+
+    Args:
+        hidden_states (`torch.FloatTensor` of shape `(...)`): read for dtype and device.
+    """
     device_type = hidden_states.device.type
     if torch.is_autocast_enabled(device_type) and hidden_states.dtype != torch.float64:  # which autocast leaves alone
         return torch.get_autocast_dtype(device_type)

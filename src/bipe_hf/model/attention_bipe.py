@@ -19,7 +19,14 @@ from .tape_bipe import angles_of
 
 
 class BipeAttentionMixin:
-    """An attention module with the part that its inter encoding has in every layer. Comes before the family's own."""
+    """An attention module with the part that its inter encoding has in every layer.
+
+    It comes before the family's own.
+
+    Args:
+        config: of the model.
+        layer_idx: of the layer, from 0.
+    """
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
@@ -36,7 +43,7 @@ class BipeAttentionMixin:
 
     @property
     def key_shape(self) -> tuple[int, int]:
-        """Number of key heads and dimension of a head, which every family says."""
+        """The number of key heads and the dimension of a head, which every family says."""
         raise NotImplementedError
 
 
@@ -60,16 +67,19 @@ def bilevel_attention(
     Args:
         layer: the attention module of a transformers family, with its `config`, `layer_idx`, `scaling` and
             `attention_dropout`.
-        query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`)
-        key, value (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`)
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): as projected.
+        key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
+        value (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
         terms ([`InterTerms`], or a dictionary of [`LayerInputs`]):
             Where layers differ, what those of each kind receive.
-        attention_mask: in the form that the backend wants; where layers differ, that of those with the inter encoding.
+        attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+            In the form that the backend wants, bool or of the dtype of the queries, or a block mask; where layers
+            differ, that of those with the inter encoding.
         cache ([`~transformers.Cache`], *optional*): gets the keys as attention sees them, columns included.
-        hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters the layer.
+        hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters the layer.
         rotate: the family's `apply_rotary_pos_emb`.
         eager_attention: the family's `eager_attention_forward`.
-        rotary_state (`torch.Tensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
+        rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
             What queries and keys turn by where layers hand it on (see [`TapeUpdates`]).
 
     Returns:
@@ -148,10 +158,18 @@ def bilevel_attention(
 def apply_terms(
     terms: InterTerms, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rotate: Callable
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values as an attention kernel gets them: scaled, turned, and with columns where there are any.
+    """The queries, keys and values as an attention kernel gets them: scaled, turned, and with columns where there are
+    any.
 
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
-    head_dim)`; `rotate` is the family's `apply_rotary_pos_emb`.
+    Args:
+        terms ([`InterTerms`]): of the layer.
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): before any encoding.
+        key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): before any encoding.
+        value (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): before any encoding.
+        rotate: the family's `apply_rotary_pos_emb`.
+
+    Returns:
+        Three tensors of the same shapes, whose last dimension is longer by the columns.
     """
     if terms.query_scale is not None:
         query = query * terms.query_scale
@@ -171,9 +189,20 @@ def rotate_by_head(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Turns each key head, and the query heads of its group, by angles of its own.
 
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` has `(batch, key heads, length, head_dim)`, `cos`
-    and `sin` have `(batch, key heads, length, rotary dimensions)`; `rotate` is the family's `apply_rotary_pos_emb`. It
-    computes in the dtype of `cos` and `sin` and returns that of the queries.
+    It computes in the dtype of `cos` and `sin`.
+
+    Args:
+        rotate: the family's `apply_rotary_pos_emb`.
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): before the encoding.
+        key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): before the encoding.
+        cos (`torch.FloatTensor` of shape `(batch, key heads, length, rotary dimensions)`): of the angles.
+        sin (`torch.FloatTensor` of shape `(batch, key heads, length, rotary dimensions)`): of the angles.
+
+    Returns:
+        Queries and keys of the same shapes, in the dtype of the queries.
+
+    Raises:
+        ValueError: if the number of key heads is not that of the angles, as under tensor parallelism.
     """
     key_heads = cos.shape[1]
     if key.shape[1] != key_heads:
@@ -191,9 +220,20 @@ def attach_columns(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Puts the columns in front of queries and keys and as many zeros behind the values.
 
-    `query` has the shape `(batch, heads, length, head_dim)`, `key` and `value` have `(batch, key heads, length,
-    head_dim)`. Flash kernels want one head dimension for all three; the attention output ends with the zeros' share,
-    to be cut off.
+    Flash kernels want one head dimension for all three; the attention output ends with the zeros' share, to be cut
+    off.
+
+    Args:
+        columns ([`BiasColumns`]): of the same heads.
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): turned.
+        key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): turned.
+        value (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
+
+    Returns:
+        Queries, keys and values with `columns + head_dim` numbers a head.
+
+    Raises:
+        ValueError: if the number of heads is not that of the columns, as under tensor parallelism.
     """
     if columns.query.shape[1] != query.shape[1]:
         raise InputError(
@@ -208,7 +248,7 @@ def attach_columns(
 
 
 def eager_with_columns(eager_attention: Callable) -> Callable:
-    """Eager attention whose logits are at least float32.
+    """The eager attention of a family with logits that are at least float32.
 
     A bias can leave the range of float16 where the mask is about to be added, and infinity minus infinity is no
     number.
@@ -225,6 +265,11 @@ def eager_with_columns(eager_attention: Callable) -> Callable:
 
 
 def mask_for_columns(attention_mask: torch.Tensor) -> torch.Tensor:
-    """An additive 16-bit mask whose masked entries stay below any bias: float32, at that dtype's minimum."""
+    """An additive 16-bit mask whose masked entries stay below any bias: float32, at that dtype's minimum.
+
+    Args:
+        attention_mask (float16 or bfloat16 `torch.Tensor` of shape `(batch or 1, 1, length, keys)`):
+            Added to the logits.
+    """
     is_masked = attention_mask <= torch.finfo(attention_mask.dtype).min
     return attention_mask.float().masked_fill(is_masked, torch.finfo(torch.float32).min)

@@ -11,10 +11,10 @@ from .running_bias_bipe import RunningBiasEncoding
 class CableDecrements(RunningBiasEncoding):
     """The decrements of a layer: the bias falls by what each token between key and query brings.
 
-    Kinds (`cable_kind`): `weighted`, version 3 of the paper (equations 2 to 7): decrements `relu(map(x_t))`, whose sum
-    is multiplied by `softplus(weight_map(x_i))` of the query; `unweighted`, its CABLE_NW, without that weight;
-    `released`, the layer of the authors' code and of version 1: decrements `softplus(map(x_t))`, no weight. Logits are
-    scaled by `head_dim**-0.5` in all three.
+    Kinds (`cable_kind`): `weighted`, version 3 of the paper (Veisi et al., 2025, arXiv 2503.08067, equations 2 to 7):
+    decrements `relu(map(x_t))`, whose sum is multiplied by `softplus(weight_map(x_i))` of the query; `unweighted`, its
+    CABLE_NW, without that weight; `released`, the layer of the authors' code and of version 1: decrements
+    `softplus(map(x_t))`, no weight. Logits are scaled by `head_dim**-0.5` in all three.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
@@ -30,7 +30,11 @@ class CableDecrements(RunningBiasEncoding):
 
 
 def softplus(numbers: torch.Tensor) -> torch.Tensor:
-    """`log(1 + exp(numbers))`. The gradient of torch's own has other strides in a compiled step than it was compiled
-    for.
+    """`log(1 + exp(numbers))`.
+
+    The gradient of torch's own has other strides in a compiled step than it was compiled for.
+
+    Args:
+        numbers (`torch.FloatTensor` of shape `(...)`): anything real.
     """
     return -F.logsigmoid(-numbers)

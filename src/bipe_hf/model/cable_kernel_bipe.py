@@ -13,9 +13,10 @@ from .running_bias_bipe import running_sums
 class CableKernelLogits(LayerLogits):
     """A bias that falls with the logarithm of the decrements between key and query: `-g_i log(1 + (S_i - S_j)^2)`.
 
-    S is the running sum of decrements and g the weight of the query, by `cable_kind` as in [`CableDecrements`]; over
-    tokens and over segments as there. It is no product of columns: it is made for each pair of tokens, from the sum of
-    each token, in float64 up to the difference.
+    Kernel CABLE (Veisi et al., 2025, arXiv 2503.08067, section 5.6). S is the running sum of decrements and g the
+    weight of the query, by `cable_kind` as in [`CableDecrements`]; over tokens and over segments as there. It is no
+    product of columns: it is made for each pair of tokens, from the sum of each token, in float64 up to the
+    difference.
     """
 
     reads_steps = True
@@ -26,7 +27,9 @@ class CableKernelLogits(LayerLogits):
         self.decrements = CableDecrements(config, head_dim, num_key_heads)
 
     def own_keys(self, hidden_states: torch.Tensor, steps: IndexSteps, past: torch.Tensor | None) -> torch.Tensor:
-        """Sums, over segments what the token would bring, and the weight where there is one."""
+        """The sum at each token, over segments what the token would bring, and the weight where there is one, in
+        float64.
+        """
         brought, weights = self.decrements.brought(hidden_states)
         takes_in_query = self.decrements.takes_in_query
         if past is not None:
@@ -35,6 +38,7 @@ class CableKernelLogits(LayerLogits):
         return states if weights is None else torch.cat([states, weights.double()], dim=-1)
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
+        """Adds the bias. Raises `ValueError` for another number of heads than the configuration has."""
         if logits.shape[1] != self.num_heads:
             raise InputError(
                 f"kernel CABLE has a sum for each of {self.num_heads} heads, attention got {logits.shape[1]}: tensor "

@@ -47,13 +47,14 @@ class SegmentHistoryLayer(CacheLayerMixin):
         return SegmentState.from_columns(self.states[:, -1:].unbind(-1))
 
     def segment_ids(self) -> torch.Tensor:
-        """Segment of every cached token, of shape `(batch, cached length)`."""
+        """The segment of every cached token, a `torch.LongTensor` of shape `(batch, cached length)`."""
         return self.states[..., 0]
 
     def with_new(self, state: SegmentState) -> torch.Tensor:
         """The states after every token that has a key once those of new tokens are added, which this does not do.
 
-        Of shape `(batch, keys, 4 + 2 * inner levels)`; the entries of `state` have the shape `(batch, new tokens)`.
+        A `torch.LongTensor` of shape `(batch, keys, 4 + 2 * inner levels)`; the entries of `state` have the shape
+        `(batch, new tokens)`.
         """
         states = torch.stack(state.columns(), dim=-1)
         return states if self.states is None else torch.cat([self.states, states], dim=1)
@@ -64,15 +65,25 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def latest_of_layer(self, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
-        """The state of a layer's encoding before the `new_length` tokens whose segments were appended last.
+        """The state of a layer's encoding before the tokens whose segments were appended last.
 
-        Of shape `(batch, 1, numbers)`; None while nothing of the layer is cached.
+        Args:
+            layer_idx: of the layer, from 0, or a name where it has another state.
+            new_length: how many tokens these are.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, 1, numbers)`; None while nothing of the layer is cached.
         """
         states = self.layer_states.get(layer_idx)
         return None if states is None or states.shape[1] == 0 else states[:, -1:]
 
     def append_of_layer(self, layer_idx: int | str, states: torch.Tensor) -> None:
-        """Adds the states of a layer's encoding after the tokens whose segments were appended last."""
+        """Adds the states of a layer's encoding after the tokens whose segments were appended last.
+
+        Args:
+            layer_idx: of the layer, from 0, or a name where it has another state.
+            states (`torch.FloatTensor` of shape `(batch, new tokens, numbers)`): of the encoding, often float64.
+        """
         before = self.layer_states.get(layer_idx)
         self.layer_states[layer_idx] = states if before is None else torch.cat([before, states], dim=1)
 
@@ -81,7 +92,7 @@ class SegmentHistoryLayer(CacheLayerMixin):
         return self.layer_states[layer_idx]
 
     def crop(self, tokens_to_remove: int) -> None:
-        # A negative number, as transformers has it: so many go from the end.
+        """Takes tokens from the end, so many as the negative number says, as transformers has it."""
         if tokens_to_remove != 0:
             self._change(lambda states: states[:, :tokens_to_remove])
 
@@ -93,9 +104,15 @@ class SegmentHistoryLayer(CacheLayerMixin):
         self._select(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps the rows of these indices.
+
+        Args:
+            indices (`torch.LongTensor` of shape `(rows,)`): rows of the batch.
+        """
         self._select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row so many times, behind itself."""
         self._change(lambda states: states.repeat_interleave(repeats, dim=0))
 
     def _select(self, rows: torch.Tensor) -> None:
@@ -242,7 +259,12 @@ def read_segment_history(cache: Cache | None) -> SegmentState | None:
 
 
 def write_segment_history(cache: Cache, state: SegmentState, num_hidden_layers: int) -> None:
-    """Appends the states after new tokens (entries of shape `(batch, new tokens)`) to the cache.
+    """Appends the states after new tokens to the cache.
+
+    Args:
+        cache ([`~transformers.Cache`]): gets a history where it has none.
+        state ([`SegmentState`]): after new tokens, entries of shape `(batch, new tokens)`.
+        num_hidden_layers: of the model.
 
     Raises:
         ValueError: if the cache was made for a model of fewer layers.
@@ -256,7 +278,9 @@ def states_of_keys(cache: Cache, state: SegmentState, num_hidden_layers: int) ->
     In a static cache the keys, and so the states, include those yet to come, whose values mean nothing.
 
     Args:
+        cache ([`~transformers.Cache`]): gets a history where it has none.
         state ([`SegmentState`]): after new tokens, entries of shape `(batch, new tokens)`. They are not appended.
+        num_hidden_layers: of the model.
 
     Returns:
         [`SegmentState`] with entries of shape `(batch, keys)`.
@@ -268,30 +292,52 @@ def states_of_keys(cache: Cache, state: SegmentState, num_hidden_layers: int) ->
 
 
 def cached_segment_ids(cache: Cache) -> torch.Tensor:
-    """Segment of every token that has keys in the cache, of shape `(batch, keys)`; padding has that before it.
+    """The segment of every token that has keys in the cache; padding has that before it.
 
     In a static cache the keys, and so the ids, include those yet to come, whose values mean nothing.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, keys)`.
     """
     return _segment_history_layer(cache).segment_ids()
 
 
 def latest_layer_state(cache: Cache, layer_idx: int | str, new_length: int) -> torch.Tensor | None:
-    """The state of a layer's encoding after the last token before the `new_length` that this forward brings.
+    """The state of a layer's encoding after the last token before those that this forward brings.
 
-    Of shape `(batch, 1, numbers)`; None where none came before.
+    Args:
+        cache ([`~transformers.Cache`]): with a history.
+        layer_idx: of the layer, from 0, or a name where it has another state.
+        new_length: how many tokens the forward brings.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, 1, numbers)`; None where no token came before.
     """
     return _segment_history_layer(cache).latest_of_layer(layer_idx, new_length)
 
 
 def append_layer_states(cache: Cache, layer_idx: int | str, states: torch.Tensor) -> None:
-    """Adds the states of a layer's encoding after each new token, of shape `(batch, new tokens, numbers)`."""
+    """Adds the states of a layer's encoding after each new token.
+
+    Args:
+        cache ([`~transformers.Cache`]): with a history.
+        layer_idx: of the layer, from 0, or a name where it has another state.
+        states (`torch.FloatTensor` of shape `(batch, new tokens, numbers)`): of the encoding, often float64.
+    """
     _segment_history_layer(cache).append_of_layer(layer_idx, states)
 
 
 def layer_states(cache: Cache, layer_idx: int | str) -> torch.Tensor:
-    """The states of a layer's encoding after every token that has keys, of shape `(batch, keys, numbers)`.
+    """The states of a layer's encoding after every token that has keys.
 
     In a static cache those yet to come are there too, whose values mean nothing.
+
+    Args:
+        cache ([`~transformers.Cache`]): with a history.
+        layer_idx: of the layer, from 0, or a name where it has another state.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, keys, numbers)`.
     """
     return _segment_history_layer(cache).all_of_layer(layer_idx)
 

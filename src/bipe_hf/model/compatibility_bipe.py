@@ -19,6 +19,9 @@ def takes_cache(function: Callable) -> Callable:
     """Gives the argument `cache` of `function` the name that the installed transformers has for it.
 
     Where that is `cache`, the old name is taken too, with the warning that transformers' own models give.
+
+    Returns:
+        The function with that name in its signature.
     """
     if CACHE_NAME == NEW_CACHE_NAME:
         return deprecate_kwarg(OLD_CACHE_NAME, version="5.40.0", new_name=NEW_CACHE_NAME)(function)

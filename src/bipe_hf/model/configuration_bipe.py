@@ -399,7 +399,7 @@ class BipeConfigMixin(PreTrainedConfig):
         super().__setattr__(name, value)
 
     def hold_fields(self) -> None:
-        """Makes the fields of BiPE read-only: a model was built from them. A copy is free again."""
+        """Makes the fields of BiPE read-only: a model was built from them, and only a copy is free again."""
         self.__dict__["_stage"] = "built"
 
     def move_fields(self, values: Mapping[str, Any]) -> None:
@@ -480,7 +480,11 @@ class BipeConfigMixin(PreTrainedConfig):
         return cls.from_dict(cls._dict_from_json_file(json_file))
 
     def validate_bipe_fields(self):
-        """Part of `@strict`-powered validation: the values of the BiPE fields."""
+        """Validates the values of the BiPE fields, as a part of what `@strict` does.
+
+        Raises:
+            ValueError: as [`check_values`] and [`check_vocabulary`].
+        """
         self.check_values()
         self.check_vocabulary(self.vocab_size)
 
@@ -796,6 +800,10 @@ def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) ->
     """`given` with the base and the share of a head that turns of `config`, unless it names them.
 
     transformers takes given `rope_parameters` for the whole mapping and fills it with defaults.
+
+    Args:
+        config: whose `rope_parameters` are replaced.
+        given: the new `rope_parameters`.
     """
     own = config.to_dict().get("rope_parameters") or {}
     kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
@@ -816,7 +824,12 @@ def own_fields() -> dict[str, Field]:
 
 
 def why_unread(name: str, given: Mapping[str, Any]) -> str | None:
-    """Why nothing reads the field `name` of a configuration with the fields `given`, or None where something does."""
+    """Why nothing reads a field of a configuration, None where something does.
+
+    Args:
+        name: of the field, one of [`own_fields`].
+        given: all fields of the configuration, by name.
+    """
     own = own_fields()
     for reader, values in own[name].metadata["read_by"].items():
         value = given.get(reader, own[reader].default)

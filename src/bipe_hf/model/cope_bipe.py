@@ -19,13 +19,14 @@ class PositionTable(EncodingTable):
 
 
 class CopeLogits(LayerLogits):
-    """Positions that a query counts by what it reads: a gate of each key says whether the key counts.
+    """The positions that a query counts by what it reads: a gate of each key says whether the key counts.
 
-    `p_ij` is the sum of the gates `g_it = sigmoid(q_i . k_t / sqrt(d))` from key j to the query i itself, at most
-    `cope_positions - 1` (section 4 of the paper); the logit gains `q_i . e(p_ij)`, a row of a table or the mean of two
-    by how near they are. Over segments (unless `segmentation="tokens"`) only tokens that end a segment count, from the
-    key up to the one before the query: with open gates `p_ij` is the distance in segments. Where given segment ids go
-    up by more than 1 a gate counts as often.
+    CoPE (Golovneva et al., 2024, arXiv 2405.18719): `p_ij` is the sum of the gates
+    `g_it = sigmoid(q_i . k_t / sqrt(d))` from key j to the query i itself, at most `cope_positions - 1` (section 4 of
+    the paper); the logit gains `q_i . e(p_ij)`, a row of a table or the mean of two by how near they are. Over
+    segments (unless `segmentation="tokens"`) only tokens that end a segment count, from the key up to the one before
+    the query: with open gates `p_ij` is the distance in segments. Where given segment ids go up by more than 1 a gate
+    counts as often.
 
     Gates come from the keys, from the values (`cope_gates="values"`, val-gates of the paper) or from keys of their own
     (`"own_keys"`, sep-keys), which the cache keeps. `cope_term` says whether `q . e` is scaled like `q . k`, as in the
@@ -57,7 +58,12 @@ class CopeLogits(LayerLogits):
         return logits + torch.lerp(low, high, share)
 
     def positions(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
-        """`p_ij` of all pairs, of the shape of the logits."""
+        """`p_ij` of all pairs, of the shape and dtype of the logits.
+
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch, heads, queries, keys)`): products of queries and keys.
+            block ([`LogitsBlock`]): what stands behind them.
+        """
         if self.gates == "keys":
             of_gates = logits
         else:
@@ -73,8 +79,11 @@ class CopeLogits(LayerLogits):
     def counts(self, block: LogitsBlock) -> torch.Tensor:
         """How often the gate of each key counts for each query: 0 where it does not see the key.
 
-        Of shape `(batch or 1, 1, queries, keys)`. Over segments it is the way from the key's segment to that of the
-        next key that the query sees, wherever padding stands; behind the last, which is the query, there is none.
+        Over segments it is the way from the key's segment to that of the next key that the query sees, wherever
+        padding stands; behind the last, which is the query, there is none.
+
+        Returns:
+            Bool or long tensor of shape `(batch or 1, 1, queries, keys)`.
         """
         if self.counts_tokens:
             return block.is_visible

@@ -21,6 +21,10 @@ class SegmentCounter:
 
     The segment of a token is an `int`. With inner levels it is the list of its indices at all levels, the segment
     first; equal lists may be one, whose items are not to be changed.
+
+    Args:
+        separators: token ids that end a segment.
+        inner_separators: token ids that end a unit of each inner level, coarse to fine.
     """
 
     def __init__(self, separators: tuple[int, ...], inner_separators: tuple[tuple[int, ...], ...]) -> None:
@@ -38,7 +42,13 @@ class SegmentCounter:
         return PADDING_SEGMENT_ID if self._levels == 1 else [PADDING_SEGMENT_ID] * self._levels
 
     def of_rows(self, rows: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None) -> list[list]:
-        """Those of each of several lists of ids. `masks` are 0 at padding, which stands on one side of each row."""
+        """The segments of each of several lists of ids.
+
+        Args:
+            rows: token ids of each text.
+            masks: for each text a list of its length, 0 at padding, which stands on one side; None where nothing is
+                padding.
+        """
         known: dict = {}
         was_enabled = gc.isenabled()
         gc.disable()  # it looks for garbage again and again while lists come, and finds none
@@ -85,7 +95,12 @@ class SegmentCounter:
         return found
 
     def of_batch(self, ids: np.ndarray, is_token: np.ndarray | None) -> np.ndarray:
-        """As [`of_array`], for ids of shape `(batch, length)` with padding on one side of each row."""
+        """As [`of_array`], for padding on one side of each row.
+
+        Args:
+            ids: integers of shape `(batch, length)`.
+            is_token: bool of the same shape, False at padding; None where there is none.
+        """
         if not 0 < ids.size <= FEW_TOKENS:
             return self.of_array(ids, is_token)
         return np.array(self.of_rows(ids.tolist(), None if is_token is None else is_token.tolist()), dtype=np.int64)
@@ -93,14 +108,18 @@ class SegmentCounter:
     def of_array(
         self, ids: np.ndarray, is_token: np.ndarray | None = None, starts_document: np.ndarray | None = None
     ) -> np.ndarray:
-        """Those of ids of shape `(..., length)`: of that shape, or `(..., length, levels)` with inner levels.
+        """The segments of the tokens of an array.
 
         It is numpy, because tokenizers run in forked processes (`Dataset.map(num_proc=...)`): there torch hangs once
         its parent has used its threads.
 
         Args:
+            ids: integers of shape `(..., length)`.
             is_token: bool of the same shape, False at padding; None where there is none.
             starts_document: bool of the same shape, True where another document starts; None where one is all.
+
+        Returns:
+            int64 array of shape `(..., length)`, with inner levels `(..., length, levels)`.
         """
         ended = self._level_table.take(ids, mode="clip")  # the coarsest level of which a unit ends with the token
         if is_token is not None:

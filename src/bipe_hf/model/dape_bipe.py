@@ -18,8 +18,9 @@ BIASES = {"alibi": AlibiPairsInterEncoding, "kerple": KerpleInterEncoding, "fire
 class DapeLogits(LayerLogits):
     """An MLP sees the logits and the biases of all heads for a pair of tokens, and what it gives is added to both.
 
-    `a + b + V2 leaky(V1 [a; b] + c1) + c2`: a the products of queries and keys, b the bias `dape_bias` by the distance
-    in segments, which every layer learns for itself. With `dape_bias="alibi"` nothing of b is learnt.
+    DAPE (Zheng et al., NeurIPS 2024, arXiv 2405.14722): `a + b + V2 leaky(V1 [a; b] + c1) + c2`, a the products of
+    queries and keys, b the bias `dape_bias` by the distance in segments, which every layer learns for itself. With
+    `dape_bias="alibi"` nothing of b is learnt.
     """
 
     kernel = 1
@@ -33,6 +34,7 @@ class DapeLogits(LayerLogits):
         self.second = PairMap(config.dape_width, self.num_heads, self.kernel)
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
+        """Adds what the MLP gives. Raises `ValueError` for another number of heads than the configuration has."""
         if logits.shape[1] != self.num_heads:
             raise InputError(
                 f"DAPE mixes the logits of {self.num_heads} heads, attention got {logits.shape[1]}: tensor "
@@ -43,17 +45,24 @@ class DapeLogits(LayerLogits):
         return logits + bias + self.mixed(both, block.is_visible)
 
     def mixed(self, both: torch.Tensor, is_visible: torch.Tensor) -> torch.Tensor:
-        """`(batch, 2 heads, queries, keys)` to `(batch, heads, queries, keys)`."""
+        """What the MLP gives, of shape `(batch, heads, queries, keys)` in the same dtype.
+
+        Args:
+            both (`torch.FloatTensor` of shape `(batch, 2 heads, queries, keys)`): logits and biases.
+            is_visible (`torch.BoolTensor` of shape `(batch or 1, 1, queries, keys)`):
+                The keys that a query attends to.
+        """
         return self.second(F.leaky_relu(self.first(both)))
 
 
 class DapeV2Logits(DapeLogits):
-    """The same with convolutions over `dape_kernel` neighbouring keys.
+    """DAPE with convolutions over `dape_kernel` neighbouring keys.
 
-    Where the authors leave the edge open there is one rule: keys that a query does not see are 0, as many zeros as it
-    takes stand behind it, and before the first key that it sees there is nothing, in either convolution. So a step
-    from a cache, a padded row and a packed document are what one forward of the document alone is. Padding between
-    the tokens of a document would be a neighbour: the model refuses it.
+    DAPE V2 (Zheng et al., ACL 2025, arXiv 2410.04798). Where the authors leave the edge open there is one rule: keys
+    that a query does not see are 0, as many zeros as it takes stand behind it, and before the first key that it sees
+    there is nothing, in either convolution. So a step from a cache, a padded row and a packed document are what one
+    forward of the document alone is. Padding between the tokens of a document would be a neighbour: the model refuses
+    it.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):

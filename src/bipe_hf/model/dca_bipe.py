@@ -10,10 +10,11 @@ from .rotary_pairs_bipe import default_frequencies, rotary_dimensions, turned
 class DcaLogits(LayerLogits):
     """Chooses between three logits for each pair of tokens, by how many chunks behind that of the query the key is.
 
-    Queries and keys come turned by their place in the chunk, which is right inside it: distances are those of RoPE. A
-    query is turned further for the chunk before, where they are right for the first `dca_window + 1` places and then
-    stay at `dca_chunk_size`, and for older ones, which all seem to be one chunk at the longest distance (section 3 of
-    the paper). Places are those of tokens or of segments, counted in each document.
+    Dual Chunk Attention (An et al., ICML 2024, arXiv 2402.17463). Queries and keys come turned by their place in the
+    chunk, which is right inside it: distances are those of RoPE. A query is turned further for the chunk before, where
+    they are right for the first `dca_window + 1` places and then stay at `dca_chunk_size`, and for older ones, which
+    all seem to be one chunk at the longest distance (section 3 of the paper). Places are those of tokens or of
+    segments, counted in each document.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
@@ -23,7 +24,7 @@ class DcaLogits(LayerLogits):
         self.turning = rotary_dimensions(config, head_dim)
 
     def products(self, block: LogitsBlock) -> torch.Tensor:
-        """Those of the distance that the pair seems to have."""
+        """The products of the distance that the pair seems to have."""
         place = block.query_ids % self.chunk
         to_before = (place + self.chunk).clamp(max=self.longest) - place
         to_older = min(2 * self.chunk - 1, self.longest) - place

@@ -22,10 +22,11 @@ def edit_cache(
 ) -> torch.LongTensor:
     """Replaces the tokens `start` to `stop` of a cached prompt, without encoding again what stands behind.
 
-    The new tokens are encoded against the cached tokens before them, and so are those behind them whose place inside
-    a segment has changed: at most up to the end of the segment. The other keys are kept, turned by the change of their
-    segment, of their token where the encoding counts tokens, and get the bias columns of their new segment. Under BiPE
-    that is nothing at all unless the edit changes the number of separators.
+    After PIE (He et al., ICLR 2025, arXiv 2407.03157). The new tokens are encoded against the cached tokens before
+    them, and so are those behind them whose place inside a segment has changed: at most up to the end of the segment.
+    The other keys are kept, turned by the change of their segment, of their token where the encoding counts tokens,
+    and get the bias columns of their new segment. Under BiPE that is nothing at all unless the edit changes the number
+    of separators.
 
     What the tokens behind the edit have read of the old ones stays in their keys and values (but for those of layer 0,
     which are exact). The cache changes in place, and its segments are those of the edited prompt, so that it goes on,
@@ -43,10 +44,11 @@ def edit_cache(
         `torch.LongTensor` of shape `(batch, edited length)`: the edited prompt.
 
     Raises:
-        ValueError: if the places or shapes do not fit the prompt or the cache; if the cache is no plain dynamic one
-            (static, quantized, bounded, sliding), or holds padding; if the model has an encoding that keeps what every
-            layer has read of the tokens (`fox`, `cable`, `selective_rope`, `tape`, `path`, `cope` with `own_keys`),
-            layers that differ, or frequencies that follow the length (`dynamic`, `longrope`). Then nothing is changed.
+        ValueError: if the places or shapes do not fit the prompt or the cache, or the edit leaves no token; if the
+            cache is no plain dynamic one (static, quantized, bounded, sliding), or holds padding; if the model has an
+            encoding that keeps what every layer has read of the tokens (`fox`, `cable`, `selective_rope`, `tape`,
+            `path`, `cope` with `own_keys`), layers that differ, or frequencies that follow the length (`dynamic`,
+            `longrope`). Then nothing is changed.
     """
     base = model.get_decoder()
     _check_encoding(base.config, base.inter_encoding)

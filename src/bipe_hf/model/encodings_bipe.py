@@ -224,8 +224,8 @@ def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -
         fields: further fields. They win over those of the encoding.
 
     Raises:
-        ValueError: if there is no such encoding, or if fields follow from the train length and neither it nor they are
-            given.
+        ValueError: if there is no such encoding, if fields follow from the train length and neither it nor they are
+            given, or if it is no positive number of tokens.
     """
     encoding = _find(name)
     if train_length is None:
@@ -240,8 +240,9 @@ def encoding_fields(name: str, train_length: int | None = None, **fields: Any) -
 
 
 def encoding_levels(name: str) -> tuple[str, ...]:
-    """The preset of separators that an encoding is meant for at each level, coarse to fine; none where its segments do
-    not end at separators.
+    """The preset of separators that an encoding is meant for at each level, coarse to fine.
+
+    There is none where its segments do not end at separators. Raises `ValueError` where there is no such encoding.
     """
     return _find(name).levels
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something that was given cannot be used. The message is one line: what it is, what was given, what is accepted.
+    """Something that was given cannot be used.
 
-    The command line prints the line alone. Every other exception is a defect, here or in a library, and keeps its
-    traceback.
+    The message is one line: what it is, what was given, what is accepted. The command line prints the line alone.
+    Every other exception is a defect, here or in a library, and keeps its traceback.
     """
 
 
@@ -25,6 +25,11 @@ class InputOSError(InputError, OSError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean x?"` where a word of `known` is close to `word`, else nothing."""
+    """`"; did you mean x?"` where a known word is close, else nothing.
+
+    Args:
+        word: as it was given.
+        known: the words that are accepted.
+    """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -23,7 +23,12 @@ class EncodingTable(nn.Embedding):
         """Nothing: the constructor calls it, and a draw here would change all weights that are drawn after it."""
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values; `std` is that of the other weights."""
+        """Draws the first values.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
+        """
         init.normal_(self.weight, std=std if self.std is None else self.std, generator=generator)
 
 
@@ -32,6 +37,10 @@ class EncodingMap(nn.Module):
 
     It computes in float32 at least, under autocast too. It is no `nn.Linear`: quantization and adapters of all linear
     layers leave it alone.
+
+    Args:
+        hidden_size: numbers of a token that it reads.
+        num_outputs: numbers that it makes of them.
     """
 
     def __init__(self, hidden_size: int, num_outputs: int):
@@ -40,12 +49,21 @@ class EncodingMap(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_outputs))
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values: normal weights of that standard deviation, biases 0."""
+        """Draws the first values: normal weights, biases 0.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the weights.
+        """
         init.normal_(self.weight, std=std, generator=generator)
         init.zeros_(self.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, hidden_size)` to `(batch, length, outputs)`, in float32, of float64 in float64."""
+        """The numbers of each token, of shape `(batch, length, outputs)` in float32, of float64 in float64.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): of the tokens.
+        """
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
             return F.linear(hidden_states.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
@@ -57,7 +75,8 @@ class PairMap(nn.Module):
     First values are those of a linear layer of PyTorch. It computes in the dtype that it gets, without autocast.
 
     Args:
-        num_inputs, num_outputs: numbers of a pair.
+        num_inputs: numbers of a pair that it reads.
+        num_outputs: numbers of a pair that it makes of them.
         kernel: keys that one output sees.
     """
 
@@ -67,15 +86,23 @@ class PairMap(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_outputs))
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values, whatever `std` is."""
+        """Draws the first values.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights, which says nothing here.
+        """
         bound = self.weight[0].numel() ** -0.5
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, pairs: torch.Tensor) -> torch.Tensor:
-        """`(batch, inputs, queries, keys + kernel - 1)` to `(batch, outputs, queries, keys)`.
+        """The numbers of each pair, of shape `(batch, outputs, queries, keys)` in the same dtype.
 
         No convolution of a library: on a GPU that would round float32 to 10 bits.
+
+        Args:
+            pairs (`torch.FloatTensor` of shape `(batch, inputs, queries, keys + kernel - 1)`): of the pairs.
         """
         kernel = self.weight.shape[-1]
         keys = pairs.shape[-1] - kernel + 1
@@ -85,9 +112,13 @@ class PairMap(nn.Module):
 
 
 def generator_for(name: str, device: torch.device) -> torch.Generator:
-    """A generator for the module of this name in the base model: the seed is that of torch, and no global state moves.
+    """A generator for a module: the seed is that of torch, and no global state moves.
 
     The salt of `intra_encoding` is 0, so that its table starts as in version 0.1, with which results were committed.
+
+    Args:
+        name: of the module in the base model.
+        device: of its parameters.
     """
     salt = zlib.crc32(name.encode()) ^ zlib.crc32(b"intra_encoding")
     return torch.Generator(device).manual_seed((torch.initial_seed() + 1 + salt) % 2**63)

@@ -15,10 +15,11 @@ from .running_bias_bipe import RunningBiasEncoding
 class ForgetGate(RunningBiasEncoding):
     """The forget gate of a layer: the bias is the sum of the logarithms of the gates between key and query.
 
-    `f_t = sigmoid(map(x_t))`, and the bias `sum of log f_t` (section 3). Kinds of gate (`fox_gate`), as in the
-    authors' ablation: `full`, which reads the token; `bias_only`, one learnt number for each head; `fixed`, the same
-    and not learnt. The last two start from decay times T, evenly spaced in their logarithm from `fox_min_time` to
-    `fox_max_time` over the heads: `log f = -1 / T`, which is ALiBi with slopes `1 / T`.
+    FoX (Lin et al., ICLR 2025, arXiv 2503.02130): `f_t = sigmoid(map(x_t))`, and the bias `sum of log f_t` (section
+    3). Kinds of gate (`fox_gate`), as in the authors' ablation: `full`, which reads the token; `bias_only`, one learnt
+    number for each head; `fixed`, the same and not learnt. The last two start from decay times T, evenly spaced in
+    their logarithm from `fox_min_time` to `fox_max_time` over the heads: `log f = -1 / T`, which is ALiBi with slopes
+    `1 / T`.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
@@ -28,7 +29,10 @@ class ForgetGate(RunningBiasEncoding):
         self.bias = nn.Parameter(torch.empty(self.num_heads)) if config.fox_gate == "bias_only" else None
 
     def decay_times(self, device: torch.device) -> torch.Tensor:
-        """In float64, of shape `(heads,)`. Made anew each time: a cast of the model would round a buffer."""
+        """The decay time of each head, in tokens or segments: a float64 tensor of shape `(heads,)`.
+
+        It is made anew each time: a cast of the model would round a buffer.
+        """
         ends = math.log(self.min_time), math.log(self.max_time)
         return torch.linspace(*ends, self.num_heads, dtype=torch.float64, device=device).exp()
 

@@ -14,6 +14,8 @@ from .layer_mixing_bipe import LayerMixing
 class ProMixing(LayerMixing):
     """What FoX (Pro) has besides forget gates: a shift of keys and values, norms, and a gate of the output.
 
+    The layer is that of Lin et al. (ICLR 2025, arXiv 2503.02130).
+
     - Each key head mixes its key with that of the token before, `a k_before + (1 - a) k`, `a` the sigmoid of a number
       that it reads from the token; its value likewise, with a gate of its own. The first token of a document mixes
       with 0, and padding is passed over.
@@ -73,8 +75,12 @@ class ProMixing(LayerMixing):
 
 
 def normed(heads: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """`(batch, length, heads, head_dim)` divided by the root mean square of each head, times a weight for each number;
-    in float32 at least.
+    """`heads` divided by the root mean square of each head, times a weight for each number; in float32 at least.
+
+    Args:
+        heads (`torch.FloatTensor` of shape `(batch, length, heads, head_dim)`): what is normed.
+        weight (`torch.FloatTensor` of shape `(heads * head_dim,)`): of each number of each head.
+        epsilon: added to the mean square.
     """
     heads = heads.to(torch.promote_types(heads.dtype, torch.float32))
     scale = torch.rsqrt(heads.square().mean(-1, keepdim=True) + epsilon)

@@ -20,7 +20,10 @@ from .sepllm_cache_bipe import SepLLMCache
 
 
 class BipeGenerationMixin:
-    """`generate` with segments. Comes before the causal language model of the family."""
+    """`generate` with segments.
+
+    It comes before the causal language model of the family.
+    """
 
     edit_cache = edit_cache
 
@@ -36,11 +39,22 @@ class BipeGenerationMixin:
         segment_ids: torch.LongTensor | None = None,
         **kwargs,
     ) -> dict:
-        """Adds `segment_ids` where the model cannot derive them from the inputs of one step.
+        """The inputs of one step, with `segment_ids` where the model cannot derive them from the others.
 
         Given ids cover the prompt: each step takes its own part of them, and tokens after the prompt go on from there.
         With a compiled cache `generate` turns the 2-D mask into a 4-D one, which no longer says what is padding, so
         the segments of a prompt are found before that.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, past + length)`): prompt and answer so far.
+            next_sequence_length (`int`, *optional*): tokens of the step.
+            cache ([`~transformers.Cache`], *optional*): as in [`BipeModelMixin.forward`].
+            attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`, *optional*): of the prompt.
+            is_first_iteration (`bool`, *optional*): whether the step is the prompt.
+            segment_ids (`torch.LongTensor` of shape `(batch, prompt)` or `(batch, prompt, levels)`, *optional*):
+                Of the prompt.
+            kwargs: as transformers takes them.
         """
         inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -97,6 +111,10 @@ class BipeGenerationMixin:
 
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, *args, **kwargs):
         """As [`~transformers.GenerationMixin.generate`]; `segment_ids` of the prompt are carried on behind it.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(batch, prompt)`, *optional*): token ids of the prompts.
+            generation_config ([`~transformers.GenerationConfig`], *optional*): as in transformers.
 
         Raises:
             ValueError: if `segment_ids` or `attention_mask` do not cover the prompt, cached tokens included; if the
@@ -195,6 +213,14 @@ class BipeGenerationMixin:
         """As transformers does; the mask of SepLLM is left to the forward, which sees where separators are.
 
         It gets the 2-D mask, with a column for each place of the cache, so that a compiled step finds one shape.
+
+        Args:
+            config: of the model.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`):
+                Read for shape, dtype and device.
+            attention_mask (`torch.LongTensor` of shape `(batch, past + length)`, *optional*): 0 at padding.
+            cache ([`~transformers.Cache`], *optional*): of fixed size where SepLLM's mask is wanted.
+            kwargs: as transformers takes them.
         """
         if config.sepllm_neighbors is None:
             return create_masks_for_generate(config, inputs_embeds, attention_mask, cache, **kwargs)

@@ -43,7 +43,11 @@ DEFAULTS = {"logits_to_keep": 0}
 
 
 def takes(*others: str) -> Callable[[Callable], Callable]:
-    """Gives `forward(self, **kwargs)` the signature of a head: `INPUTS`, `others` of `OTHERS`, `segment_ids`."""
+    """Gives `forward(self, **kwargs)` the signature of a head: `INPUTS`, `others` of `OTHERS`, `segment_ids`.
+
+    Returns:
+        A decorator of such a method.
+    """
     types = INPUTS | {name: OTHERS[name] for name in others} | SEGMENT_IDS
     names = tuple(types)
 

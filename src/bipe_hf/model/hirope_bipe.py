@@ -10,9 +10,10 @@ from .rotary_pairs_bipe import default_frequencies, is_fast, rotary_dimensions, 
 class HiropeLogits(LayerLogits):
     """Chooses between two logits for each pair of tokens, by whether the key stands in the window of the query.
 
-    Queries and keys come turned as in a hybrid: fast pairs by the token, slow ones by the segment. Less than
-    `hirope_window` W tokens away slow pairs turn by the distance in tokens, which is plain RoPE; farther by that in
-    segments plus W - 1 (section 3.2 of the paper). Distances are counted among the tokens that a query sees.
+    HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115). Queries and keys come turned as in a hybrid: fast pairs by the
+    token, slow ones by the segment. Less than `hirope_window` W tokens away slow pairs turn by the distance in tokens,
+    which is plain RoPE; farther by that in segments plus W - 1 (section 3.2 of the paper). Distances are counted among
+    the tokens that a query sees.
     """
 
     def __init__(self, config: PreTrainedConfig, head_dim: int, num_key_heads: int):
@@ -22,7 +23,7 @@ class HiropeLogits(LayerLogits):
         self.turning = rotary_dimensions(config, head_dim)
 
     def products(self, block: LogitsBlock) -> torch.Tensor:
-        """Those of the pair that stands in the window, or out of it."""
+        """The products of a pair that stands in the window, or out of it."""
         key_tokens = block.is_visible.any(dim=2).long().cumsum(-1)[:, 0]  # (batch or 1, keys)
         seen = block.is_visible[:, 0] * key_tokens[:, None]
         query_tokens = seen.amax(-1)
@@ -40,6 +41,6 @@ class HiropeLogits(LayerLogits):
         return torch.where((distance < self.window)[:, None], near, far)
 
     def slow_frequencies(self, device: torch.device) -> torch.Tensor:
-        """Of each pair, 0 of those that are fast; of shape `(pairs,)`."""
+        """The frequency of each pair in radians, 0 of those that are fast; a float32 tensor of shape `(pairs,)`."""
         frequencies = default_frequencies(self.theta, self.turning, device)
         return frequencies * ~is_fast(frequencies, self.max_period)

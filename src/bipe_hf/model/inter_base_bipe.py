@@ -15,7 +15,13 @@ from .tape_bipe import TapeUpdates
 
 
 class InterEncoding(nn.Module):
-    """Base of all inter encodings, and NoPE itself: attention sees no position."""
+    """Base of all inter encodings, and NoPE itself: attention sees no position.
+
+    Args:
+        config: of the model.
+        rotary_class: of the family; built with the configuration where something turns.
+        head_dim: of queries and keys.
+    """
 
     has_columns = False
     """Whether `forward` gives bias columns, so that keys and values are longer than `head_dim`."""
@@ -43,9 +49,14 @@ class InterEncoding(nn.Module):
 
     @classmethod
     def num_columns(cls, config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
-        """How many bias columns positions put in front of each head of so many dimensions, for attention in `dtype`.
+        """How many bias columns positions put in front of each head.
 
         Those that a layer learns ([`LayerEncoding`]) are not among them.
+
+        Args:
+            config: of the model.
+            head_dim: of queries and keys, without columns.
+            dtype: in which attention computes.
         """
         return 0
 
@@ -61,16 +72,21 @@ class InterEncoding(nn.Module):
         """Takes over the `moving_fields` of the configuration, which has just changed."""
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values of its own parameters, through `transformers.initialization`, which keeps what was
-        loaded; `std` is the standard deviation of the other weights.
+        """Draws the first values of its own parameters.
+
+        It draws through `transformers.initialization`, which keeps what was loaded.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
         """
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
-        """Turns positions into what attention needs.
+        """The terms that attention needs, made of positions.
 
         Args:
             segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
         """
         return InterTerms(query_scale=self.query_scale(segments, hidden_states.dtype))
 
@@ -82,7 +98,7 @@ class InterEncoding(nn.Module):
         Args:
             new ([`Segments`]): where the tokens of the keys are.
             old ([`Segments`]): where they were, at the same places inside their segments.
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
 
         Returns:
             Each of shape `(batch, length, rotary dimensions)`; None where positions turn no key.
@@ -101,7 +117,15 @@ class InterEncoding(nn.Module):
         return tuple(each / self.rotary_emb.attention_scaling for each in rotary)
 
     def query_scale(self, segments: Segments, dtype: torch.dtype) -> torch.Tensor | None:
-        """The factors that grow with the logarithm of a position, multiplied; None where all are off."""
+        """The factors that grow with the logarithm of a position, multiplied; None where all are off.
+
+        `log_scale_train_length` gives the `log_scale` of the authors' code, `logn_train_length` the factor of Chiang
+        and Cholak (ACL 2022, section 5.3).
+
+        Args:
+            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+            dtype: of the result, whose shape is `(batch, 1, length, 1)`.
+        """
         scale = None
         if self.log_scale_train_length is not None:
             # the authors' log_scale

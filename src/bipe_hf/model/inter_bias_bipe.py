@@ -14,7 +14,12 @@ from .inter_base_bipe import InterEncoding
 
 
 def distances(query_ids: torch.Tensor, key_ids: torch.Tensor) -> torch.Tensor:
-    """In segments, of `(batch, length)` queries to `(batch, keys)` keys: `(batch, length, keys)`, 0 to later ones."""
+    """The distance of each pair in segments, a `torch.LongTensor` of shape `(batch, length, keys)`, 0 to later keys.
+
+    Args:
+        query_ids (`torch.LongTensor` of shape `(batch, length)`): segment ids of the queries.
+        key_ids (`torch.LongTensor` of shape `(batch, keys)`): segment ids of the keys.
+    """
     return (query_ids[:, :, None] - key_ids[:, None, :]).clamp(min=0)
 
 
@@ -28,7 +33,7 @@ class BiasInterEncoding(InterEncoding):
     has_bias = True
 
     def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Bias of the attention logits.
+        """The bias of the attention logits.
 
         Args:
             query_ids (`torch.LongTensor` of shape `(batch, length)`): segment ids of the new tokens.
@@ -36,13 +41,17 @@ class BiasInterEncoding(InterEncoding):
             dtype: of the result.
 
         Returns:
-            `torch.Tensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding and
-            other documents is for the mask to hide.
+            `torch.FloatTensor` of shape `(batch, heads, length, past + length)`; what stands at later tokens, padding
+            and other documents is for the mask to hide.
         """
         return self.bias_of(distances(query_ids, key_ids)).to(dtype)
 
     def bias_of(self, distance: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, keys)` distances, not negative, to `(batch, heads, length, keys)` biases."""
+        """The bias of each distance, of shape `(batch, heads, length, keys)`.
+
+        Args:
+            distance (`torch.LongTensor` of shape `(batch, length, keys)`): in segments, not negative.
+        """
         raise NotImplementedError
 
 
@@ -59,10 +68,11 @@ class AlibiPairsInterEncoding(BiasInterEncoding):
 
 
 class KerpleInterEncoding(BiasInterEncoding):
-    """Kerple over segment ids, logarithmic variant (Chi et al., NeurIPS 2022, arXiv 2205.09921, equation 4):
-    `-r1 log(1 + r2 distance)`, with r1 and r2 above 0 learnt for each head.
+    """Kerple over segment ids, logarithmic variant: `-r1 log(1 + r2 distance)`, with r1 and r2 above 0 learnt for each
+    head.
 
-    What is learnt is their logarithm, which keeps them above 0. They start in (0, 2) and (0, 1).
+    Chi et al., NeurIPS 2022, arXiv 2205.09921, equation 4. What is learnt is the logarithm of r1 and r2, which keeps
+    them above 0. They start in (0, 2) and (0, 1).
     """
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module] | None, head_dim: int):
@@ -82,10 +92,10 @@ class KerpleInterEncoding(BiasInterEncoding):
 
 
 class T5InterEncoding(BiasInterEncoding):
-    """The relative bias of T5 over segment ids (Raffel et al., JMLR 2020, section 2.1): one learnt number for each
-    head and bucket of distances.
+    """The relative bias of T5 over segment ids: one learnt number for each head and bucket of distances.
 
-    32 buckets: one for each distance below 16, then ever wider ones up to 128, the last for all that is beyond.
+    Raffel et al., JMLR 2020, section 2.1. 32 buckets: one for each distance below 16, then ever wider ones up to 128,
+    the last for all that is beyond.
     """
 
     num_buckets, max_distance = 32, 128
@@ -103,11 +113,11 @@ class T5InterEncoding(BiasInterEncoding):
 
 
 class FireInterEncoding(BiasInterEncoding):
-    """FIRE over segment ids (Li et al., ICLR 2024, arXiv 2310.04418, equation 4): an MLP of the distance, as a share
-    of how far the query has come.
+    """FIRE over segment ids: an MLP of the distance, as a share of how far the query has come.
 
-    `V2 relu(V1 r + c1) + c2`, `r = log(c n + 1) / log(c max(i, m L) + 1)`: n the distance, i the segment of the query,
-    L `fire_length`, c and m learnt. The width of the MLP is `dape_width`.
+    Li et al., ICLR 2024, arXiv 2310.04418, equation 4: `V2 relu(V1 r + c1) + c2`,
+    `r = log(c n + 1) / log(c max(i, m L) + 1)`: n the distance, i the segment of the query, L `fire_length`, c and m
+    learnt. The width of the MLP is `dape_width`.
     """
 
     first_c, first_m, epsilon = 0.1, 1.0, 1e-6
@@ -125,6 +135,11 @@ class FireInterEncoding(BiasInterEncoding):
         init.constant_(self.m, self.first_m)
 
     def activation(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the MLP puts on its hidden layer: ReLU, as in the paper.
+
+        Args:
+            hidden (`torch.FloatTensor` of shape `(batch, width, length, keys)`): in float32 at least.
+        """
         return F.relu(hidden)
 
     def bias(self, query_ids: torch.Tensor, key_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -138,7 +153,7 @@ class FireInterEncoding(BiasInterEncoding):
 
 
 class LeakyFireInterEncoding(FireInterEncoding):
-    """FIRE as DAPE has it, with a leaky activation."""
+    """FIRE as DAPE has it (Zheng et al., NeurIPS 2024, arXiv 2405.14722), with a leaky activation."""
 
     def activation(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(hidden)

@@ -37,6 +37,10 @@ def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
 
     `token_share * token + (1 - token_share) * segment`, in float32, which holds token indices exactly up to 2**24;
     with a share of 0 or 1 one of the two as it is. A real number is as good as a whole one: a pair turns by an angle.
+
+    Args:
+        segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+        token_share: from 0 to 1.
     """
     if token_share == 0:
         return segments.segment_ids
@@ -48,7 +52,8 @@ def rotary_index(segments: Segments, token_share: float) -> torch.Tensor:
 class RotaryInterEncoding(InterEncoding):
     """RoPE over segment ids: the rotary module of the family, called with segments instead of tokens.
 
-    Every `rope_parameters` type of transformers works; lengths in it (`original_max_position_embeddings`) and
+    With a learnt intra encoding it is BiPE-RoPE (He et al., ICML 2024, arXiv 2401.16421), over tokens RoPE (Su et al.
+    2021). Every `rope_parameters` type of transformers works; lengths in it (`original_max_position_embeddings`) and
     `max_position_embeddings` then count segments. `token_share` mixes the token index in (see [`rotary_index`]).
     """
 
@@ -82,7 +87,7 @@ class XposInterEncoding(RotaryInterEncoding):
         self.head_dim = head_dim
 
     def forward(self, segments: Segments, hidden_states: torch.Tensor) -> InterTerms:
-        """As every inter encoding.
+        """The terms with a decay.
 
         Raises:
             ValueError: for float16, and for a segment index above `MAX_XPOS_INDEX` (not checked in a traced graph).
@@ -112,7 +117,10 @@ MAX_XPOS_INDEX = 2**15
 
 
 class AlibiInterEncoding(InterEncoding):
-    """ALiBi over segment ids (Press et al., ICLR 2022)."""
+    """ALiBi over segment ids (Press et al., ICLR 2022), exact in any dtype (see [`AlibiBias`]).
+
+    With a learnt intra encoding and `alibi_slope_scale` 96 it is BiPE-ALiBi (He et al., ICML 2024, arXiv 2401.16421).
+    """
 
     has_columns = True
 
@@ -130,24 +138,34 @@ class AlibiInterEncoding(InterEncoding):
 
 
 def hybrid_alibi(config: PreTrainedConfig, head_dim: int) -> AlibiBias:
-    """ALiBi with the slopes of a hybrid."""
+    """The ALiBi of a hybrid, with its slopes.
+
+    Args:
+        config: of the model; `hybrid_alibi_scale` and `hybrid_alibi_power` are read.
+        head_dim: of queries and keys, without columns.
+    """
     scale, power = config.hybrid_alibi_scale, config.hybrid_alibi_power
     return AlibiBias(config.num_attention_heads, head_dim, scale, "hybrid_alibi_scale", slope_power=power)
 
 
 def fast_dimensions(rotary_emb: nn.Module, max_period: float) -> torch.Tensor:
-    """Which rotary dimensions turn with the token index, of shape `(rotary dimensions,)`."""
+    """Which rotary dimensions turn with the token index, a `torch.BoolTensor` of shape `(rotary dimensions,)`.
+
+    Args:
+        rotary_emb: of the family.
+        max_period: longest wavelength, in tokens, of those that do.
+    """
     return is_fast(frequencies_of(rotary_emb), max_period).repeat(2)
 
 
 class HybridInterEncoding(InterEncoding):
     """Fast rotary pairs turn with the token index, slow ones with the segment index or not at all, with ALiBi over
-    segments, whose slopes `hybrid_alibi_power` can bring closer together.
+    segments.
 
     After HiRoPE (Zhang et al., ACL 2024, arXiv 2403.19115), which splits the rotary dimensions between two levels of
-    position. A pair is fast if its wavelength is at most `hybrid_max_period` tokens: those pairs have seen whole
-    turns in training, so no token index brings an angle that is new to them. `token_share` mixes the token index into
-    that of the slow pairs (see [`rotary_index`]).
+    position. A pair is fast if its wavelength is at most `hybrid_max_period` tokens: those pairs have seen whole turns
+    in training, so no token index brings an angle that is new to them. `token_share` mixes the token index into that
+    of the slow pairs (see [`rotary_index`]). `hybrid_alibi_power` can bring the slopes of ALiBi closer together.
     """
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
@@ -181,6 +199,7 @@ class HybridInterEncoding(InterEncoding):
             self.alibi.set_scale(config.hybrid_alibi_scale)
 
     def fast_dimensions(self) -> torch.Tensor:
+        """Which rotary dimensions turn with the token index, a `torch.BoolTensor` of shape `(rotary dimensions,)`."""
         return fast_dimensions(self.rotary_emb, self.max_period)
 
     def fill_buffers(self) -> None:
@@ -277,7 +296,9 @@ class AxesInterEncoding(InterEncoding):
         return num_columns(head_dim, dtype)
 
     def axis_of_dimensions(self) -> torch.Tensor:
-        """The axis that each rotary dimension turns with, -1 for none, of shape `(rotary dimensions,)`."""
+        """The axis that each rotary dimension turns with, -1 for none; a `torch.LongTensor` of shape
+        `(rotary dimensions,)`.
+        """
         frequencies = frequencies_of(self.rotary_emb)
         of_token = self.num_inner + 1
         axes = torch.arange(len(frequencies), device=frequencies.device) % (of_token + 1)
@@ -299,8 +320,10 @@ class AxesInterEncoding(InterEncoding):
 
 
 class TurnedInterEncoding(InterEncoding):
-    """Base of those without angles of their own, to which `added_rotation` adds some: `rope` turns all pairs with the
-    segment, `fast` those of a wavelength up to `hybrid_max_period` with the token, as in a hybrid.
+    """Base of those without angles of their own, to which `added_rotation` adds some.
+
+    `rope` turns all pairs with the segment, `fast` those of a wavelength up to `hybrid_max_period` with the token, as
+    in a hybrid.
     """
 
     def __init__(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int):
@@ -312,6 +335,7 @@ class TurnedInterEncoding(InterEncoding):
         self.is_fast = nn.Buffer(self.fast_dimensions(), persistent=False) if has_fast else None
 
     def fast_dimensions(self) -> torch.Tensor:
+        """Which rotary dimensions turn with the token index, a `torch.BoolTensor` of shape `(rotary dimensions,)`."""
         return fast_dimensions(self.rotary_emb, self.max_period)
 
     def fill_buffers(self) -> None:

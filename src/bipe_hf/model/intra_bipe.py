@@ -17,7 +17,7 @@ from .segmentation_bipe import Segments
 
 
 class LearnedIntraEncoding(EncodingTable):
-    """A trained vector for each position (the authors' choice).
+    """A trained vector for each position (the choice of He et al., ICML 2024, arXiv 2401.16421).
 
     Args:
         config: of the model.
@@ -30,7 +30,12 @@ class LearnedIntraEncoding(EncodingTable):
         self.std = config.intra_initializer_range
 
     def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` positions to `(batch, length, hidden_size)`."""
+        """The vector of each position, of shape `(batch, length, hidden_size)`.
+
+        Args:
+            positions (`torch.LongTensor` of shape `(batch, length)`): in tokens or units, not negative.
+            dtype: of the result.
+        """
         return super().forward(positions.clamp(max=self.num_embeddings - 1)).to(dtype)
 
 
@@ -41,7 +46,10 @@ class SinusoidalIntraEncoding(nn.Module):
     dtype. With inner levels each has a part of the hidden dimensions to itself, all parts alike but for what remains,
     which the last has: equal waves of two levels could not be told apart in their sum.
 
-    Args: as of [`LearnedIntraEncoding`].
+    Args:
+        config: of the model.
+        rows: positions that it tells apart; later ones share the last row.
+        level: which it encodes, from 0, the place in the innermost unit last.
     """
 
     def __init__(self, config: PreTrainedConfig, rows: int, level: int):
@@ -54,7 +62,12 @@ class SinusoidalIntraEncoding(nn.Module):
         self.dimensions = config.hidden_size - self.begin - self.behind
 
     def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`(batch, length)` positions to `(batch, length, hidden_size)`."""
+        """The waves at each position, of shape `(batch, length, hidden_size)`.
+
+        Args:
+            positions (`torch.LongTensor` of shape `(batch, length)`): in tokens or units, not negative.
+            dtype: of the result.
+        """
         exponents = torch.arange(0, self.dimensions, 2, device=positions.device) / self.dimensions
         positions = positions.clamp(max=self.rows - 1)
         angles = positions[..., None].float() / 10000.0**exponents
@@ -70,13 +83,13 @@ INTRA_ENCODINGS: dict[str, Callable[[PreTrainedConfig, int, int], nn.Module | No
 
 
 def build_intra_encoding(config: PreTrainedConfig) -> nn.Module | None:
-    """P, which encodes the place in the innermost unit; None where there is none."""
+    """The encoding P of the place in the innermost unit; None where there is none."""
     level = len(config.inner_separator_token_ids)
     return INTRA_ENCODINGS[config.intra_encoding](config, config.max_segment_length, level)
 
 
 def build_inner_encodings(config: PreTrainedConfig) -> nn.ModuleList:
-    """T_l of every inner level, coarse to fine."""
+    """The encodings T_l of every inner level, coarse to fine."""
     build, levels = INTRA_ENCODINGS[config.intra_encoding], len(config.inner_separator_token_ids)
     return nn.ModuleList([build(config, config.max_inner_index, level) for level in range(levels)])
 
@@ -84,8 +97,16 @@ def build_inner_encodings(config: PreTrainedConfig) -> nn.ModuleList:
 def add_positions(
     hidden_states: torch.Tensor, segments: Segments, inner_encodings: nn.ModuleList, intra_encoding: nn.Module | None
 ) -> torch.Tensor:
-    """Word embeddings of shape `(batch, length, hidden_size)` plus the absolute encodings of all levels, which a
-    device map may have put elsewhere.
+    """The word embeddings plus the absolute encodings of all levels, which a device map may have put elsewhere.
+
+    Args:
+        hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): word embeddings.
+        segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+        inner_encodings: of [`build_inner_encodings`].
+        intra_encoding: of [`build_intra_encoding`].
+
+    Returns:
+        `torch.FloatTensor` of the same shape and dtype.
     """
     for inner_encoding, indices in zip(inner_encodings, segments.inner_indices, strict=True):
         inner = inner_encoding(indices, hidden_states.dtype)

@@ -7,11 +7,11 @@ from .index_steps_bipe import IndexSteps
 
 
 def last_inputs(inputs: torch.Tensor, past: torch.Tensor | None, steps: IndexSteps, kernel: int) -> torch.Tensor:
-    """What a causal convolution sees at every token: the last `kernel` inputs of its document, padding passed over.
+    """The inputs that a causal convolution sees at every token: the last of its document, padding passed over.
 
     Args:
-        inputs (`torch.Tensor` of shape `(batch, length, numbers)`)
-        past (`torch.Tensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
+        inputs (`torch.FloatTensor` of shape `(batch, length, numbers)`): of each token.
+        past (`torch.FloatTensor` of shape `(batch, kernel - 1, numbers)`, *optional*):
             The last ones before, in any dtype. Zeros by default.
         steps ([`IndexSteps`]): say what is padding and where documents start.
         kernel: how many tokens it sees, the token itself included.
@@ -51,11 +51,12 @@ def low_rank_convolution(
     """A map of low rank, then a causal depthwise convolution of what it gives; in the dtype of the hidden states.
 
     Args:
-        hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
-        down, up (`torch.Tensor` of shapes `(rank, hidden_size)` and `(outputs, rank)`)
-        taps (`torch.Tensor` of shape `(outputs, kernel)`): the last is that of the token itself.
-        past (`torch.Tensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*): the second result, before.
-        steps ([`IndexSteps`])
+        hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters.
+        down (`torch.FloatTensor` of shape `(rank, hidden_size)`): first factor of the map.
+        up (`torch.FloatTensor` of shape `(outputs, rank)`): second factor of the map.
+        taps (`torch.FloatTensor` of shape `(outputs, kernel)`): the last is that of the token itself.
+        past (`torch.FloatTensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*): the second result, before.
+        steps ([`IndexSteps`]): say what is padding and where documents start.
 
     Returns:
         Two tensors, of shapes `(batch, length, outputs)` and `(batch, length, (kernel - 1) * rank)`: what the

@@ -10,11 +10,12 @@ from .inter_terms_bipe import InterTerms
 
 
 class LayerEncoding(nn.Module):
-    """Base of those parts: turns what enters an attention layer into the terms of that layer.
+    """Base of the parts of inter encodings that see a layer: they turn what enters attention into the terms of that
+    layer.
 
-    What it knows of the tokens before it is its state, which the cache keeps after every token, so that it is cropped,
-    reordered and repeated together with the keys. A subclass implements [`LayerEncoding.terms`], and an inter encoding
-    names it as its `layer_class`.
+    What such a part knows of the tokens before it is its state, which the cache keeps after every token, so that it is
+    cropped, reordered and repeated together with the keys. A subclass implements [`LayerEncoding.terms`], and an inter
+    encoding names it as its `layer_class`.
 
     Args:
         config: of the model.
@@ -27,7 +28,12 @@ class LayerEncoding(nn.Module):
         self.num_heads = config.num_attention_heads
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own."""
+        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
+        """
 
     def terms(
         self,
@@ -40,11 +46,11 @@ class LayerEncoding(nn.Module):
         """The terms of the layer.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
-            query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`): before any encoding.
-            key (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`): before any encoding.
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): before any encoding.
+            key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): before any encoding.
             terms ([`InterTerms`]): those of positions, with `steps`.
-            past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*):
+            past (`torch.FloatTensor` of shape `(batch, 1, numbers)`, *optional*):
                 The state after the tokens that came before. None came by default.
 
         Returns:
@@ -61,7 +67,16 @@ class LayerEncoding(nn.Module):
         cache: Cache | None,
         layer_idx: int,
     ) -> InterTerms:
-        """As [`LayerEncoding.terms`], with the state from and to the cache of the layer."""
+        """As [`LayerEncoding.terms`], with the state from and to the cache of the layer.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): before any encoding.
+            key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): before any encoding.
+            terms ([`InterTerms`]): those of positions, with `steps`.
+            cache ([`~transformers.Cache`], *optional*): with the segments of the new tokens.
+            layer_idx: of the layer, from 0.
+        """
         if cache is None:
             return self.terms(hidden_states, query, key, terms, None)[0]
         past = latest_layer_state(cache, layer_idx, new_length=hidden_states.shape[1])

@@ -10,9 +10,10 @@ from .index_steps_bipe import IndexSteps
 
 
 class LayerMixing(nn.Module):
-    """Base of those changes: one module in every attention layer, which an inter encoding names as its `mixing_class`.
+    """Base of what an inter encoding changes in a layer besides positions, which it names as its `mixing_class`.
 
-    Its state of a token is kept beside that of a [`LayerEncoding`], as it is given, and treated alike.
+    Every attention layer has a module of it. Its state of a token is kept beside that of a [`LayerEncoding`], as it is
+    given, and treated alike.
 
     Args:
         config: of the model.
@@ -24,7 +25,12 @@ class LayerMixing(nn.Module):
         super().__init__()
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own."""
+        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
+        """
 
     def mix(
         self,
@@ -38,11 +44,12 @@ class LayerMixing(nn.Module):
         """What takes the place of queries, keys and values before the encoding.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
-            query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`)
-            key, value (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`)
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): as projected.
+            key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
+            value (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
             steps ([`IndexSteps`]): say what is padding and where documents start.
-            past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*):
+            past (`torch.FloatTensor` of shape `(batch, 1, numbers)`, *optional*):
                 The state after the tokens that came before. None came by default.
 
         Returns:
@@ -51,7 +58,12 @@ class LayerMixing(nn.Module):
         raise NotImplementedError
 
     def finish(self, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """What takes the place of the output, `(batch, length, heads, head_dim)`, before it is projected."""
+        """What takes the place of the output of attention before it is projected, of the same shape.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            output (`torch.FloatTensor` of shape `(batch, length, heads, head_dim)`): of attention.
+        """
         raise NotImplementedError
 
     def forward(
@@ -64,7 +76,20 @@ class LayerMixing(nn.Module):
         cache: Cache | None,
         layer_idx: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As [`LayerMixing.mix`], with the state from and to the cache of the layer."""
+        """As [`LayerMixing.mix`], with the state from and to the cache of the layer.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): as projected.
+            key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
+            value (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): as projected.
+            steps ([`IndexSteps`]): say what is padding and where documents start.
+            cache ([`~transformers.Cache`], *optional*): with the segments of the new tokens.
+            layer_idx: of the layer, from 0.
+
+        Returns:
+            Queries, keys and values of the same shapes.
+        """
         if cache is None:
             return self.mix(hidden_states, query, key, value, steps, None)[:3]
         place = f"mixing {layer_idx}"

@@ -22,20 +22,30 @@ class LayerInputs(NamedTuple):
     """What the attention of all layers of one kind receives."""
 
     terms: InterTerms
+    """What the encoding of the layers contributes."""
     attention_mask: torch.Tensor | None
-    """In the form that the attention backend wants."""
+    """`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, bool or float, in the form that the attention backend
+    wants."""
     kwargs: dict
     """What the backend wants besides."""
 
 
 def layer_kind(config: PreTrainedConfig, layer_idx: int) -> str:
-    """That of the pattern, which starts anew behind its last entry, or `inter` (see `layer_encodings`)."""
+    """The kind of a layer by the pattern, which starts anew behind its last entry, or `inter` (see `layer_encodings`).
+
+    Args:
+        config: of the model.
+        layer_idx: of the layer, from 0.
+    """
     pattern = config.layer_encodings
     return pattern[layer_idx % len(pattern)] if pattern else "inter"
 
 
 class TokenLayers(InterEncoding):
-    """What layers of the other kinds see: tokens, or no position. It has no parameters.
+    """The encoding of layers of the other kinds, which see tokens, or no position.
+
+    It has no parameters. Layers with RoPE beside layers without: Yang et al., NeurIPS 2025, arXiv 2501.18795; local
+    ones beside global ones: Gemma Team 2024, arXiv 2408.00118.
 
     Args:
         config: of the model.
@@ -51,7 +61,12 @@ class TokenLayers(InterEncoding):
             self.rotary_emb = rotary_class(config)
 
     def terms(self, segments: Segments, hidden_states: torch.Tensor) -> dict[str, InterTerms]:
-        """By kind; the arguments are those of an inter encoding."""
+        """The terms of each kind of layer, by its name.
+
+        Args:
+            segments ([`Segments`]): positions of each token, entries of shape `(batch, length)`.
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): read for its dtype and device.
+        """
         plain = super().forward(segments, hidden_states)
         if self.rotary_emb is None:
             return dict.fromkeys(self.kinds, plain)
@@ -64,8 +79,11 @@ def windowed(
 ) -> torch.Tensor | BlockMask:
     """A finished mask without the keys that stand `window` or more columns before the query.
 
-    `attention_mask` is of shape `(batch or 1, 1, length, keys)`, of booleans or added to the logits, or a block mask
-    of that shape; the first query stands at column `past_length`.
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`):
+            Bool, or float and added to the logits; or a block mask of that shape.
+        window: columns, that of the query counted.
+        past_length (`int`, or a long tensor of shape `()`): column at which the first query stands.
     """
     is_near = sliding_window_overlay(window)
     if isinstance(attention_mask, BlockMask):

@@ -29,13 +29,14 @@ class LogitsBlock(NamedTuple):
     """What stands behind the logits of a block of queries."""
 
     query: torch.Tensor
-    """Of shape `(batch, heads, queries, head_dim)`."""
+    """`torch.FloatTensor` of shape `(batch, heads, queries, head_dim)`."""
     key: torch.Tensor
-    """Of shape `(batch, key heads, keys, head_dim)`: all that are cached, and in a static cache those yet to come."""
+    """`torch.FloatTensor` of shape `(batch, key heads, keys, head_dim)`: all that are cached, and in a static cache
+    those yet to come."""
     value: torch.Tensor
-    """As the keys."""
+    """`torch.FloatTensor` of shape `(batch, key heads, keys, head_dim)`, as the keys."""
     own_keys: torch.Tensor | None
-    """Of shape `(batch, keys, numbers)`: what [`LayerLogits.own_keys`] made of every token."""
+    """`torch.FloatTensor` of shape `(batch, keys, numbers)`: what [`LayerLogits.own_keys`] made of every token."""
     is_visible: torch.Tensor
     """`torch.BoolTensor` of shape `(batch or 1, 1, queries, keys)`: the keys that a query attends to."""
     query_ids: torch.Tensor
@@ -45,12 +46,14 @@ class LogitsBlock(NamedTuple):
     scaling: float
     """What the products of queries and keys were multiplied by."""
     own_queries: torch.Tensor | None = None
-    """Of shape `(batch, queries, numbers)`: what [`LayerLogits.own_keys`] made of the queries' own tokens."""
+    """`torch.FloatTensor` of shape `(batch, queries, numbers)`: what [`LayerLogits.own_keys`] made of the queries' own
+    tokens."""
 
 
 class LayerLogits(nn.Module):
-    """Base of what an inter encoding does with the logits of a layer, which it names as its `logits_class`: it changes
-    [`LayerLogits.products`] as they are made, or what they are when they are finished.
+    """Base of what an inter encoding does with the logits of a layer, which it names as its `logits_class`.
+
+    It changes [`LayerLogits.products`] as they are made, or what they are when they are finished.
 
     Args:
         config: of the model.
@@ -65,7 +68,12 @@ class LayerLogits(nn.Module):
         super().__init__()
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own."""
+        """Draws the first values of its own parameters, as an inter encoding does; its modules draw their own.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
+        """
 
     def own_keys(
         self, hidden_states: torch.Tensor, steps: IndexSteps | None, past: torch.Tensor | None
@@ -73,10 +81,10 @@ class LayerLogits(nn.Module):
         """What it reads of each token besides its key and value, for the cache to keep.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
             steps ([`IndexSteps`], *optional*):
                 How the segment index goes on, what is padding and where documents start; None unless it `reads_steps`.
-            past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*):
+            past (`torch.FloatTensor` of shape `(batch, 1, numbers)`, *optional*):
                 What was made of the last token before. None came by default.
 
         Returns:
@@ -85,7 +93,7 @@ class LayerLogits(nn.Module):
         return None
 
     def products(self, block: LogitsBlock) -> torch.Tensor:
-        """Scaled products of queries and keys, `(batch, heads, queries, keys)`, in float32 at least."""
+        """The scaled products of queries and keys, of shape `(batch, heads, queries, keys)`, in float32 at least."""
         products = grouped_product(block.query, block.key.transpose(2, 3))
         return products.to(torch.promote_types(products.dtype, torch.float32)) * block.scaling
 
@@ -93,9 +101,9 @@ class LayerLogits(nn.Module):
         """The logits to take instead, by default the same.
 
         Args:
-            logits (`torch.Tensor` of shape `(batch, heads, queries, keys)`):
+            logits (`torch.FloatTensor` of shape `(batch, heads, queries, keys)`):
                 The [`LayerLogits.products`], nothing masked.
-            block ([`LogitsBlock`])
+            block ([`LogitsBlock`]): what stands behind them.
 
         Returns:
             Of the same shape. What stands where `block.is_visible` is False is for the mask to hide.
@@ -104,7 +112,12 @@ class LayerLogits(nn.Module):
 
 
 def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
-    """Raises `ValueError` for an attention backend that an encoding with logits of a layer does not have."""
+    """Raises `ValueError` for an attention backend that an encoding with logits of a layer does not have.
+
+    Args:
+        inter_encoding: its name, for the message.
+        attn_implementation: name of the backend; None for the default.
+    """
     if attn_implementation not in (None, *BACKENDS):
         raise InputError(
             f"attn_implementation={attn_implementation!r}: inter_encoding={inter_encoding!r} changes the logits of a "
@@ -116,7 +129,18 @@ def check_backend(inter_encoding: str, attn_implementation: str | None) -> None:
 def all_own_keys(
     logits: LayerLogits, hidden_states: torch.Tensor, steps: IndexSteps | None, cache: Cache | None, layer_idx: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """[`LayerLogits.own_keys`] of the new tokens, and of all: those of the cache, which keeps the new ones, too."""
+    """[`LayerLogits.own_keys`] of the new tokens, and of all: those of the cache, which keeps the new ones, too.
+
+    Args:
+        logits ([`LayerLogits`]): of the layer.
+        hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+        steps ([`IndexSteps`], *optional*): as in [`LayerLogits.own_keys`].
+        cache ([`~transformers.Cache`], *optional*): with the segments of the new tokens.
+        layer_idx: of the layer, from 0.
+
+    Returns:
+        Of shapes `(batch, length, numbers)` and `(batch, keys, numbers)`; None twice where that is nothing.
+    """
     past = None if cache is None else latest_layer_state(cache, layer_idx, new_length=hidden_states.shape[1])
     own_keys = logits.own_keys(hidden_states, steps, past)
     if own_keys is None or cache is None:
@@ -139,20 +163,22 @@ def attention_with_logits(
     backend: str,
     own_queries: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Softmax attention with the logits of a layer.
+    """Computes softmax attention with the logits of a layer.
 
     Args:
-        layer_logits ([`LayerLogits`])
-        query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`)
-        key, value (`torch.Tensor` of shape `(batch, key heads, keys, head_dim)`)
-        own_keys (`torch.Tensor` of shape `(batch, keys, numbers)`, *optional*)
+        layer_logits ([`LayerLogits`]): of the layer.
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): as the layer has turned it.
+        key (`torch.FloatTensor` of shape `(batch, key heads, keys, head_dim)`): of all tokens.
+        value (`torch.FloatTensor` of shape `(batch, key heads, keys, head_dim)`): of all tokens.
+        own_keys (`torch.FloatTensor` of shape `(batch, keys, numbers)`, *optional*):
+            Of all tokens (see [`all_own_keys`]).
         attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
-            Of booleans, or added to the logits. None is causal: the last query sees all keys.
+            Bool, or float and added to the logits. None is causal: the last query sees all keys.
         ids ([`PairIds`]): segments.
         scaling: factor on the products of queries and keys.
         dropout: share of the weights that are dropped.
         backend: `sdpa`, or `eager`, which gives the weights.
-        own_queries (`torch.Tensor` of shape `(batch, length, numbers)`, *optional*): of the queries' tokens.
+        own_queries (`torch.FloatTensor` of shape `(batch, length, numbers)`, *optional*): of the queries' tokens.
 
     Returns:
         Output of shape `(batch, length, heads, head_dim)`, and the weights `(batch, heads, length, keys)` or None.
@@ -199,7 +225,15 @@ def attention_with_logits(
 
 
 def grouped_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`(batch, heads, n, m)` times `(batch, key heads, m, k)`: those of a group take the same."""
+    """The product of two matrices for each head, where the heads of a group take the same right one.
+
+    Args:
+        left (`torch.FloatTensor` of shape `(batch, heads, n, m)`): of queries.
+        right (`torch.FloatTensor` of shape `(batch, key heads, m, k)`): of keys or values.
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch, heads, n, k)`.
+    """
     groups = left.shape[1] // right.shape[1]
     return left @ (right if groups == 1 else right.repeat_interleave(groups, dim=1))
 

@@ -66,16 +66,19 @@ class BilevelInputs(NamedTuple):
     """What the layers of a model receive; made once per forward by [`BipeModelMixin.bilevel_inputs`]."""
 
     hidden_states: torch.Tensor
-    """Word embeddings plus intra encoding, of shape `(batch, length, hidden_size)`."""
+    """Word embeddings plus intra encoding: `torch.FloatTensor` of shape `(batch, length, hidden_size)`."""
     attention_mask: torch.Tensor | None
-    """In the form that the attention backend wants."""
+    """`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, bool or float, in the form that the attention backend
+    wants."""
     inter_terms: InterTerms
+    """What the inter encoding contributes."""
     layer_kwargs: dict
     """Where documents start, for the backends that take no mask."""
     is_packed: bool
     """Whether a row holds more than one document; not known, and False, in a compiled forward."""
     position_bias: torch.Tensor | None = None
-    """Of shape `(batch, heads, length, past + length)`, for the backends that add one to the logits."""
+    """`torch.FloatTensor` of shape `(batch, heads, length, past + length)`, for the backends that add one to the
+    logits."""
     other_layers: dict[str, LayerInputs] | None = None
     """What layers without the inter encoding receive, by kind; None where there are none."""
 
@@ -90,7 +93,7 @@ class BilevelInputs(NamedTuple):
 class BipePreTrainedMixin(PushMixin):
     """What every class of a BiPE family does: first values of what BiPE adds, checks when it is saved or loaded.
 
-    Comes before the `PreTrainedModel` of the family.
+    It comes before the `PreTrainedModel` of the family.
     """
 
     def save_pretrained(
@@ -98,8 +101,13 @@ class BipePreTrainedMixin(PushMixin):
     ) -> None:
         """As transformers does, with the code of the model (see [`BipeConfigMixin.save_pretrained`]).
 
+        Args:
+            save_directory: folder, made where it is not there.
+            is_main_process: whether this process writes.
+
         Raises:
             ValueError: if the configuration has other fields of BiPE than the model was built from.
+            FileExistsError: if a file of the folder has the name of one of ours and is somebody else's.
         """
         for name, value in self.base_model.built_from.items():
             if getattr(self.config, name) != value:
@@ -116,7 +124,11 @@ class BipePreTrainedMixin(PushMixin):
 
     @classmethod
     def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):
-        """As transformers does; a `ValueError` for `gguf_file`, which lacks weights that would be random then."""
+        """As transformers does.
+
+        Raises:
+            ValueError: for `gguf_file`, which lacks weights that would be random then.
+        """
         if gguf_file is not None:
             raise InputError(
                 f"gguf_file={gguf_file!r}: GGUF has no architecture with segments, so what such a file holds is no "
@@ -128,6 +140,10 @@ class BipePreTrainedMixin(PushMixin):
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args, **kwargs
     ) -> nn.Embedding:
         """As transformers does.
+
+        Args:
+            new_num_tokens: size of the vocabulary; None leaves it.
+            pad_to_multiple_of: rounds the size up to a multiple of this.
 
         Raises:
             ValueError: if the new vocabulary lacks a separator of the model; then nothing is changed.
@@ -146,7 +162,10 @@ class BipePreTrainedMixin(PushMixin):
 
     @classmethod
     def is_backend_compatible(cls) -> bool:
-        """False, which servers such as vLLM ask: they decode a token without showing the model the text before it."""
+        """Whether servers such as vLLM may run the model as it is: never.
+
+        They decode a token without showing the model the text before it.
+        """
         return False
 
     def get_correct_attn_implementation(self, requested_attention: str | None, *args, **kwargs) -> str:
@@ -187,16 +206,23 @@ class BipePreTrainedMixin(PushMixin):
 
 
 class BipeModelMixin:
-    """The base model but for its layers: segments, encodings, mask and history. Comes before that of the family.
+    """The base model of a family but for its layers: segments, encodings, mask and history.
 
-    The family's own part is a method `run_layers(hidden_states, attention_mask, position_bias, cache, rotary_state,
-    **kwargs)`, from the summed embeddings of shape `(batch, length, hidden_size)` to the last normalised hidden
-    states. It hands the first three and the rotary state, which is [`handed_on`] from layer to layer, by position (see
-    [`BipeLayerMixin`]) and `kwargs` to every layer, and the cache under the name that its layers have for it.
+    It comes before the base model of the family, whose own part is a method
+    `run_layers(hidden_states, attention_mask, position_bias, cache, rotary_state, **kwargs)`, from the summed
+    embeddings of shape `(batch, length, hidden_size)` to the last normalised hidden states. It hands the first three
+    and the rotary state, which is [`handed_on`] from layer to layer, by position (see [`BipeLayerMixin`]) and `kwargs`
+    to every layer, and the cache under the name that its layers have for it.
     """
 
     def init_bilevel_encodings(self, config: PreTrainedConfig, rotary_class: type[nn.Module], head_dim: int) -> None:
-        """Builds the encodings that the configuration names; `rotary_class` and `head_dim` are those of the family."""
+        """Builds the encodings that the configuration names.
+
+        Args:
+            config: of the model; what it cannot be raises `ValueError`.
+            rotary_class: of the family.
+            head_dim: of queries and keys.
+        """
         config.validate_bipe_fields()  # they may have been set since it was made
         self.built_from = {name: copy(getattr(config, name)) for name in own_fields()}
         self.intra_encoding = build_intra_encoding(config)
@@ -206,14 +232,15 @@ class BipeModelMixin:
         self.segmenter = Segmenter(config)
 
     def post_init(self) -> None:
+        """As transformers does; then the fields of BiPE of the configuration are read-only."""
         super().post_init()
         self.config.hold_fields()
 
     def move_fields(self, **values: float) -> None:
-        """Sets fields of the configuration that no weight depends on, for a schedule of continued pretraining:
-        `token_share` where rotary pairs turn with segments, `hybrid_alibi_scale` where it is above 0.
+        """Sets fields of the configuration that no weight depends on, for a schedule of continued pretraining.
 
-        A cache that was made before holds keys of other positions. A compiled model is compiled again.
+        These are `token_share` where rotary pairs turn with segments, and `hybrid_alibi_scale` where it is above 0. A
+        cache that was made before holds keys of other positions. A compiled model is compiled again.
 
         Args:
             values: new values by the names of these fields.
@@ -251,32 +278,42 @@ class BipeModelMixin:
         segments: Segments | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """As the base model of the family, with one argument more and one read differently.
+        """As the base model of the family, with segments, and with `position_ids` read in another way.
 
         Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): token ids; or `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*):
+                Integer or bool, 0 at padding; or a 4-D mask as the attention backend takes it, which says of no token
+                that it is padding.
+            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
+                A step that does not go up is the start of a new packed document: no token attends to a document before
+                its own, and segments count from 0 again. The values are read for nothing else. Packed documents make
+                no cache: a next token would attend to all of them.
+            cache ([`~transformers.Cache`], *optional*):
+                Of transformers, or a [`SepLLMCache`]; it keeps the segments too. Before version 5.24 of transformers
+                the argument is called `past_key_values`.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`, *optional*): word embeddings.
+            use_cache (`bool`, *optional*): make a cache where none is given, and return it.
             segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Segment of each token, negative at padding. Derived from `input_ids`, a 2-D `attention_mask`,
                 `position_ids` and the cache by default. Beside `input_ids` they number the segments that are found
                 there: ids that go up from 0 and from each of them to the next are taken, whatever their steps, and in
-                a row where they do not the model's own hold, with a warning the first time. With
-                `inputs_embeds` alone they say what the segments are, where separators would have to be read; they go
-                up inside a document. Intra positions always follow from the segments. Negative ids keep padding out
-                of the positions; it is `attention_mask` that keeps it out of attention. With inner levels also of
-                shape `(batch, length, levels)`: the segment, then for each inner level the index inside its parent.
-            position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
-                A step that does not go up is the start of a new packed document: no token attends to a document before
-                its own, and segments count from 0 again. The values are read for nothing else. Packed
-                documents make no cache: a next token would attend to all of them.
+                a row where they do not the model's own hold, with a warning the first time. With `inputs_embeds` alone
+                they say what the segments are, where separators would have to be read; they go up inside a document.
+                Intra positions always follow from the segments. Negative ids keep padding out of the positions; it is
+                `attention_mask` that keeps it out of attention. With inner levels also of shape
+                `(batch, length, levels)`: the segment, then for each inner level the index inside its parent.
             segments ([`Segments`], *optional*):
                 Finished positions, of a server that keeps what the next token of each request needs to know (see
                 [`Segmenter.flat`]). Then nothing is found here or kept in the cache, and `attention_mask` goes to the
                 attention backend as it is.
+            kwargs: as transformers takes them.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
-                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys
-                but no segment history; if documents are packed and a cache is given; if the cache is a quantized one
-                and `inter_encoding` has an ALiBi in it or is TAPE; if the attention backend cannot add the bias of
+                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys but
+                no segment history; if documents are packed and a cache is given; if the cache is a quantized one and
+                `inter_encoding` has an ALiBi in it or is TAPE; if the attention backend cannot add the bias of
                 `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -331,7 +368,18 @@ class BipeModelMixin:
         segment_ids: torch.LongTensor | None = None,
         past: SegmentState | None = None,
     ) -> Segments:
-        """Segments of the given tokens under this model's segmentation (see [`Segmenter`]).
+        """The segments of the given tokens under this model's segmentation (see [`Segmenter`]).
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): token ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`, *optional*):
+                Read for its shape.
+            is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+                False at padding. All tokens by default.
+            starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+                True where a packed document starts.
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): as in [`BipeModelMixin.forward`].
+            past ([`SegmentState`], *optional*): after the tokens that came before, entries of shape `(batch, 1)`.
 
         Raises:
             ValueError: if `segment_ids` is neither given nor can be derived.
@@ -364,15 +412,16 @@ class BipeModelMixin:
         """Everything that depends on positions, once per forward.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*)
-            inputs_embeds (`torch.Tensor` of shape `(batch, length, hidden_size)`): word embeddings.
-            attention_mask (`torch.Tensor`, *optional*):
-                2-D, of shape `(batch, past + length)`, 0 at padding; or 4-D as the backend takes it, in which case no
-                token is padding unless `segment_ids` says so.
+            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): token ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): word embeddings.
+            attention_mask (`torch.Tensor` of shape `(batch, past + length)`, *optional*):
+                Integer or bool, 0 at padding; or 4-D as the backend takes it, in which case no token is padding unless
+                `segment_ids` says so.
             position_ids (`torch.LongTensor` of shape `(batch or 1, length)`, *optional*):
                 Read only for where packed documents start.
-            cache ([`~transformers.Cache`], *optional*)
-            segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`, *optional*)
+            cache ([`~transformers.Cache`], *optional*): with the tokens before.
+            segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`, *optional*):
+                Given ids, negative at padding.
 
         Returns:
             What the layers receive, and the segment state after each token, for `write_segment_history`.
@@ -434,6 +483,13 @@ class BipeModelMixin:
     ) -> BilevelInputs:
         """As [`bilevel_inputs`], from finished segments and the mask of a server.
 
+        Args:
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): word embeddings.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            segments ([`Segments`]): of these tokens, entries of shape `(batch, length)`.
+            segment_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*): refused.
+
         Raises:
             ValueError: if `segment_ids` are given besides, if `segments` are not those of these tokens, or if what the
                 inter encoding needs is no matter of positions alone (see [`check_paged`]).
@@ -485,8 +541,15 @@ class BipeModelMixin:
         return windowed(mask, window, past_length), {}
 
     def check_whole(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor | None = None) -> None:
-        """Raises `ValueError` for padding between the tokens of a document where one takes columns for its neighbours;
-        no traced graph can.
+        """Raises `ValueError` for padding between the tokens of a document where one takes columns for its neighbours.
+
+        No traced graph can.
+
+        Args:
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*):
+                Integer or bool, 0 at padding. Another form is not looked at.
+            starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+                True where a packed document starts.
         """
         has_window = "local" in self.config.layer_encodings
         if not (self.inter_encoding.needs_whole_documents or has_window):
@@ -618,10 +681,11 @@ class BipeModelMixin:
 
 
 class BipeLayerMixin:
-    """A layer that takes a bias of the attention logits, or a rotary state. Comes before the layer of the family.
+    """A layer that takes a bias of the attention logits, or a rotary state.
 
-    A learnt bias is made once and shared by all layers. Gradient checkpointing with `use_reentrant=True` sees what is
-    handed by position alone: it cuts the graph there, and hands back the sum of what the layers send.
+    It comes before the layer of the family. A learnt bias is made once and shared by all layers. Gradient
+    checkpointing with `use_reentrant=True` sees what is handed by position alone: it cuts the graph there, and hands
+    back the sum of what the layers send.
 
     What it does to the state are its [`rotary_updates`]. Then the family's own part is a method
     `forward_with_state(hidden_states, attention_mask, rotary_state, **kwargs)`, to the hidden states and the state
@@ -636,6 +700,18 @@ class BipeLayerMixin:
         rotary_state: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states behind the layer, of the same shape, with the rotary state where there is one.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters the layer.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            position_bias (`torch.FloatTensor` of shape `(batch, heads, length, keys)`, *optional*):
+                Added to the logits.
+            rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
+                In front of the layer (see [`TapeUpdates`]).
+            kwargs: for attention.
+        """
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
         if self.rotary_updates is not None:
@@ -645,7 +721,12 @@ class BipeLayerMixin:
 
 
 def rotary_updates(config: PreTrainedConfig, layer_idx: int) -> TapeUpdates | None:
-    """What a layer does to the rotary state; None where it leaves the state alone, or there is none."""
+    """What a layer does to the rotary state; None where it leaves the state alone, or there is none.
+
+    Args:
+        config: of the model.
+        layer_idx: of the layer, from 0.
+    """
     updates_class = INTER_ENCODINGS[config.inter_encoding].updates_class
     if updates_class is None or layer_kind(config, layer_idx) != "inter":
         return None
@@ -653,7 +734,11 @@ def rotary_updates(config: PreTrainedConfig, layer_idx: int) -> TapeUpdates | No
 
 
 def handed_on(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Hidden states and rotary state behind a layer, which gives the hidden states alone where there is no other."""
+    """The hidden states and the rotary state behind a layer, which gives the former alone where there is no state.
+
+    Args:
+        output (`torch.FloatTensor` of shape `(batch, length, hidden_size)`, or a tuple with the state): of the layer.
+    """
     return output if isinstance(output, tuple) else (output, None)
 
 

@@ -66,6 +66,8 @@ class BipeGPTNeoXAttention(BipeAttentionMixin, GPTNeoXAttention):
 
 
 class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
+    """GPT-NeoX's layer, whose attention is that of BiPE."""
+
     def __init__(self, config: BipeGPTNeoXConfig, layer_idx: int):
         # The parent's own constructor would build an attention that is thrown away.
         GradientCheckpointingLayer.__init__(self)
@@ -81,6 +83,16 @@ class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
     def forward_with_state(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotary_state: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states and the rotary state behind the layer, of the same shapes (see [`TapeUpdates`]).
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters the layer.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`):
+                In front of the layer.
+            kwargs: for attention.
+        """
         given = {"attention_mask": attention_mask, "rotary_state": rotary_state, **kwargs}
         output, _, attended = self.attention(self.input_layernorm(hidden_states), **given)
         rotary_state = self.rotary_updates.after_attention(rotary_state, attended)
@@ -91,6 +103,8 @@ class BipeGPTNeoXLayer(BipeLayerMixin, GPTNeoXLayer):
 
 
 class BipeGPTNeoXPreTrainedModel(BipePreTrainedMixin, GPTNeoXPreTrainedModel):
+    """What all models of the family have."""
+
     config: BipeGPTNeoXConfig
     config_class = BipeGPTNeoXConfig
     _no_split_modules = ["BipeGPTNeoXLayer"]
@@ -124,6 +138,20 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
         rotary_state: torch.Tensor | None,
         **kwargs,
     ) -> torch.Tensor:
+        """The last hidden states, normalised, of shape `(batch, length, hidden_size)` (see [`BipeModelMixin`]).
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`):
+                Word embeddings plus intra encoding.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            position_bias (`torch.FloatTensor` of shape `(batch, heads, length, keys)`, *optional*):
+                Added to the logits.
+            cache ([`~transformers.Cache`], *optional*): with the segments of the new tokens.
+            rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
+                In front of the first layer (see [`TapeUpdates`]).
+            kwargs: for every layer.
+        """
         hidden_states = self.emb_dropout(hidden_states)
         for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while early exit drafts
             handed = hidden_states, attention_mask, position_bias, rotary_state

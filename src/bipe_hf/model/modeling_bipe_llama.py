@@ -68,6 +68,8 @@ class BipeLlamaAttention(BipeAttentionMixin, LlamaAttention):
 
 
 class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
+    """Llama's layer, whose attention is that of BiPE."""
+
     def __init__(self, config: BipeLlamaConfig, layer_idx: int):
         # The parent's own constructor would build an attention that is thrown away.
         GradientCheckpointingLayer.__init__(self)
@@ -81,6 +83,16 @@ class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
     def forward_with_state(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, rotary_state: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The hidden states and the rotary state behind the layer, of the same shapes (see [`TapeUpdates`]).
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters the layer.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`):
+                In front of the layer.
+            kwargs: for attention.
+        """
         given = {"attention_mask": attention_mask, "rotary_state": rotary_state, **kwargs}
         output, _, attended = self.self_attn(self.input_layernorm(hidden_states), **given)
         rotary_state = self.rotary_updates.after_attention(rotary_state, attended)
@@ -90,6 +102,8 @@ class BipeLlamaDecoderLayer(BipeLayerMixin, LlamaDecoderLayer):
 
 
 class BipeLlamaPreTrainedModel(BipePreTrainedMixin, LlamaPreTrainedModel):
+    """What all models of the family have."""
+
     config: BipeLlamaConfig
     config_class = BipeLlamaConfig
     _no_split_modules = ["BipeLlamaDecoderLayer"]
@@ -123,6 +137,20 @@ class BipeLlamaModel(BipeModelMixin, BipeLlamaPreTrainedModel, LlamaModel):
         rotary_state: torch.Tensor | None,
         **kwargs,
     ) -> torch.Tensor:
+        """The last hidden states, normalised, of shape `(batch, length, hidden_size)` (see [`BipeModelMixin`]).
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`):
+                Word embeddings plus intra encoding.
+            attention_mask (`torch.Tensor` of shape `(batch or 1, 1, length, keys)`, *optional*):
+                Bool or float, in the form that the attention backend wants.
+            position_bias (`torch.FloatTensor` of shape `(batch, heads, length, keys)`, *optional*):
+                Added to the logits.
+            cache ([`~transformers.Cache`], *optional*): with the segments of the new tokens.
+            rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
+                In front of the first layer (see [`TapeUpdates`]).
+            kwargs: for every layer.
+        """
         for layer in self.layers[: self.config.num_hidden_layers]:
             handed = hidden_states, attention_mask, position_bias, rotary_state
             hidden_states, rotary_state = handed_on(layer(*handed, **{CACHE_NAME: cache}, **kwargs))

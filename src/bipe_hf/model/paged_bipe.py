@@ -19,12 +19,23 @@ OF_THE_BATCH = ("dynamic", "longrope")
 
 
 def head_columns(config: PreTrainedConfig, head_dim: int, dtype: torch.dtype) -> int:
-    """By how much keys and values are wider than `head_dim` where attention computes in `dtype`."""
+    """How much wider than `head_dim` keys and values are.
+
+    Args:
+        config: of the model.
+        head_dim: of queries and keys, without columns.
+        dtype: in which attention computes.
+    """
     return INTER_ENCODINGS[config.inter_encoding].num_columns(config, head_dim, dtype)
 
 
 def check_paged(config: PreTrainedConfig, what: str) -> None:
-    """Raises `ValueError` for a configuration whose attention no paged cache holds; `what` asked for one."""
+    """Raises `ValueError` for a configuration whose attention no paged cache holds.
+
+    Args:
+        config: of the model.
+        what: asked for such a cache, for the message.
+    """
     encoding = INTER_ENCODINGS[config.inter_encoding]
     why = None
     if encoding.has_bias:
@@ -56,8 +67,14 @@ def check_paged(config: PreTrainedConfig, what: str) -> None:
 def paged_mask(mask: torch.Tensor | None, backend: str) -> torch.Tensor | None:
     """The additive mask of a flat batch, 0 or its dtype's minimum, in a form that stays below the columns of any bias.
 
-    Between texts a bias has no bound and either sign, so a float16 sum with the minimum may be anything. `backend` is
-    what the configuration calls the one that gets it.
+    Between texts a bias has no bound and either sign, so a float16 sum with the minimum may be anything.
+
+    Args:
+        mask (`torch.FloatTensor` of shape `(1, 1, length, keys)`, *optional*): of transformers.
+        backend: that gets it, as the configuration calls it.
+
+    Returns:
+        `torch.FloatTensor` or `torch.BoolTensor` of the same shape; None for None.
     """
     if mask is None or mask.dtype not in (torch.float16, torch.bfloat16):
         return mask
@@ -70,10 +87,10 @@ def paged_segments(
     """The segments of a flat batch of transformers' continuous batching.
 
     Args:
-        segmenter ([`Segmenter`])
-        input_ids (`torch.Tensor` of shape `(1, length)`): pieces of requests, behind them perhaps padding.
-        cu_seq_lens_q (`torch.Tensor` of shape `(pieces + 1,)`): where each piece starts and the last one ends.
-        logits_processor_args (`torch.Tensor` of shape `(rows, pieces)`):
+        segmenter ([`Segmenter`]): of the model.
+        input_ids (`torch.IntTensor` of shape `(1, length)`): pieces of requests, behind them perhaps padding.
+        cu_seq_lens_q (`torch.IntTensor` of shape `(pieces + 1,)`): where each piece starts and the last one ends.
+        logits_processor_args (`torch.IntTensor` of shape `(rows, pieces)`):
             The last rows are the columns of the [`SegmentState`] in front of each piece.
 
     Raises:

@@ -18,13 +18,14 @@ KEYS_IN_A_CHUNK = 64
 
 
 class PathLogits(LayerLogits):
-    """Between a key and a query stand factors `I - beta_t w_t w_t^T`, one of each token, that the layer reads.
+    """The factors `I - beta_t w_t w_t^T` of the tokens between a key and a query, which the layer reads of each token.
 
-    `logit_ij = q_i . H_i ... H_{j+1} k_j / sqrt(d)`, `H_t = I - beta_t w_t w_t^T` (section 3): the key goes first
-    through the factor of the token behind it, last through that of the query. `w` is a unit vector of each key head,
-    the SiLU of a map of rank `rank` and a convolution over `kernel` tokens; `beta` lies between 0 and 2. Over segments
-    (unless `segmentation="tokens"`) the factors are those of tokens that end a segment, from the key up to the one
-    before the query: nothing changes inside a segment. However far given segment ids go up, a factor acts once.
+    PaTH (Yang et al., 2025, arXiv 2505.16381): `logit_ij = q_i . H_i ... H_{j+1} k_j / sqrt(d)`,
+    `H_t = I - beta_t w_t w_t^T` (section 3): the key goes first through the factor of the token behind it, last
+    through that of the query. `w` is a unit vector of each key head, the SiLU of a map of rank `rank` and a
+    convolution over `kernel` tokens; `beta` lies between 0 and 2. Over segments (unless `segmentation="tokens"`) the
+    factors are those of tokens that end a segment, from the key up to the one before the query: nothing changes inside
+    a segment. However far given segment ids go up, a factor acts once.
 
     With `path_gates="fox"` (PaTH-FoX) the logarithms of forget gates between key and query are added, before the
     division by `sqrt(d)` as in the authors' code.
@@ -83,11 +84,11 @@ class PathLogits(LayerLogits):
         """Where each factor stands: what acts between the token before and this one.
 
         Args:
-            vectors (`torch.Tensor` of shape `(batch, length, key heads, head_dim)`): of length 1.
-            strengths (`torch.Tensor` of shape `(batch, length, key heads)`): from 0 to 2.
-            log_gates (`torch.Tensor` of shape `(batch, length, heads)`, *optional*)
-            steps ([`IndexSteps`])
-            past (`torch.Tensor` of shape `(batch, 1, numbers)`, *optional*): the result before.
+            vectors (`torch.FloatTensor` of shape `(batch, length, key heads, head_dim)`): of length 1.
+            strengths (`torch.FloatTensor` of shape `(batch, length, key heads)`): from 0 to 2.
+            log_gates (`torch.FloatTensor` of shape `(batch, length, heads)`, *optional*): logarithms of forget gates.
+            steps ([`IndexSteps`]): of the segment index.
+            past (`torch.FloatTensor` of shape `(batch, 1, numbers)`, *optional*): the result before.
 
         Returns:
             Of shape `(batch, length, numbers)`: vectors, strengths and sums of the gates that the logits read; over
@@ -114,10 +115,17 @@ class PathLogits(LayerLogits):
         return torch.cat(placed, dim=-1)
 
     def split(self, factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Vectors, `(batch, length, key heads * head_dim)`, and strengths, `(batch, length, key heads)`."""
+        """The vectors, `(batch, length, key heads * head_dim)`, and the strengths, `(batch, length, key heads)`.
+
+        Args:
+            factors (`torch.FloatTensor` of shape `(batch, length, key heads * (head_dim + 1))`): both in a row.
+        """
         return factors.split([self.num_factors - self.num_key_heads, self.num_key_heads], dim=-1)
 
     def products(self, block: LogitsBlock) -> torch.Tensor:
+        """The products through the factors. Raises `ValueError` for another number of key heads than the configuration
+        has.
+        """
         key_heads, keys = block.key.shape[1:3]
         if key_heads != self.num_key_heads:
             raise InputError(

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 
 class PushMixin:
-    """Lets a model card be written into what is pushed. Comes before transformers' `PushToHubMixin`.
+    """Lets a model card be written into what is pushed.
 
-    What a card says does not travel with checkpoints: where this package is not installed, transformers' own card goes
-    along.
+    It comes before transformers' `PushToHubMixin`. What a card says does not travel with checkpoints: where this
+    package is not installed, transformers' own card goes along.
     """
 
     write_card: ClassVar[Callable[..., None] | None] = None

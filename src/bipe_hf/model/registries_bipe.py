@@ -87,7 +87,12 @@ def _refuse_megatron(accelerate: ModuleType, model_type: str) -> None:
 
 
 def when_imported(name: str, join: Join) -> None:
-    """Calls `join` with the module `name`: now if it is imported, else right behind its import, if there is one."""
+    """Calls `join` with a module: now if it is imported, else right behind its import, if there is one.
+
+    Args:
+        name: of the module, in full.
+        join: takes the module.
+    """
     if name in sys.modules:
         join(sys.modules[name])
     else:

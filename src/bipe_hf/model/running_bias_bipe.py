@@ -32,7 +32,10 @@ class RunningBiasEncoding(LayerEncoding):
     def brought(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What each token adds to the sum, and the weight g of each query, None where all are 1.
 
-        Both of shape `(batch, length, heads)`, in float32 or float64.
+        Both are of shape `(batch, length, heads)`, in float32 or float64.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
         """
         raise NotImplementedError
 
@@ -56,9 +59,9 @@ def running_sums(
     """`S` of every token, and the state after it.
 
     Args:
-        brought (`torch.Tensor` of shape `(batch, length, heads)`): what each token adds.
-        steps ([`IndexSteps`])
-        past (`torch.Tensor` of shape `(batch, 1, heads or 2 heads)`, *optional*): the state before.
+        brought (`torch.FloatTensor` of shape `(batch, length, heads)`): what each token adds.
+        steps ([`IndexSteps`]): of the segment index.
+        past (`torch.FloatTensor` of shape `(batch, 1, heads or 2 heads)`, *optional*): the state before.
         takes_in_query: whether a token adds to its own sum, or to that of the tokens after it.
 
     Returns:
@@ -105,7 +108,7 @@ LAYOUTS = {
 def running_columns(
     sums: torch.Tensor, weights: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor
 ) -> BiasColumns:
-    """Columns of queries and keys whose product is `g_i (S_i - S_j)`.
+    """The columns of queries and keys whose product is `g_i (S_i - S_j)`.
 
     As in [`AlibiBias`] they stand in front of the head, and go from the most to the least significant, so that for
     near keys what the query and the key bring has cancelled before anything small is added. Three things differ, since
@@ -121,10 +124,10 @@ def running_columns(
     The first part of a number carries its whole gradient.
 
     Args:
-        sums (`torch.Tensor` of shape `(batch, length, heads)`): in float64.
-        weights (`torch.Tensor` of shape `(batch, length, heads)`, *optional*): 1 by default.
-        query (`torch.Tensor` of shape `(batch, heads, length, head_dim)`): read for its shape and dtype.
-        key (`torch.Tensor` of shape `(batch, key heads, length, head_dim)`): read for its shape.
+        sums (`torch.DoubleTensor` of shape `(batch, length, heads)`): `S` of each token.
+        weights (`torch.FloatTensor` of shape `(batch, length, heads)`, *optional*): 1 by default.
+        query (`torch.FloatTensor` of shape `(batch, heads, length, head_dim)`): read for its shape and dtype.
+        key (`torch.FloatTensor` of shape `(batch, key heads, length, head_dim)`): read for its shape.
     """
     dtype, head_dim = kernel_dtype(query), query.shape[-1]
     layout = LAYOUTS[dtype]
@@ -168,7 +171,15 @@ def running_columns(
 
 
 def parts(numbers: torch.Tensor, bits: tuple[int, ...]) -> list[torch.Tensor]:
-    """Writes float64 numbers as sums of parts with so many significant bits; the first carries the gradient."""
+    """The numbers as sums of parts with so many significant bits; the first carries the gradient.
+
+    Args:
+        numbers (`torch.DoubleTensor` of shape `(...)`): what is written so.
+        bits: significant bits of each part.
+
+    Returns:
+        A tensor of the same shape and dtype for each part.
+    """
     left, found = numbers.detach(), []
     for significant in bits:
         found.append(leading_bits(left, significant))
@@ -177,10 +188,14 @@ def parts(numbers: torch.Tensor, bits: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def leading_bits(numbers: torch.Tensor, bits: int) -> torch.Tensor:
-    """Float64 numbers rounded to so many significant bits.
+    """The numbers rounded to so many significant bits.
 
     What is added lies so high that the sum has no room for the others. It is a power of two times the number, so that
     it is exact, also where a compiler fuses it with the sum; a cast to 16 bits and back it may leave out.
+
+    Args:
+        numbers (`torch.DoubleTensor` of shape `(...)`): what is rounded.
+        bits: significant bits, at most 53.
     """
     far = numbers * 2.0 ** (53 - bits)
     return (numbers + far) - far if bits < 53 else numbers

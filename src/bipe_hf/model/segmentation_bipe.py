@@ -65,12 +65,17 @@ class SegmentState(NamedTuple):
     """The inner levels, coarse to fine."""
 
     def columns(self) -> list[torch.Tensor]:
-        """All tensors in a row, those of inner levels last."""
+        """All tensors in a row, those of inner levels last; each a `torch.LongTensor` of shape `(batch, length)`."""
         return [*self[:4], *chain.from_iterable(self.inner)]
 
     @classmethod
     def from_columns(cls, columns: Sequence[torch.Tensor]) -> Self:
-        """The state of which these are the `columns`."""
+        """The state of which these are the `columns`.
+
+        Args:
+            columns (sequence of `torch.LongTensor` of shape `(batch, length)`):
+                In the order of [`SegmentState.columns`].
+        """
         inner = columns[4:]
         return cls(*columns[:4], tuple(LevelState(*inner[at : at + 2]) for at in range(0, len(inner), 2)))
 
@@ -93,13 +98,17 @@ class Segments(NamedTuple):
     token_positions: torch.Tensor
     """`torch.LongTensor` of shape `(batch, length)`: index of the token in its document, 0 at padding."""
     state: SegmentState
+    """The state after each token."""
     inner_indices: tuple[torch.Tensor, ...] = ()
     """For each inner level, coarse to fine, a `torch.LongTensor` of shape `(batch, length)`: index of the token's unit
     inside its parent, 0 at padding; not clamped to a table."""
 
     def ids(self) -> torch.Tensor:
-        """What a model takes as `segment_ids`, negative at padding: of shape `(batch, length)`, with inner levels
-        `(batch, length, levels)`, the segment first.
+        """What a model takes as `segment_ids`, negative at padding.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch, length)`, with inner levels `(batch, length, levels)`, the segment
+            first.
         """
         if not self.inner_indices:
             return self.segment_ids
@@ -132,7 +141,13 @@ class SegmentationFields(Protocol):
 
 
 class Segmenter(nn.Module):
-    """Finds the segments of tokens as the fields of a configuration say; the one of model and data."""
+    """Finds the segments of tokens as the fields of a configuration say; the one of model and data.
+
+    A separator belongs to the segment that it ends (He et al., ICML 2024, arXiv 2401.16421, section 3).
+
+    Args:
+        fields: of the configuration.
+    """
 
     def __init__(self, fields: SegmentationFields):
         super().__init__()
@@ -163,7 +178,7 @@ class Segmenter(nn.Module):
         accelerator would wait.
 
         Args:
-            inputs ([`SegmentInputs`])
+            inputs ([`SegmentInputs`]): the tokens, and what is known of them.
             past ([`SegmentState`], *optional*):
                 State after the tokens that came before, entries of shape `(batch, 1)`. None came by default.
         """
@@ -191,7 +206,13 @@ class Segmenter(nn.Module):
         return segments
 
     def flat(self, input_ids: torch.Tensor, starts_piece: torch.Tensor, past: SegmentState) -> Segments:
-        """The segments of a flat batch of pieces, as [`segment_flat`] finds them from these ids."""
+        """The segments of a flat batch of pieces, as [`segment_flat`] finds them from these ids.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, length)`): token ids.
+            starts_piece (`torch.BoolTensor` of shape `(rows, length)`): True at the first token of each piece.
+            past ([`SegmentState`]): before each piece, entries of shape `(rows, length)`.
+        """
         ends = self._ends(input_ids, partial(count_flat, starts_piece, past))
         return segment_flat(ends, starts_piece, past, inner_ends=self._inner_ends(input_ids))
 
@@ -231,17 +252,27 @@ class Segmenter(nn.Module):
 def initial_state(
     batch_size: int, device: torch.device | str | None = None, num_inner_levels: int = 0
 ) -> SegmentState:
-    """The state before any token, each entry of shape `(batch_size, 1)`."""
+    """The state before any token, each entry of shape `(batch_size, 1)`.
+
+    Args:
+        batch_size: rows.
+        device: of the entries.
+        num_inner_levels: levels inside segments.
+    """
     minus_one = torch.full((batch_size, 1), -1, dtype=torch.long, device=device)
     one = torch.ones_like(minus_one)
     return SegmentState(minus_one, minus_one, one, minus_one, (LevelState(minus_one, one),) * num_inner_levels)
 
 
 def separator_table(separator_token_ids: list[int], length: int | None = None) -> torch.Tensor:
-    """Whether a token id is a separator, as a `torch.BoolTensor` to look it up in.
+    """Whether a token id is a separator, as a `torch.BoolTensor` of shape `(ids,)` to look it up in.
 
     It ends one behind the largest separator, and the last entry, False, stands for every id from there on: a
-    vocabulary that grows needs no other table. `length` makes it longer.
+    vocabulary that grows needs no other table.
+
+    Args:
+        separator_token_ids: the separators.
+        length: a longer table.
     """
     table = torch.zeros(length or max(separator_token_ids, default=-1) + 2, dtype=torch.bool)
     table[separator_token_ids] = True
@@ -278,8 +309,7 @@ def segment_tokens(
     """Finds the segment of every token, its units at the inner levels, its place and its position in the document.
 
     Args:
-        ends_segment (`torch.BoolTensor` of shape `(batch, length)`):
-            True at separators.
+        ends_segment (`torch.BoolTensor` of shape `(batch, length)`): True at separators.
         inner_ends (tuple of `torch.BoolTensor` of shape `(batch, length)`, *optional*):
             True at the separators of each inner level, coarse to fine. There is no inner level by default.
         is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
@@ -294,7 +324,7 @@ def segment_tokens(
             State after the tokens that came before, entries of shape `(batch, 1)`. Nothing came before by default.
 
     Returns:
-        [`Segments`]
+        [`Segments`] with entries of shape `(batch, length)`.
     """
     if past is None:
         past = initial_state(ends_segment.shape[0], ends_segment.device, len(inner_ends))
@@ -384,7 +414,15 @@ def segment_flat(
 
 
 def count_flat(starts_piece: torch.Tensor, past: SegmentState) -> torch.Tensor:
-    """Index of every token of a flat batch in its own text (see [`segment_flat`])."""
+    """The index of every token of a flat batch in its own text (see [`segment_flat`]).
+
+    Args:
+        starts_piece (`torch.BoolTensor` of shape `(rows, length)`): True at the first token of each piece.
+        past ([`SegmentState`]): before each piece, entries of shape `(rows, length)`.
+
+    Returns:
+        `torch.LongTensor` of shape `(rows, length)`.
+    """
     first_column = _first_column(starts_piece)
     in_piece = torch.arange(starts_piece.shape[1], device=starts_piece.device) - first_column
     return in_piece + past.token_position.gather(1, first_column) + 1
@@ -415,7 +453,9 @@ def renumber(
         segments ([`Segments`]): as they were found.
         segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`): negative at padding.
         is_token (`torch.BoolTensor` of shape `(batch, length)`): False at padding, that of `segment_ids` included.
-        starts_document, past: as in [`segment_tokens`].
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            True where a packed document starts.
+        past ([`SegmentState`], *optional*): after the tokens that came before, entries of shape `(batch, 1)`.
 
     Returns:
         The segments, and a `torch.BoolTensor` of shape `(batch, 1)`, False in rows whose numbers stay as they were.
@@ -445,7 +485,14 @@ def without_falls(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Counts the runs of equal ids in the rows whose ids go down inside a document, which those of no text do.
 
-    Args: as of [`renumber`]. An index of an inner level goes down where no coarser one changes.
+    An index of an inner level goes down where no coarser one changes.
+
+    Args:
+        segment_ids (`torch.LongTensor` of shape `(batch, length)` or `(batch, length, levels)`): negative at padding.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`): False at padding, that of `segment_ids` included.
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            True where a packed document starts.
+        past ([`SegmentState`], *optional*): after the tokens that came before, entries of shape `(batch, 1)`.
 
     Returns:
         Ids of the same shape, and a `torch.BoolTensor` of shape `(batch, 1)`, False in rows that were counted.
@@ -505,14 +552,17 @@ def count_tokens(
     starts_document: torch.Tensor | None = None,
     past: SegmentState | None = None,
 ) -> torch.Tensor:
-    """Index of every token in its document, whatever its segment; padding repeats that of the token before it.
+    """The index of every token in its document, whatever its segment; padding repeats that of the token before it.
 
     Args:
-        like (`torch.Tensor` of shape `(batch, length)`): gives shape and device.
-        is_token, starts_document, past: as in [`segment_tokens`].
+        like (`torch.Tensor` of shape `(batch, length)`): of any dtype, gives shape and device.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*): False at padding. All tokens by default.
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`, *optional*):
+            True where a packed document starts.
+        past ([`SegmentState`], *optional*): after the tokens that came before, entries of shape `(batch, 1)`.
 
     Returns:
-        `torch.LongTensor` of shape `(batch, length)`
+        `torch.LongTensor` of shape `(batch, length)`.
     """
     positions = _token_index(like, is_token)
     if past is not None:
@@ -566,11 +616,11 @@ def positions_in_document(starts_document: torch.Tensor, is_token: torch.Tensor 
     transformers reads packed documents when it makes masks.
 
     Args:
-        starts_document (`torch.BoolTensor` of shape `(batch, length)`)
-        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*)
+        starts_document (`torch.BoolTensor` of shape `(batch, length)`): True where a packed document starts.
+        is_token (`torch.BoolTensor` of shape `(batch, length)`, *optional*): False at padding. All tokens by default.
 
     Returns:
-        `torch.LongTensor` of shape `(batch, length)`
+        `torch.LongTensor` of shape `(batch, length)`.
     """
     if is_token is not None:
         starts_document = starts_document | (is_token != _shift(is_token, is_token[:, :1]))
@@ -601,7 +651,15 @@ def _token_index(like: torch.Tensor, is_token: torch.Tensor | None) -> torch.Ten
 
 
 def at_latest(counts: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
-    """The count at the latest marked token up to each token, 0 where there is none; counts never fall, nor below 0."""
+    """The count at the latest marked token up to each token, 0 where there is none.
+
+    Args:
+        counts (`torch.LongTensor` of shape `(batch, length)`): they never fall, nor below 0.
+        is_marked (`torch.BoolTensor` of shape `(batch, length)`): True at tokens that are marked.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch, length)`.
+    """
     if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
         return torch.where(is_marked, counts, 0).cummax(dim=1).values
     # ONNX knows no running maximum. Each marked count goes to its number among them, all others to a last column.

@@ -20,10 +20,11 @@ from .running_bias_bipe import running_sums
 class SelectiveAngles(LayerEncoding):
     """The angles of a layer: each pair of each key head turns by the sum of learnt steps, times its frequency.
 
-    The step of a token is a map of rank `selective_rope_rank` of its hidden states, each head's share of them divided
-    by its length, then a convolution over the last `selective_rope_kernel` tokens, for each pair apart. Pair i of the
-    d dimensions that turn has the frequency `selective_rope_theta ** (-2 i / d)`. Where the fields say so a step goes
-    through SiLU and is multiplied by a sigmoid that the head reads from the token, as in the authors' best models.
+    Selective RoPE (ICLR 2026, arXiv 2511.17388). The step of a token is a map of rank `selective_rope_rank` of its
+    hidden states, each head's share of them divided by its length, then a convolution over the last
+    `selective_rope_kernel` tokens, for each pair apart. Pair i of the d dimensions that turn has the frequency
+    `selective_rope_theta ** (-2 i / d)`. Where the fields say so a step goes through SiLU and is multiplied by a
+    sigmoid that the head reads from the token, as in the authors' best models.
 
     Over tokens (`segmentation="tokens"`) the steps between key j and query i are those of tokens `j + 1 .. i`: with
     steps of 1 it is RoPE. Over segments they are those of tokens `j .. i - 1` that end a segment, and it is BiPE-RoPE;
@@ -76,9 +77,10 @@ class SelectiveAngles(LayerEncoding):
         """The step of every token, and what the convolution needs of the last tokens up to it.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, length, hidden_size)`)
-            past_inputs (`torch.Tensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*): the latter, before.
-            index_steps ([`IndexSteps`])
+            hidden_states (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what enters, after the norm.
+            past_inputs (`torch.FloatTensor` of shape `(batch, 1, (kernel - 1) * rank)`, *optional*):
+                The latter, before.
+            index_steps ([`IndexSteps`]): say what is padding and where documents start.
 
         Returns:
             Two tensors, of shapes `(batch, length, key heads * pairs)` and `(batch, length, (kernel - 1) * rank)`, in
@@ -97,9 +99,16 @@ class SelectiveAngles(LayerEncoding):
         return steps, inputs
 
     def rotary(self, sums: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin of `(batch, length, key heads * pairs)`, as [`InterTerms`] has them, in that dtype.
+        """The cosines and sines of the sums of steps, as [`InterTerms`] has them for each head.
 
         Whole turns are taken off in float64: no angle is too large for the digits of float32.
+
+        Args:
+            sums (`torch.DoubleTensor` of shape `(batch, length, key heads * pairs)`): of the steps up to each token.
+            dtype: of the result.
+
+        Returns:
+            Each of shape `(batch, key heads, length, rotary dimensions)`.
         """
         pairs = torch.arange(0, self.turning, 2, dtype=torch.float64, device=sums.device)
         turns_of_step = self.theta ** (-pairs / self.turning) / (2 * math.pi)

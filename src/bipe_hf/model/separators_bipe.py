@@ -109,7 +109,15 @@ def find_levels(tokenizer: TokenizersBackend, levels: str | Sequence[Separators]
 
 
 def find_separators(tokenizer: TokenizersBackend, separators: Separators) -> Level:
-    """The same for the separators of segments alone."""
+    """The separators of segments alone.
+
+    Args:
+        tokenizer: not changed.
+        separators: as [`BipeTokenizer.from_tokenizer`] takes them.
+
+    Raises:
+        ValueError: for what [`BipeTokenizer.from_tokenizer`] does not accept.
+    """
     return _Vocabulary(tokenizer).level(separators)
 
 

@@ -13,7 +13,14 @@ from .segmentation_bipe import SegmentState, initial_state
 
 
 class Limits(NamedTuple):
-    """How many tokens a row keeps."""
+    """How many tokens a row keeps.
+
+    Args:
+        initial_tokens: first tokens that stay.
+        separators: separators that stay at most.
+        neighbors: tokens that stay when others go, the newest included.
+        capacity: tokens held at most between two forwards.
+    """
 
     initial_tokens: int
     separators: int
@@ -22,7 +29,13 @@ class Limits(NamedTuple):
 
 
 class Row:
-    """The columns of keys that one row keeps, in the order of the cache."""
+    """The columns of keys that one row keeps, in the order of the cache.
+
+    Args:
+        initial: columns of the first tokens.
+        separators: columns of separators that would have gone otherwise.
+        others: columns of all other tokens, the newest last.
+    """
 
     def __init__(self, initial: list[int], separators: list[int], others: list[int]):
         self.initial, self.separators, self.others = initial, separators, others
@@ -31,16 +44,26 @@ class Row:
         return len(self.initial) + len(self.separators) + len(self.others)
 
     def copy(self) -> "Row":
+        """A row that changes by itself."""
         return Row(list(self.initial), list(self.separators), list(self.others))
 
     def columns(self) -> list[int]:
+        """All columns that the row keeps, in the order of the cache."""
         return self.initial + self.separators + self.others
 
     def add(self, column: int, ended: list[int], limits: Limits) -> list[int]:
         """Takes in the column of one more token and gives back those that no later token sees.
 
         Where more than `capacity` are held, the last `neighbors` of the others stay; separators among the rest join
-        the separators, of which the newest stay. `ended` is 1 at the columns of separators.
+        the separators, of which the newest stay.
+
+        Args:
+            column: of the token.
+            ended: for every column 1 at separators, else 0.
+            limits: how many tokens the row keeps.
+
+        Returns:
+            The columns that go, sorted.
         """
         (self.initial if len(self.initial) < limits.initial_tokens else self.others).append(column)
         if len(self) <= limits.capacity:
@@ -68,7 +91,8 @@ class Coming(NamedTuple):
     """What a forward finds in the cache, and leaves there."""
 
     states: torch.Tensor
-    """Of the keys that are held and those of new tokens, of shape `(batch, keys, 4 + 2 * inner levels)`."""
+    """Of the keys that are held and those of new tokens: `torch.LongTensor` of shape
+    `(batch, keys, 4 + 2 * inner levels)`."""
     last_query: torch.Tensor
     """`torch.LongTensor` of shape `(batch, keys)`: the column of the last query that sees a key; -1: none does."""
     sees_all: bool
@@ -83,7 +107,11 @@ class Coming(NamedTuple):
 
 
 class SepLLMHistoryLayer(SegmentHistoryLayer):
-    """Keeps the segment states of the tokens that are kept, and decides which these are."""
+    """Keeps the segment states of the tokens that are kept, and decides which these are.
+
+    Args:
+        limits: how many tokens a row keeps.
+    """
 
     is_croppable = False
 
@@ -100,7 +128,11 @@ class SepLLMHistoryLayer(SegmentHistoryLayer):
         self._coming: tuple[SegmentState, Coming] | None = None
 
     def coming(self, state: SegmentState) -> Coming:
-        """What a forward will do that brings these new tokens: as if they came one by one."""
+        """What a forward will do that brings these new tokens: as if they came one by one.
+
+        Args:
+            state ([`SegmentState`]): after the new tokens, entries of shape `(batch, new tokens)`.
+        """
         if self._coming is None or self._coming[0] is not state:
             self._coming = state, self._plan(state)
         return self._coming[1]
@@ -228,7 +260,7 @@ class SepLLMLayer(DynamicLayer):
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Of all tokens, those included that were dropped."""
+        """How many tokens came, those included that were dropped."""
         return self.cumulative_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -246,10 +278,11 @@ class SepLLMLayer(DynamicLayer):
 class SepLLMCache(Cache):
     """A cache of bounded size for models whose segments end at separators, whatever their encoding.
 
-    It holds the first tokens, the newest separators and, as they come, all other tokens. When these are more than
-    `capacity` after a token, of the others the last `neighbors` stay; separators among those that go join the
-    separators, of which the newest stay. Tokens that come in one forward see what they would see one by one, so that
-    how a prompt is cut changes nothing. Each row of a batch counts its own tokens, padding none.
+    It is the streaming cache of SepLLM (Chen et al., ICML 2025, arXiv 2412.12094). It holds the first tokens, the
+    newest separators and, as they come, all other tokens. When these are more than `capacity` after a token, of the
+    others the last `neighbors` stay; separators among those that go join the separators, of which the newest stay.
+    Tokens that come in one forward see what they would see one by one, so that how a prompt is cut changes nothing.
+    Each row of a batch counts its own tokens, padding none.
 
     Keys stay as they were turned, with the segments and tokens of the whole text: nothing is numbered anew. (The
     authors turn keys by their place in the cache, since RoPE knows no token beyond its train length.) Rows of a batch
@@ -317,6 +350,16 @@ class SepLLMCache(Cache):
 
 
 def take_columns(tensor: torch.Tensor, keep: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-    """Columns of `(..., columns, numbers)` by their numbers `(..., kept columns)`, `otherwise` where these are -1."""
+    """The columns of a tensor by their numbers, something else where there is none.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(..., columns, numbers)`): of any dtype.
+        keep (`torch.LongTensor` of shape `(..., kept columns)`): numbers of columns; -1 where there is none.
+        otherwise (`torch.Tensor` of shape `()` or `(..., 1, numbers)`):
+            What stands there then, of the dtype of `tensor`.
+
+    Returns:
+        Of shape `(..., kept columns, numbers)`.
+    """
     columns = tensor.take_along_dim(keep.clamp(min=0)[..., None], dim=-2)
     return torch.where(keep[..., None] < 0, otherwise, columns)

@@ -24,8 +24,8 @@ def split_marks(backend: Tokenizer, texts: Mapping[int, str], pattern: re.Patter
     """What becomes of the marks of a pattern that are several tokens, none of which holds a whole character.
 
     Args:
-        backend: not changed.
-        texts: of the tokens, by id, as `token_texts` returns them.
+        backend: of the tokenizer; not changed.
+        texts: the text of each token by its id, as `token_texts` returns them.
         pattern: of a preset.
 
     Returns:
@@ -47,7 +47,7 @@ def split_marks(backend: Tokenizer, texts: Mapping[int, str], pattern: re.Patter
 
 
 def languages(marks: Sequence[str]) -> list[str]:
-    """Those with their full stop, or the like, among the marks, each with its code."""
+    """The languages with their full stop, or the like, among the marks, each with its code point."""
     return [f"{name} (U+{ord(mark):04X})" for name, mark in SENTENCE_ENDS.items() if mark in marks]
 
 

@@ -10,7 +10,7 @@ from transformers import initialization as init
 class TapeUpdates(nn.Module):
     """What a layer does to the rotary state of its tokens: a number for each head, pair and half, cos and then sin.
 
-    Queries and keys turn by the state that enters the layer. Then
+    TAPE (Zhu et al., ICML 2025, arXiv 2501.00712). Queries and keys turn by the state that enters the layer. Then
 
         E_h <- E_h + s_h (A E)_h                                          A: the weights of attention
         E_h <- E_h + sum over p of down_hp silu(X m)_p sum over g of up_pg E_g      m: what the MLP adds
@@ -33,22 +33,37 @@ class TapeUpdates(nn.Module):
         self.down = nn.Parameter(torch.empty(heads, width))
 
     def draw(self, generator: torch.Generator, std: float) -> None:
-        """Draws the first values."""
+        """Draws the first values.
+
+        Args:
+            generator: of the module.
+            std: standard deviation of the other weights.
+        """
         for parameter in (self.attended, self.up):
             init.zeros_(parameter)
         for parameter in (self.gate, self.down):
             init.normal_(parameter, std=std, generator=generator)
 
     def after_attention(self, state: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The state and a share of the mean of those attended to, all `(batch, length, heads, rotary dimensions)`."""
+        """The state and a share of the mean of those attended to, of the shape of the state.
+
+        Args:
+            state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`): in front of the layer.
+            attended (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`):
+                Mean under the weights.
+        """
         with torch.autocast(state.device.type, enabled=False):
             return state + self.attended.to(state.dtype).sum(-1)[:, None] * attended.to(state.dtype)
 
     def after_mlp(self, state: torch.Tensor, mlp_output: torch.Tensor) -> torch.Tensor:
-        """The state mixed across heads, as the output of the MLP, `(batch, length, hidden_size)`, says.
+        """The state mixed across heads, as the output of the MLP says, of the shape of the state.
 
         The two maps and the gates between are multiplied first, heads x heads for each token, which is less than
         `width` channels of the size of a head.
+
+        Args:
+            state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`): behind attention.
+            mlp_output (`torch.FloatTensor` of shape `(batch, length, hidden_size)`): what the MLP adds.
         """
         dtype = state.dtype
         with torch.autocast(state.device.type, enabled=False):
@@ -58,16 +73,24 @@ class TapeUpdates(nn.Module):
 
 
 def first_state(cos: torch.Tensor, sin: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """The state of angles that all heads have, `(batch, length, heads, rotary dimensions)`.
+    """The state of angles that all heads have, of shape `(batch, length, heads, rotary dimensions)`.
 
-    cos and sin have the shape `(batch, length, rotary dimensions)`. Their halves are equal, and no update makes them
-    differ: the state has one of each.
+    Their halves are equal, and no update makes them differ: the state has one of each.
+
+    Args:
+        cos (`torch.FloatTensor` of shape `(batch, length, rotary dimensions)`): of the angles.
+        sin (`torch.FloatTensor` of shape `(batch, length, rotary dimensions)`): of the angles.
+        num_heads: of queries.
     """
     half = cos.shape[-1] // 2
     return torch.cat([cos[..., :half], sin[..., :half]], dim=-1)[:, :, None].expand(-1, -1, num_heads, -1)
 
 
 def angles_of(state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of a state, each of shape `(batch, heads, length, rotary dimensions)`."""
+    """The cosines and sines of a state, each of shape `(batch, heads, length, rotary dimensions)`.
+
+    Args:
+        state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`): of a layer.
+    """
     cos, sin = state.transpose(1, 2).chunk(2, dim=-1)
     return torch.cat([cos, cos], dim=-1), torch.cat([sin, sin], dim=-1)

@@ -77,6 +77,20 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
 
     Separators are fixed when a tokenizer is wrapped: they are saved with it, never computed again on loading, and
     `add_tokens` does not change them. To have added tokens considered, or to change the separators, wrap again.
+
+    The constructor is for [`BipeTokenizer.from_pretrained`], with what was saved.
+
+    Args:
+        args: as transformers takes them.
+        separators: the preset or the list that the tokenizer was wrapped with.
+        separator_token_ids: ids of the tokens that end a segment.
+        segmentation: the name that version 0.1 had for `separators`.
+        inner_separators: the preset or the list of each inner level, coarse to fine.
+        inner_separator_token_ids: ids of the tokens that end a unit of each inner level.
+        kwargs: as transformers takes them.
+
+    Raises:
+        ValueError: if `separators` or `separator_token_ids` are missing, or if both names of the first are given.
     """
 
     _auto_map = {"AutoTokenizer": ("tokenization_bipe.BipeTokenizer", None)}  # the code goes along
@@ -131,12 +145,11 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
                 Keeps its vocabulary, special tokens, padding and truncation side, maximum length, chat template and
                 input names. Wrapping a [`BipeTokenizer`] again changes its separators.
             separators (`str` or a list of `int` and `str`, *optional*, defaults to `"sentences"`):
-                A preset, such as `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`),
-                or a list of presets, ids and strings, such as `["sentences", "<|im_end|>"]`. A string in the list is
-                a preset, or else an entry of the vocabulary, or else the text that exactly one token stands for; the
-                id names a token that is called as a preset is. `"-turns"` in the list takes away what `"turns"`
-                finds, which is among the separators of the other presets. An empty list makes one segment of every
-                sequence.
+                A preset, such as `"sentences"`, `"lines"`, `"clauses"` or `"authors"` (see `separators_bipe`), or a
+                list of presets, ids and strings, such as `["sentences", "<|im_end|>"]`. A string in the list is a
+                preset, or else an entry of the vocabulary, or else the text that exactly one token stands for; the id
+                names a token that is called as a preset is. `"-turns"` in the list takes away what `"turns"` finds,
+                which is among the separators of the other presets. An empty list makes one segment of every sequence.
             levels (list or `str`, *optional*):
                 The separators of segments and of each level inside them, coarse to fine, each as `separators` takes
                 them; or `"json"`, which stands for two. A separator of a level ends the units of all finer ones, too.
@@ -146,8 +159,9 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
             [`BipeTokenizer`]
 
         Raises:
-            ValueError: if the tokenizer is not a fast one or encodes with code of its own, or if the separators are no
-                preset, do not fit the vocabulary or name what is not one token.
+            ValueError: if the tokenizer is not a fast one or encodes with code of its own, if the separators are no
+                preset, do not fit the vocabulary or name what is not one token, if an inner level finds no separator,
+                or if `levels` and `separators` are given together.
 
         Warns where a preset finds nothing in the vocabulary, and where the vocabulary splits what ends the sentences
         of a language into bytes that other characters have as well.
@@ -230,12 +244,12 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
 
     @property
     def separator_token_ids(self) -> list[int]:
-        """Sorted ids of the tokens that end a segment: what the config of a model needs."""
+        """The sorted ids of the tokens that end a segment: what the config of a model needs."""
         return list(self._separator_token_ids)
 
     @property
     def inner_separator_token_ids(self) -> list[list[int]]:
-        """The same for each inner level, coarse to fine."""
+        """The sorted ids of the tokens that end a unit of each inner level, coarse to fine."""
         return [list(level) for level in self._inner_separator_token_ids]
 
     def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> "BipeTokenizer":
@@ -295,8 +309,10 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         return batch
 
     def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
-        """Pads as any tokenizer; of examples of which only some have `segment_ids`, the others get those that the
-        model would derive."""
+        """Pads as any tokenizer.
+
+        Of examples of which only some have `segment_ids`, the others get those that the model would derive.
+        """
         if isinstance(encoded_inputs, list | tuple) and len({"segment_ids" in each for each in encoded_inputs}) > 1:
             encoded_inputs = [self._with_segments(dict(each)) for each in encoded_inputs]
         return super().pad(encoded_inputs, *args, **kwargs)

@@ -106,7 +106,9 @@ _GONE = {
 
 
 def auto_map(config: PreTrainedConfig) -> dict[str, str | list[str | None]]:
-    """Auto class -> where a model of `config` has its own, as `config.json` tells it to `trust_remote_code=True`."""
+    """Where a model of `config` has its own class, by Auto class, as `config.json` tells it to
+    `trust_remote_code=True`.
+    """
     # Imported here, since the models import this module. The imports have a second use: transformers' loader of remote
     # code fetches a file of an `auto_map` and what its relative imports lead to. Each such file leads here, and from
     # here to all, so that a configuration or a tokenizer that was loaded alone can be saved with the whole code.
@@ -169,7 +171,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file as a whole or not at all (see [`whole_file`]); text as UTF-8."""
+    """Writes a file as a whole or not at all (see [`whole_file`]).
+
+    Args:
+        path: of the file.
+        content: text, written as UTF-8, or bytes.
+    """
     with whole_file(path) as partial:
         if isinstance(content, bytes):
             partial.write_bytes(content)

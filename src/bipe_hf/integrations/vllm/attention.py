@@ -25,10 +25,13 @@ class BipeAttention(Attention):
 
     Args:
         config: of the model.
-        num_heads, num_kv_heads: of this rank.
+        num_heads: of this rank.
+        num_kv_heads: of this rank.
         head_dim: of a head without columns.
         rotate: the family's `apply_rotary_pos_emb`.
-        cache_config, quant_config, prefix: as vLLM's own.
+        cache_config: as vLLM's own.
+        quant_config: as vLLM's own.
+        prefix: as vLLM's own.
     """
 
     def __init__(
@@ -62,15 +65,16 @@ class BipeAttention(Attention):
         self.own_heads = slice(first, first + num_heads)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, terms: InterTerms) -> torch.Tensor:
-        """Attention of a flat batch.
+        """The attention of a flat batch.
 
         Args:
-            query (`torch.Tensor` of shape `(tokens, heads * head_dim)`)
-            key, value (`torch.Tensor` of shape `(tokens, key heads * head_dim)`)
+            query (`torch.FloatTensor` of shape `(tokens, heads * head_dim)`): as projected.
+            key (`torch.FloatTensor` of shape `(tokens, key heads * head_dim)`): as projected.
+            value (`torch.FloatTensor` of shape `(tokens, key heads * head_dim)`): as projected.
             terms ([`InterTerms`]): of all heads.
 
         Returns:
-            `torch.Tensor` of shape `(tokens, heads * head_dim)`
+            `torch.FloatTensor` of shape `(tokens, heads * head_dim)`.
         """
         if terms.columns is not None:
             columns = terms.columns._replace(query=terms.columns.query[:, self.own_heads])
@@ -86,6 +90,12 @@ class BipeAttention(Attention):
 
 
 def width_of_kernel(width: int, dtype: torch.dtype, cache_dtype: str) -> int:
-    """The narrowest head, `width` or wider, that the attention kernel of the platform takes."""
+    """The narrowest head that the attention kernel of the platform takes.
+
+    Args:
+        width: numbers that the head must hold.
+        dtype: in which attention computes.
+        cache_dtype: of the cache, as vLLM names it.
+    """
     sizes = get_attn_backend(width, dtype, cache_dtype).get_supported_head_sizes()
     return min((size for size in sizes if size >= width), default=width)

@@ -31,7 +31,14 @@ from .encodings import DYNAMIC_DIMENSIONS, BipeCausalLMMixin, BipeModelMixin, se
 
 
 class BipeGPTNeoXAttention(nn.Module):
-    """Attention with the terms of an inter encoding."""
+    """Attention with the terms of an inter encoding.
+
+    Args:
+        config: of the model.
+        cache_config: as vLLM's own.
+        quant_config: as vLLM's own.
+        prefix: name of the module in the model.
+    """
 
     def __init__(
         self,
@@ -70,12 +77,26 @@ class BipeGPTNeoXAttention(nn.Module):
         )
 
     def forward(self, hidden_states: torch.Tensor, terms: InterTerms) -> torch.Tensor:
+        """The output of attention, of the shape of what enters.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(tokens, hidden_size)`): what enters, after the norm.
+            terms ([`InterTerms`]): of all heads.
+        """
         query_key_value, _ = self.query_key_value(hidden_states)
         output, _ = self.dense(self.attn(*query_key_value.chunk(3, dim=-1), terms))
         return output
 
 
 class BipeGPTNeoXMLP(nn.Module):
+    """The MLP of a layer.
+
+    Args:
+        config: of the model.
+        quant_config: as vLLM's own.
+        prefix: name of the module in the model.
+    """
+
     def __init__(self, config: BipeGPTNeoXConfig, quant_config: QuantizationConfig | None, prefix: str):
         super().__init__()
         self.dense_h_to_4h = ColumnParallelLinear(
@@ -87,12 +108,26 @@ class BipeGPTNeoXMLP(nn.Module):
         self.act = get_act_fn(config.hidden_act)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The output of the MLP, of the shape of what enters.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(tokens, hidden_size)`): what enters, after the norm.
+        """
         hidden_states, _ = self.dense_h_to_4h(hidden_states)
         output, _ = self.dense_4h_to_h(self.act(hidden_states))
         return output
 
 
 class BipeGPTNeoXLayer(nn.Module):
+    """Attention and MLP with their residuals.
+
+    Args:
+        config: of the model.
+        cache_config: as vLLM's own.
+        quant_config: as vLLM's own.
+        prefix: name of the module in the model.
+    """
+
     def __init__(
         self,
         config: BipeGPTNeoXConfig,
@@ -108,6 +143,12 @@ class BipeGPTNeoXLayer(nn.Module):
         self.mlp = BipeGPTNeoXMLP(config, quant_config, f"{prefix}.mlp")
 
     def forward(self, hidden_states: torch.Tensor, terms: InterTerms) -> torch.Tensor:
+        """The hidden states behind the layer, of the same shape.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(tokens, hidden_size)`): in front of the layer.
+            terms ([`InterTerms`]): of all heads.
+        """
         attended = self.attention(self.input_layernorm(hidden_states), terms) + hidden_states
         seen = hidden_states if self.use_parallel_residual else attended
         return self.mlp(self.post_attention_layernorm(seen)) + attended
@@ -115,7 +156,12 @@ class BipeGPTNeoXLayer(nn.Module):
 
 @support_torch_compile(dynamic_arg_dims=DYNAMIC_DIMENSIONS)
 class BipeGPTNeoXModel(BipeModelMixin, nn.Module):
-    """The decoder without a head."""
+    """The decoder without a head.
+
+    Args:
+        vllm_config: as vLLM makes it.
+        prefix: name of the module in the model.
+    """
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
@@ -140,7 +186,18 @@ class BipeGPTNeoXModel(BipeModelMixin, nn.Module):
         intermediate_tensors: IntermediateTensors | None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:
-        """As vLLM's models, with `positions` of shape `(columns, tokens)` (see [`BipeModelState`])."""
+        """The hidden states behind the layers of this pipeline rank, of the last one normalised.
+
+        Args:
+            input_ids (`torch.IntTensor` of shape `(tokens,)`, *optional*): a flat batch; None behind the first rank.
+            positions (`torch.LongTensor` of shape `(columns, tokens)`): as [`BipeModelState`] makes them.
+            intermediate_tensors: hidden states of the rank before; None on the first.
+            inputs_embeds (`torch.FloatTensor` of shape `(tokens, hidden_size)`, *optional*):
+                Refused by [`BipeChecks`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(tokens, hidden_size)`, or `IntermediateTensors` for the next rank.
+        """
         segments = segments_of(positions)
         if get_pp_group().is_first_rank:
             hidden_states = self.with_positions(self.embed_in(input_ids), segments)
@@ -155,7 +212,12 @@ class BipeGPTNeoXModel(BipeModelMixin, nn.Module):
 
 
 class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, nn.Module, SupportsPP):
-    """The decoder with a language modelling head."""
+    """The decoder with a language modelling head.
+
+    Args:
+        vllm_config: as vLLM makes it.
+        prefix: name of the module in the model.
+    """
 
     # In a file the head of this family is called `embed_out`.
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix={"embed_out.": "lm_head."})
@@ -176,6 +238,11 @@ class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, nn.Module, SupportsPP):
         self.make_empty_intermediate_tensors = self.gpt_neox.make_empty_intermediate_tensors
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The word embeddings, of shape `(tokens, hidden_size)`.
+
+        Args:
+            input_ids (`torch.IntTensor` of shape `(tokens,)`): a flat batch.
+        """
         return self.gpt_neox.embed_in(input_ids)
 
     def forward(
@@ -185,12 +252,37 @@ class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, nn.Module, SupportsPP):
         intermediate_tensors: IntermediateTensors | None = None,
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:
+        """The hidden states of the decoder (see [`BipeGPTNeoXModel.forward`]).
+
+        Args:
+            input_ids (`torch.IntTensor` of shape `(tokens,)`, *optional*): a flat batch; None behind the first rank.
+            positions (`torch.LongTensor` of shape `(columns, tokens)`): as [`BipeModelState`] makes them.
+            intermediate_tensors: hidden states of the rank before; None on the first.
+            inputs_embeds (`torch.FloatTensor` of shape `(tokens, hidden_size)`, *optional*):
+                Refused by [`BipeChecks`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(tokens, hidden_size)`, or `IntermediateTensors` for the next rank.
+        """
         return self.gpt_neox(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """The logits, of shape `(tokens, vocab_size)`; None on ranks that gather none.
+
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(tokens, hidden_size)`): of the decoder.
+        """
         return self.logits_processor(self.lm_head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads the weights of a checkpoint.
+
+        Args:
+            weights (pairs of `str` and `torch.FloatTensor` of shape `(...)`): names and tensors of the files.
+
+        Returns:
+            The names of the parameters that were loaded.
+        """
         heads = self.config.num_attention_heads
         by_part = ((name, _by_part(x, heads) if "query_key_value" in name else x) for name, x in weights)
         return AutoWeightsLoader(self).load_weights(by_part, mapper=self.hf_to_vllm_mapper)

@@ -20,7 +20,20 @@ from .encodings import DYNAMIC_DIMENSIONS, BipeCausalLMMixin, BipeModelMixin, se
 
 
 class BipeLlamaAttention(nn.Module):
-    """As vLLM's `LlamaAttention`, whose arguments it takes, with the terms of an inter encoding as positions."""
+    """Attention as in vLLM's `LlamaAttention`, with the terms of an inter encoding as positions.
+
+    Args:
+        config: of the model.
+        hidden_size: as vLLM's own.
+        num_heads: of all ranks.
+        num_kv_heads: of all ranks.
+        bias: of the projections to queries, keys and values.
+        bias_o_proj: of the projection of the output.
+        cache_config: as vLLM's own.
+        quant_config: as vLLM's own.
+        prefix: name of the module in the model.
+        others: what vLLM hands over besides, which is not read.
+    """
 
     def __init__(
         self,
@@ -68,12 +81,20 @@ class BipeLlamaAttention(nn.Module):
         )
 
     def forward(self, positions: InterTerms, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The output of attention, of the shape of what enters.
+
+        Args:
+            positions ([`InterTerms`]): of all heads.
+            hidden_states (`torch.FloatTensor` of shape `(tokens, hidden_size)`): what enters, after the norm.
+        """
         qkv, _ = self.qkv_proj(hidden_states)
         output, _ = self.o_proj(self.attn(*qkv.split(self.sizes, dim=-1), positions))
         return output
 
 
 class BipeLlamaDecoderLayer(LlamaDecoderLayer):
+    """vLLM's layer, whose attention is that of BiPE."""
+
     def __init__(self, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__(vllm_config, prefix, attn_layer_type=BipeLlamaAttention)
 

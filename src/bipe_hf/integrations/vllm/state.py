@@ -51,7 +51,7 @@ class BipeModelState(DefaultModelState):
         self.positions = torch.zeros(num_columns, self.max_num_tokens + 1, dtype=torch.long, device=device)
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
-        """A request enters a slot: new, with a part of its prompt in the cache, or one that was preempted."""
+        """Gives a request a slot: a new one, with a part of its prompt in the cache, or one that was preempted."""
         super().add_request(req_index, new_req_data)
         num_computed = new_req_data.num_computed_tokens
         if num_computed == 0:

@@ -27,7 +27,9 @@ class Chat:
 
     @torch.inference_mode()
     def answer(self, text: str) -> str:
-        """Answers what the user says, printed as it is written. Ctrl-C ends the answer, which stays as far as it came.
+        """The answer to what the user says, printed as it is written.
+
+        Ctrl-C ends the answer, which stays as far as it came.
 
         Raises:
             InputError: the template refuses the turn; the chat is as it was before.

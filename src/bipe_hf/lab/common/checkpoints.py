@@ -64,15 +64,18 @@ class Training:
     """What `training.json` says of how a model was trained."""
 
     train_length: int
+    """In tokens."""
     data: str
+    """What was trained on, as it was given."""
     validation_fraction: float
+    """Share of the documents that was held out."""
     data_sha256: str | None
     """Of all documents, see `rows_digest`; None of a stream, and where an early version trained."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that passed every check which needs no weights, its config with `config_fields` set."""
+    """A model that passed every check which needs no weights."""
 
     folder: Path
     """Where its files are: the folder that was given, or that of the snapshot from the Hub."""
@@ -83,9 +86,13 @@ class Checkpoint:
     commit: str | None
     """That the snapshot is of; None for a folder."""
     config: PreTrainedConfig
+    """With `config_fields` set."""
     tokenizer: PreTrainedTokenizerBase
+    """That of the folder."""
     training: Training | None
+    """How it was trained; None where nothing says so."""
     config_fields: dict[str, Any]
+    """Those that were set otherwise than they were saved."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,7 +121,16 @@ class Checkpoint:
         return self.given, json.dumps(self.config_fields, sort_keys=True)
 
     def load(self, device: torch.device, dtype: str, attention: str | None) -> PreTrainedModel:
-        """The causal language model, ready to be measured. Raises `InputError` where its weights do not fit."""
+        """The causal language model, ready to be measured.
+
+        Args:
+            device: where it goes.
+            dtype: one of `DTYPES`; `auto` is the dtype in which it was saved.
+            attention: `attn_implementation`; None takes the model's own.
+
+        Raises:
+            InputError: its weights do not fit its config.
+        """
         loaded = load_model(
             self.folder, config=self.config, dtype=dtype, attention=attention, what=f"model {self.given}"
         )
@@ -143,9 +159,15 @@ class LoadedModel(NamedTuple):
 def open_checkpoints(
     sources: Sequence[str | Path], revision: str | None = None, config_fields: dict[str, Any] | None = None
 ) -> list[Checkpoint]:
-    """Several models as [`open_checkpoint`] opens each; `revision` is that of every one.
+    """A list of models, each as [`open_checkpoint`] opens it.
 
-    Raises `InputError` where one cannot be measured or is given twice.
+    Args:
+        sources: folders and names on the Hub.
+        revision: branch, tag or commit of every one.
+        config_fields: set in the config of every one.
+
+    Raises:
+        InputError: one cannot be measured or is given twice, or there is none.
     """
     if not sources:
         raise InputError("models: give at least one model")
@@ -182,7 +204,8 @@ def checkpoint_folder(source: str | Path, revision: str | None = None, what: str
     """The folder, or that into which the files of the repository were downloaded; no code is.
 
     Args:
-        source, revision: see [`open_checkpoint`].
+        source: see [`open_checkpoint`].
+        revision: see [`open_checkpoint`].
         what: names the argument in messages.
 
     Raises:
@@ -215,22 +238,39 @@ def _download(source: str | Path, revision: str | None, patterns: Sequence[str])
 
 
 def initial_source(initial_model: str, revision: str | None) -> str | Path:
-    """What `from_pretrained` reads the model from that a training starts with: a folder, or a name on the Hub."""
+    """What `from_pretrained` reads the model from that a training starts with: a folder, or a name on the Hub.
+
+    Args:
+        initial_model: folder, or name on the Hub.
+        revision: branch, tag or commit of the repository.
+    """
     if revision is None:
         return local_folder(initial_model, what="initial_model") or initial_model
     return checkpoint_folder(initial_model, revision, "initial_model")
 
 
 def keep_origin(folder: Path, initial_model: str, revision: str | None) -> None:
-    """Writes beside a model that starts from `initial_model` what is known of that one, for its card."""
+    """Writes what is known of a model beside the one that starts from it, for its card.
+
+    Args:
+        folder: of the model that starts.
+        initial_model: folder, or name on the Hub.
+        revision: branch, tag or commit of the repository.
+    """
     source = local_folder(initial_model, what="initial_model") or _download(initial_model, revision, HUB_PARTS)
     write_origin(folder, describe_origin(initial_model, source))
 
 
 def local_folder(source: str | Path, revision: str | None = None, what: str = "model") -> Path | None:
-    """The folder of that name (`~` is the home); None where there is none, which leaves the Hub.
+    """The folder of that name; None where there is none, which leaves the Hub.
 
-    Raises `InputError` for a file, and for a folder with a `revision`, which only a repository has.
+    Args:
+        source: folder (`~` is the home), or name on the Hub.
+        revision: branch, tag or commit of the repository.
+        what: names the argument in messages.
+
+    Raises:
+        InputError: it is a file, or a folder is given with a `revision`, which only a repository has.
     """
     folder = user_path(source)
     if folder.is_file():
@@ -259,7 +299,13 @@ def _why(error: Exception, source: str | Path, revision: str | None) -> str:
 def open_folder(
     folder: str | Path, config_fields: dict[str, Any] | None = None, *, name: str | None = None
 ) -> Checkpoint:
-    """[`open_checkpoint`] of a folder alone: where there is none, the Hub is not asked."""
+    """[`open_checkpoint`] of a folder alone: where there is none, the Hub is not asked.
+
+    Args:
+        folder: with model and tokenizer.
+        config_fields: set in the config.
+        name: for tables; None takes that of the folder.
+    """
     path = user_path(folder).resolve()
     return _open(path, str(folder), name or path.name, None, config_fields)
 
@@ -290,7 +336,12 @@ def _open(folder: Path, given: str, name: str, commit: str | None, config_fields
 def weight_files(folder: Path, where: str = "") -> list[Path]:
     """The files that transformers reads the weights in `folder` from.
 
-    Raises `InputError` where there are none or a shard is missing; `where` is put in front of the message.
+    Args:
+        folder: of the model.
+        where: stands in front of the message of an error.
+
+    Raises:
+        InputError: there are none, or a shard is missing.
     """
     for single, index in WEIGHTS:
         if (folder / single).is_file():
@@ -315,7 +366,13 @@ def is_outdated(fingerprint: str) -> bool:
 
 
 def say_if_outdated(output: Path, checkpoint: Checkpoint, fingerprints: Iterable[str]) -> None:
-    """Says why results that are there, with `fingerprints`, do not count for the model."""
+    """Says why results that are there do not count for the model, where they are of an earlier version.
+
+    Args:
+        output: file of the results.
+        checkpoint: the model.
+        fingerprints: that the results have of it.
+    """
     if any(map(is_outdated, fingerprints)):
         print(
             f"{output}: the results of {checkpoint.given} tell it by the time of its files, as earlier versions did,"
@@ -325,9 +382,16 @@ def say_if_outdated(output: Path, checkpoint: Checkpoint, fingerprints: Iterable
 
 
 def with_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig:
-    """A config like `config` but for `fields`. Raises `ValueError` for a field or value that it does not have.
+    """A config like another but for some fields.
 
     Given `rope_parameters` keep `rope_theta` and `partial_rotary_factor` unless they say otherwise, as in training.
+
+    Args:
+        config: not changed.
+        fields: new values by name.
+
+    Raises:
+        ValueError: a field or value that it does not have, or segments that nothing ends.
     """
     known = config.to_dict().keys() | config.attribute_map.keys()
     for name in fields:
@@ -378,7 +442,18 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def load_part(auto_class: type, key: str, source: str | Path, revision: str | None = None) -> Any:
-    """A config or tokenizer, by its Auto class, in a folder or on the Hub; errors name the key it was given for."""
+    """A config or tokenizer in a folder or on the Hub.
+
+    Args:
+        auto_class: its Auto class.
+        key: that it was given for, named in messages.
+        source: folder, or name on the Hub.
+        revision: branch, tag or commit of the repository.
+
+    Raises:
+        InputNotFoundError: there is no such folder or repository.
+        InputError: it cannot be loaded.
+    """
     folder = local_folder(source, revision, key)
     if folder is None:
         try:
@@ -412,7 +487,8 @@ def load_model(
         what: names the model in messages.
         other_sizes: accept weights whose size in the file is not that of the model, and make them up.
 
-    Raises `InputError` where it cannot be loaded, or has weights of other sizes.
+    Raises:
+        InputError: it cannot be loaded, or has weights of other sizes.
     """
     # KeyError: a kind of rotary scaling that there is not; RuntimeError: damaged pickles, a device without memory.
     with as_input_error(f"{what} cannot be loaded", ImportError, KeyError, RuntimeError, SafetensorError):
@@ -439,6 +515,7 @@ def encoding_label(config: PreTrainedConfig) -> str:
 
 
 def is_bipe(config: PreTrainedConfig) -> bool:
+    """Whether a config is of a model of this package."""
     return config.model_type.startswith("bipe_")
 
 

@@ -10,7 +10,10 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_device(device: str | None) -> torch.device:
-    """The device of that name, or by default an accelerator where there is one."""
+    """The device of that name, or by default an accelerator where there is one.
+
+    Raises `InputError` where it cannot be used.
+    """
     if device is None:
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
@@ -21,5 +24,6 @@ def check_device(device: str | None) -> torch.device:
 
 
 def check_dtype(dtype: str) -> None:
+    """Raises `InputError` for a name that is none of `DTYPES`."""
     if dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")

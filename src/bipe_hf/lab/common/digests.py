@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1000
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of the bytes of a file, in hexadecimal.
+    """The SHA-256 of the bytes of a file, in hexadecimal.
 
     It is kept by path, size, inode and the two times of the file that a change moves: the second one (ctime) no
     program can set back. What was written a moment ago is read again.
@@ -49,9 +49,10 @@ def _read(file: Path) -> str:
 
 
 def rows_digest(*splits: Dataset) -> str:
-    """SHA-256 of all values of `splits`, in hexadecimal: a zero byte ends each value's text (`str`), a one each split.
+    """The SHA-256 of all values of `splits`, in hexadecimal.
 
-    It depends on nothing but the values, however they lie in memory. It is kept by the fingerprints of `datasets`.
+    A zero byte ends each value's text (`str`), a one each split. It depends on nothing but the values, however they
+    lie in memory. It is kept by the fingerprints of `datasets`.
     """
     key = [(rows._fingerprint, len(rows), rows.column_names) for rows in splits]
 

@@ -17,8 +17,9 @@ ENCODING_HELP = (
 
 
 def encoding_options() -> dict[str, Field]:
-    """The fields of the configuration that users set, by name; not those that are found in the tokenizer, for which
-    options name the separators.
+    """The fields of the configuration that users set, by name.
+
+    Those that are found in the tokenizer are not among them: for them options name the separators.
     """
     return {name: field for name, field in own_fields().items() if name not in TOKEN_IDS}
 
@@ -37,7 +38,12 @@ def flag_type(field: Field) -> dict[str, Any]:
 
 
 def option_help(field: Field, choices: Sequence[str] | None = None) -> str:
-    """What it is, the values that it may have, what reads it, and its default."""
+    """What a field is, the values that it may have, what reads it, and its default.
+
+    Args:
+        field: of the configuration.
+        choices: the values; None takes those that the field says.
+    """
     choices = choices or field.metadata["choices"]
     readers = [f"{reader} {' or '.join(values)}" for reader, values in field.metadata["read_by"].items()]
     return (
@@ -58,9 +64,15 @@ def option_fields() -> list[tuple[str, Any, Any]]:
 
 
 def spelt_out(encoding: str, train_length: int, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the positional encoding of that name, with those that are `given` in place of its own.
+    """The fields of a positional encoding, with those that are given in place of its own.
 
-    Raises `ValueError` where there is no such encoding.
+    Args:
+        encoding: its name.
+        train_length: in tokens.
+        given: fields by name.
+
+    Raises:
+        ValueError: there is no such encoding.
     """
     fields = encoding_fields(encoding, train_length, **given)
     return {name: value for name, value in fields.items() if name in own_fields()}

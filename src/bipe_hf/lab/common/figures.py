@@ -26,7 +26,7 @@ LINEAR_RANGE = 3
 
 
 def require_matplotlib(command: str) -> None:
-    """A `ValueError` that names `command` and the extra to install, where there is no matplotlib."""
+    """Raises `ValueError`, which names `command` and the extra to install, where there is no matplotlib."""
     require("matplotlib", "lab", command)
 
 
@@ -36,7 +36,12 @@ def pictures(output: Path) -> list[Path]:
 
 
 def save_figure(figure: "Figure", output: Path) -> None:
-    """Write a figure as PNG and SVG, each as a whole or not at all."""
+    """Writes a figure as PNG and SVG, each as a whole or not at all.
+
+    Args:
+        figure: of matplotlib.
+        output: path of either.
+    """
     from matplotlib import rc_context
 
     use_fonts_of_all_scripts(figure)
@@ -83,7 +88,7 @@ def use_fonts_of_all_scripts(figure: "Figure") -> None:
 
 
 def line_looks(names: Iterable[Hashable]) -> dict[Hashable, dict[str, Any]]:
-    """Colour, marker and line style of each name's line: no two alike, neighbours in different colours.
+    """The colour, marker and line style of each name's line: no two alike, neighbours in different colours.
 
     The first lines are solid, and each time that the colours start again the style is another one.
     """
@@ -132,7 +137,12 @@ def short_lines(label: str) -> str:
 
 
 def add_legend(axes: "Axes", entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """A legend at the right of the axes: labels, each with its look."""
+    """Puts a legend at the right of the axes.
+
+    Args:
+        axes: of a figure.
+        entries: labels, each with its look.
+    """
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=short_lines(label), **look) for label, look in entries]
@@ -142,7 +152,15 @@ def add_legend(axes: "Axes", entries: Sequence[tuple[str, dict[str, Any]]]) -> N
 
 
 def mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:
-    """A vertical line at each length, labelled above the axes; returns the height of the labels in points."""
+    """Draws a vertical line at each length, labelled above the axes.
+
+    Args:
+        axes: of a figure.
+        lengths: in tokens.
+
+    Returns:
+        The height of the labels in points.
+    """
     for row, length in enumerate(lengths):
         axes.axvline(length, color="0.45", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
         axes.annotate(
@@ -159,7 +177,12 @@ def mark_train_lengths(axes: "Axes", lengths: Sequence[int]) -> int:
 
 
 def label_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
-    """A logarithmic axis with a label at each length."""
+    """Makes the horizontal axis logarithmic, with a label at each length.
+
+    Args:
+        axes: of a figure.
+        lengths: in tokens.
+    """
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
@@ -175,7 +198,12 @@ def are_crowded(lengths: Sequence[int]) -> bool:
 
 
 def label_values(axes: "Axes", values: Sequence[float]) -> None:
-    """Plain numbers, on a logarithmic axis where the values span a wide range."""
+    """Writes plain numbers at the vertical axis, which is logarithmic where the values span a wide range.
+
+    Args:
+        axes: of a figure.
+        values: that are drawn.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     span = max(values) / min(values) if min(values) > 0 else 1

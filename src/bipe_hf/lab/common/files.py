@@ -14,9 +14,13 @@ def user_path(path: str | Path) -> Path:
 
 
 def name_of_file(text: str, also: str = "") -> str:
-    """`text` as part of the name of a file: its letters, digits and marks, of any script, and those in `also`.
+    """A text as part of the name of a file: its letters, digits and marks, of any script.
 
     What lies between them becomes a hyphen; none is left at the ends.
+
+    Args:
+        text: any.
+        also: other characters that stay.
     """
     kept = [
         each if each.isalnum() or each in also or unicodedata.category(each).startswith("M") else "-"
@@ -26,7 +30,12 @@ def name_of_file(text: str, also: str = "") -> str:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file."""
+    """The JSON object in a file.
+
+    Raises:
+        InputNotFoundError: there is no such file.
+        InputError: it holds anything else.
+    """
     if not path.is_file():
         raise InputNotFoundError(f"file not found: {path}")
     try:

@@ -11,7 +11,12 @@ from ...model.errors_bipe import InputError
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a prompt, behind the special tokens that the tokenizer puts first. Those in the text are text."""
+    """The token ids of a prompt, behind the special tokens that the tokenizer puts first.
+
+    Args:
+        tokenizer: of the model.
+        text: in which the names of special tokens are text.
+    """
     return tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
 
 
@@ -73,7 +78,16 @@ def write_at_random(
 ) -> list[list[int]]:
     """A continuation of each prompt, each token drawn from the model's probabilities.
 
-    Args and what is returned are as in [`write_greedily`]; the logits are divided by `temperature`.
+    Args:
+        model: with `generate`.
+        prompts: token ids.
+        max_new_tokens: at most so many are written.
+        pad_token_id: stands before short prompts, masked, and behind answers that have ended.
+        eos_token_id: ends an answer; None takes that of the model's generation config.
+        temperature: what the logits are divided by, above 0.
+
+    Returns:
+        The new token ids of each, all of one length.
     """
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     return _write(model, prompts, max_new_tokens, pad_token_id, eos_token_id, sampling)

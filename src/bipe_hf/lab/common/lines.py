@@ -22,7 +22,16 @@ NAMES_AT = 1.04
 
 
 class Line(NamedTuple):
-    """`values` at `sizes`, which rise, in a band of `spreads` to each side; `look` is what `line_looks` gives."""
+    """A line through values at sizes, in a band.
+
+    Args:
+        label: its name.
+        look: what `line_looks` gives.
+        sizes: rising.
+        values: one at each size.
+        spreads: half the height of the band at each size.
+        rank: what has a higher one is drawn on top; what has one above 0 is drawn strongly.
+    """
 
     label: str
     look: dict[str, Any]
@@ -30,7 +39,6 @@ class Line(NamedTuple):
     values: Sequence[float]
     spreads: Sequence[float]
     rank: int = 0
-    """What has a higher rank is drawn on top; what has one above 0 is drawn strongly."""
 
     @property
     def end(self) -> float:
@@ -44,7 +52,12 @@ class Line(NamedTuple):
 
 
 def draw_lines(axes: "Axes", lines: Sequence[Line]) -> None:
-    """Each line through its values, in its band."""
+    """Draws each line through its values, in its band.
+
+    Args:
+        axes: of a figure.
+        lines: with their looks.
+    """
     for line in lines:
         strength = {"linewidth": 2.6, "markersize": 8} if line.rank else {"linewidth": 1.4, "markersize": 5.5}
         axes.update_datalim([(size, 0) for size in line.sizes], updatey=False)  # even where there is no number
@@ -86,9 +99,13 @@ def fit_values(axes: "Axes", lines: Sequence[Line], above: float = 0) -> float:
 
 
 def name_lines(axes: "Axes", lines: Sequence[Line]) -> None:
-    """The name of each line at its end, connected to it; lines that end off scale have one already.
+    """Writes the name of each line at its end, connected to it; lines that end off scale have one already.
 
     To be called when nothing else changes the height of the axes. Where the names need more, the figure gets taller.
+
+    Args:
+        axes: with the lines drawn.
+        lines: the same.
     """
     lines = [line for line in by_end(lines) if _is_on_scale(axes, line.end)]
     if not lines:
@@ -113,12 +130,12 @@ def name_lines(axes: "Axes", lines: Sequence[Line]) -> None:
 
 
 def by_end(lines: Sequence[Line]) -> list[Line]:
-    """Lines in the order of their right ends, the highest first."""
+    """The lines in the order of their right ends, the highest first."""
     return sorted(lines, key=lambda line: -line.end)
 
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
-    """Centres of texts that do not overlap, as near as possible (in squares) to those wanted.
+    """The centres of texts that do not overlap, as near as possible (in squares) to those wanted.
 
     Args:
         wanted: centres, from the top down.

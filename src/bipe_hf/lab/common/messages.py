@@ -20,6 +20,7 @@ def install_hint(extra: str) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of the message of an error."""
     return str(error).strip().split("\n", 1)[0]
 
 
@@ -36,6 +37,9 @@ def as_input_error(what: str, *others: type[Exception]) -> Iterator[None]:
     Args:
         what: could not be done with what was given.
         others: kinds of errors beside `REFUSALS` by which that library refuses.
+
+    Raises:
+        InputError: the library refuses.
     """
     try:
         yield
@@ -44,14 +48,27 @@ def as_input_error(what: str, *others: type[Exception]) -> Iterator[None]:
 
 
 def check_counts(settings: dict[str, Any], keys: Iterable[str]) -> None:
-    """Refuses values of `keys` below 1."""
+    """Raises `InputError` for values below 1.
+
+    Args:
+        settings: values by key.
+        keys: those that are looked at; None is passed over.
+    """
     for key in keys:
         if settings[key] is not None and settings[key] < 1:
             raise InputError(f"{key}: {settings[key]} given, at least 1 is needed")
 
 
 def parsed_json(name: str, value: Any) -> Any:
-    """A list or mapping that came as the flag of that name, in JSON; any other value as it is."""
+    """A list or mapping that came as a flag, in JSON; any other value as it is.
+
+    Args:
+        name: of the flag, for the message.
+        value: as it came.
+
+    Raises:
+        InputError: it begins like JSON and is none.
+    """
     if not isinstance(value, str) or not value.startswith(("[", "{")):
         return value
     try:

@@ -21,9 +21,15 @@ from .messages import install_hint
 
 
 def write_results(path: Path, file_format: str, content: Any, tables: Callable[[], str]) -> None:
-    """Write a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all.
+    """Writes a dataclass as JSON and its tables beside it (suffix `.md`), each replaced as a whole or not at all.
 
     Without tabulate, which `tables` needs, there are no tables, and those of earlier results are removed.
+
+    Args:
+        path: of the JSON file.
+        file_format: that the file names.
+        content: the dataclass.
+        tables: makes the text of the tables.
     """
     text = json.dumps({"format": file_format, **asdict(content)}, indent=2, allow_nan=False)
     write_whole(path, f"{text}\n")
@@ -35,9 +41,18 @@ def write_results(path: Path, file_format: str, content: Any, tables: Callable[[
 
 
 def read_results(path: str | Path, file_format: str, kind: type, row: type, command: str = "evaluate") -> Any:
-    """The `kind` of dataclass that `write_results` wrote, each entry of its `results` a `row`.
+    """The dataclass that `write_results` wrote.
 
-    Raises `FileNotFoundError` without the file and `ValueError` where it holds anything else.
+    Args:
+        path: of the JSON file.
+        file_format: that it must name.
+        kind: the dataclass.
+        row: dataclass of each entry of its `results`.
+        command: that writes such files, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds anything else.
     """
     content = _read(path)
     if _format(content) != file_format:
@@ -77,7 +92,12 @@ def moment() -> str:
 
 
 def describe_environment(device: torch.device, dtype: str) -> dict[str, str]:
-    """Versions and machine, as an evaluation records them."""
+    """The versions and the machine, as an evaluation records them.
+
+    Args:
+        device: that is measured on.
+        dtype: in which the model computes.
+    """
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "transformers", "bipe-hf")},
@@ -92,13 +112,17 @@ def in_words(environment: dict[str, str]) -> str:
 
 
 def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[str] = (".md",)) -> None:
-    """Raise `ValueError` or `FileExistsError` unless results may be written to this file; says if tables cannot.
+    """Checks that results may be written to a file, and says if tables cannot.
 
     Args:
         output: `.json` file.
         overwrite: it may be there, and is replaced.
         resume: it may be there, and is completed.
         beside: suffixes of the files that belong to it. Without it, files of their names are somebody else's.
+
+    Raises:
+        ValueError: another suffix, both of `overwrite` and `resume`, or a folder in which nothing can be written.
+        FileExistsError: a file is there that must not be replaced.
     """
     if output.suffix != ".json":
         raise InputError(f"output: {output} must end in .json (the tables go beside it, ending in .md)")
@@ -122,7 +146,7 @@ def check_output(output: Path, overwrite: bool, resume: bool, beside: Sequence[s
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
+    """Raises `ValueError` unless `folder` is there, or can be made, and files can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -25,7 +25,12 @@ from .trained_on import TRAINED_ON_FILE
 
 
 class RunFiles(NamedTuple):
-    """The first and the last file of a run of one command."""
+    """The first and the last file of a run of one command.
+
+    Args:
+        settings: name of the file that marks a folder as one of a run.
+        result: name of the file that marks the run as finished.
+    """
 
     settings: str
     result: str
@@ -81,7 +86,7 @@ def find_checkpoint(
     files: RunFiles = PRETRAIN,
     processes: int = 1,
 ) -> Path | None:
-    """Decides how a run with `settings` starts in `folder`. Changes nothing on disk.
+    """Decides how a run with `settings` starts in `folder`, and changes nothing on disk.
 
     Args:
         folder: output folder, existing or not.
@@ -145,8 +150,15 @@ def begin_run(
     overwrite: bool,
     files: RunFiles = PRETRAIN,
 ) -> None:
-    """Marks `folder` as a run with `settings` on the text of `fingerprint`, `None` for a stream; with `overwrite`,
-    first deletes what an earlier run wrote there."""
+    """Marks a folder as that of a run.
+
+    Args:
+        folder: of the run.
+        settings: resolved, to be stored.
+        fingerprint: of the text; None for a stream.
+        overwrite: first delete what an earlier run wrote there.
+        files: of the command that runs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite:
         for pattern in (files.result, *_RUN_FILES):
@@ -158,7 +170,15 @@ def begin_run(
 
 
 def check_data(folder: Path, fingerprint: str | None) -> None:
-    """Refuses to resume on other text than the run in `folder` began with: a stream's is not known."""
+    """Checks that a run is resumed on the text that it began with; a stream's is not known.
+
+    Args:
+        folder: of the run.
+        fingerprint: of the text now; None for a stream.
+
+    Raises:
+        InputError: the text is another one.
+    """
     file = folder / DATA_FILE
     if fingerprint is not None and file.is_file() and file.read_text(encoding="utf-8").strip() != fingerprint:
         raise InputError(
@@ -168,8 +188,15 @@ def check_data(folder: Path, fingerprint: str | None) -> None:
 
 
 def finish_run(folder: Path, result: dict[str, Any], *, files: RunFiles = PRETRAIN) -> None:
-    """Writes `result` (JSON) and thereby marks the run in `folder` as finished. Numbers that JSON does not have, as a
-    run that diverged gives them (NaN, infinity), become null."""
+    """Writes the result of a run and thereby marks it as finished.
+
+    Numbers that JSON does not have, as a run that diverged gives them (NaN, infinity), become null.
+
+    Args:
+        folder: of the run.
+        result: JSON.
+        files: of the command that runs.
+    """
     write_whole(folder / files.result, json.dumps(_with_nulls(result), indent=2, allow_nan=False) + "\n")
 
 
@@ -216,7 +243,12 @@ def read_stored_settings(file: Path) -> dict[str, Any] | None:
 
 
 def differing_settings(stored: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """What differs, one line for each setting that decides what is learnt."""
+    """What differs, one line for each setting that decides what is learnt.
+
+    Args:
+        stored: settings of an earlier run.
+        settings: those of now.
+    """
     return [
         f"{key} (there {stored.get(key, 'default')}, now {settings.get(key, 'default')})"
         for key in sorted(stored.keys() | settings.keys())

@@ -9,7 +9,7 @@ from .messages import parsed_json
 
 
 def parsed_levels(name: str, value: str | list | None) -> list | None:
-    """Levels as a list, coarse to fine, each as `BipeTokenizer.from_tokenizer` takes it.
+    """The levels as a list, coarse to fine, each as `BipeTokenizer.from_tokenizer` takes it.
 
     Args:
         name: of the setting or flag.
@@ -29,6 +29,10 @@ def with_separators_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerB
 
     One that has them stays as it is: it knows by which names they were chosen, and what these names find may be
     something else in another version. Any other one gets them as token ids.
+
+    Args:
+        config: of the model.
+        tokenizer: a fast one.
     """
     levels = [sorted(set(level)) for level in (config.separator_token_ids, *config.inner_separator_token_ids)]
     if isinstance(tokenizer, BipeTokenizer):

@@ -122,17 +122,26 @@ class RunTrainer(Trainer):
 
 
 class CurrentIntervals(TrainerCallback):
-    """Trainer takes the logging, saving and evaluation intervals of a resumed run from the checkpoint, although they
-    may have been changed since."""
+    """Sets the logging, saving and evaluation intervals of a resumed run to those of now.
+
+    Trainer takes them from the checkpoint, although they may have been changed since.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)
 
 
 def train(trainer: RunTrainer, checkpoint: Path | None) -> float:
-    """Trains to the end, from `checkpoint` where there is one, and returns the seconds that it took.
+    """Trains to the end.
 
     With `load_best_model_at_end` the model then has the weights of the best checkpoint.
+
+    Args:
+        trainer: with model and data.
+        checkpoint: where it goes on from; None starts at step 0.
+
+    Returns:
+        The seconds that it took.
     """
     state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     seconds = 0.0
@@ -163,8 +172,13 @@ def has_stopped_early(state: TrainerState) -> bool:
 
 
 def save_and_measure(trainer: RunTrainer) -> dict[str, float]:
-    """Saves the model, then measures it, in this order: with `bf16_full_eval` or `fp16_full_eval` Trainer rounds the
-    model in place to measure it."""
+    """Saves the model, then measures it.
+
+    In this order: with `bf16_full_eval` or `fp16_full_eval` Trainer rounds the model in place to measure it.
+
+    Returns:
+        The metrics, as Trainer gives them; losses in nats per token.
+    """
     use_cache = trainer.model.config.use_cache
     trainer.model.config.use_cache = True  # Trainer turned it off, and would save it so
     trainer.save_model()
@@ -183,8 +197,10 @@ def perplexity(loss: float) -> float:
 
 
 def set_up_sharding(plugin: FullyShardedDataParallelPlugin) -> None:
-    """Refuses checkpoints that no model loads, and keeps losses in float32: accelerate would have FSDP2 round whatever
-    the model returns to the 16 bits that it computes in."""
+    """Keeps losses in float32, where accelerate would have FSDP2 round them to the 16 bits that the model computes in.
+
+    Raises `InputError` for checkpoints that no model loads.
+    """
     if plugin.state_dict_type.name != "FULL_STATE_DICT":
         raise InputError(
             f"fsdp_state_dict_type: {plugin.state_dict_type.name} given, but a run resumes from, and ends with, whole"
@@ -195,7 +211,14 @@ def set_up_sharding(plugin: FullyShardedDataParallelPlugin) -> None:
 
 
 def record(trainer: Trainer, checkpoint: Path | None, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
-    """What every run writes down, whatever it trained."""
+    """What every run writes down, whatever it trained.
+
+    Args:
+        trainer: at the end of the run.
+        checkpoint: that the run went on from.
+        seconds: that it trained.
+        settings: of the run, as they are stored.
+    """
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "steps": trainer.state.global_step,
@@ -211,8 +234,13 @@ def record(trainer: Trainer, checkpoint: Path | None, seconds: float, settings: 
 
 
 def finish(trainer: Trainer, result: dict[str, Any], files: RunFiles) -> None:
-    """Writes `result`, which marks the run as finished, and a model card that tells of it; pushes both where the
-    run is pushed."""
+    """Writes the result, which marks the run as finished, and a model card that tells of it; pushes both if asked to.
+
+    Args:
+        trainer: at the end of the run.
+        result: JSON.
+        files: of the command that runs.
+    """
     folder = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         finish_run(folder, result, files=files)

@@ -26,10 +26,13 @@ from .yaml_file import read_yaml
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The settings of one run. A subclass for each kind of run has one field more for each of its argument classes.
+    """The settings of one run.
 
-    `training` are the fields of `transformers.TrainingArguments` that were given; these are made when the run starts,
-    by [`RunSettings.training_arguments`], since they look at the device.
+    A subclass for each kind of run has one field more for each of its argument classes.
+
+    Args:
+        training: the fields of `transformers.TrainingArguments` that were given; these are made when the run starts,
+            by [`RunSettings.training_arguments`], since they look at the device.
     """
 
     training: dict[str, Any]
@@ -59,8 +62,19 @@ class RunSettings:
 
     @classmethod
     def parse(cls, values: dict[str, Any], overrides: list[str], source: str, output_dir: str | None) -> Self:
-        """What [`RunSettings.read`] returns, from the `values` of a file that messages call `source`; `output_dir` is
-        where a run goes that says nothing of it. Values that are the default count as not given."""
+        """What [`RunSettings.read`] returns, from the values of a file.
+
+        Values that are the default count as not given.
+
+        Args:
+            values: by key.
+            overrides: flags, as in [`RunSettings.read`].
+            source: what messages call the file.
+            output_dir: where a run goes that says nothing of it.
+
+        Raises:
+            ValueError: a key that is unknown, or a value that is not accepted.
+        """
         keys = _parser(cls)
         defaults = vars(keys.parse_args([]))
         known = defaults.keys() - cls.reserved_keys.keys()
@@ -95,7 +109,7 @@ class RunSettings:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Settings from typed values by key. Raises `ValueError` for keys that are unknown or not to be set."""
+        """The settings of typed values by key. Raises `ValueError` for keys that are unknown or not to be set."""
         for key in cls.reserved_keys.keys() & values.keys():
             raise InputError(f"{key} cannot be set: {cls.reserved_keys[key]}")
         left, parts = dict(values), {}

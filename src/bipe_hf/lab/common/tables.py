@@ -7,7 +7,7 @@ from .extras import require
 
 
 def require_tabulate(command: str) -> None:
-    """A `ValueError` that names `command` and the extra to install, where there is no tabulate."""
+    """Raises `ValueError`, which names `command` and the extra to install, where there is no tabulate."""
     require("tabulate", "lab", command)
 
 
@@ -19,7 +19,7 @@ def plain_number(value: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns of plain text, the first two flush left and the others flush right.
+    """The cells in columns of plain text, the first two flush left and the others flush right.
 
     This is what is printed, so it takes no library that the base install does not bring.
     """
@@ -34,7 +34,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
-    """The mean over seeds, with their standard deviation where there are several; `-` where there is none."""
+    """The mean over seeds, with their standard deviation where there are several; `-` where there is none.
+
+    Args:
+        values: one for each seed.
+        digits: behind the point; 2 is [`plain_number`].
+    """
     if not values:
         return "-"
     show = (lambda value: f"{value:.{digits}f}") if digits != 2 else plain_number
@@ -42,8 +47,11 @@ def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> str:
-    """Cells as a Markdown table whose first row is the heading, the first `left` columns flush left and the others
-    flush right. Needs tabulate.
+    """A Markdown table, which needs tabulate.
+
+    Args:
+        rows: cells; the first row is the heading.
+        left: so many columns are flush left, the others flush right.
     """
     from tabulate import DataRow, TableFormat, tabulate
 

@@ -20,7 +20,13 @@ def document_digests(texts: Iterable[str]) -> np.ndarray:
 
 
 def write_trained_on(folder: Path, texts: Iterable[str], initial: Path | None = None) -> None:
-    """Writes the digests of the documents that the run in `folder` learns, and those of its initial model's folder."""
+    """Writes the digests of the documents that a run learns, and those of its initial model.
+
+    Args:
+        folder: of the run.
+        texts: of the documents.
+        initial: folder of the initial model.
+    """
     digests = document_digests(texts)
     earlier = None if initial is None else read_trained_on(initial)
     if earlier is not None:

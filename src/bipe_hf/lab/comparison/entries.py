@@ -13,10 +13,10 @@ from ..evaluation.scoring import STRIDE
 
 @dataclass(frozen=True)
 class TextMeasurement:
-    """Keys of `measure` of a text: those of `bipe-hf evaluate`. `data` None is the text that was trained on, and
-    `validation_fraction` None that of the training.
+    """Keys of `measure` of a text: those of `bipe-hf evaluate`.
 
-    With `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
+    `data` None is the text that was trained on, and `validation_fraction` None that of the training. With
+    `unit_tokens` the losses of each document are kept, those of a long one for every so many of its tokens.
     """
 
     lengths: list[int] = field(metadata={"help": "perplexity at these lengths, in tokens"})
@@ -68,8 +68,12 @@ Measurement = TextMeasurement | GeneratedMeasurement
 class Entry:
     """A line of the tables.
 
-    `settings` are those of its training, shared ones included, without seed and folder. With `trained_as` it has no
-    training of its own but the models of that entry. `evaluate_with` are config fields set for the measurement.
+    Args:
+        name: as the tables have it.
+        settings: of its training, shared ones included, without seed and folder.
+        seeds: one run with each.
+        trained_as: name of the entry whose models it has; None where it has a training of its own.
+        evaluate_with: config fields that are set for the measurement.
     """
 
     name: str
@@ -86,8 +90,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A file of `bipe-hf compare`: the rest checked and typed, `content` as it was read with what it extends, but with
-    the fields of an encoding in place of its name."""
+    """A file of `bipe-hf compare`, checked and typed.
+
+    Args:
+        name: that of the file.
+        task: `text`, or a generated one.
+        entries: by name, in the order of the file.
+        measure: what the models are measured with.
+        reference: name of the entry whose perplexity ratios are to.
+        content: as it was read with what it extends, but with the fields of an encoding in place of its name.
+    """
 
     name: str
     task: str
@@ -106,7 +118,12 @@ class Comparison:
         return entry if entry.trained_as is None else self.entries[entry.trained_as]
 
     def model_folder(self, entry: Entry, seed: int) -> Path:
-        """Where the model of `entry` is."""
+        """Where the model of an entry is.
+
+        Args:
+            entry: one of the comparison.
+            seed: of its run.
+        """
         return self.folder / f"{self.model_of(entry).slug}-seed{seed}"
 
     def chosen(self, names: Sequence[str] | None) -> list[Entry]:

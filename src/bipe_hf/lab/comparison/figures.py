@@ -25,7 +25,7 @@ def figure_names(results: "ComparisonResults", comparison: "Comparison") -> list
 
 
 def draw_figures(results: "ComparisonResults", comparison: "Comparison", folder: Path) -> None:
-    """Write the figures of what is measured, as PNG and SVG."""
+    """Writes the figures of what is measured, as PNG and SVG."""
     rows = Rows(results, comparison)
     title = results.text["source"] if comparison.task == "text" else comparison.task
     draw = {

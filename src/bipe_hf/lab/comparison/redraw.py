@@ -34,7 +34,7 @@ def open_comparison(file: str | Path) -> tuple[ComparisonResults, Comparison]:
 
 
 def redraw(file: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
-    """Write the tables and figures of a comparison.
+    """Writes the tables and figures of a comparison.
 
     Args:
         file: `comparison.json`.

@@ -28,11 +28,17 @@ FREE_MEASURE = {"lengths", "sizes", "batch_tokens", "batch_size"}
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of one seed measured at one size: a length in tokens, or a number of operators.
+    """One entry of one seed measured at one size.
 
-    `value` is the perplexity, or the accuracy. `measured` is all that was found: the fields of
-    `bipe_hf.lab.evaluation.Result`, or of a row of `bipe_hf.lab.tasks.synthetic.measure`. `call` is the index of the
-    call that measured it in [`ComparisonResults.calls`].
+    Args:
+        entry: its name.
+        seed: of its run.
+        size: a length in tokens, or a number of operators.
+        value: the perplexity, or the accuracy (0 to 1).
+        model_fingerprint: that `Checkpoint.fingerprint` gives.
+        measured: all that was found: the fields of `bipe_hf.lab.evaluation.Result`, or of a row of
+            `bipe_hf.lab.tasks.synthetic.measure`.
+        call: index of the call that measured it in [`ComparisonResults.calls`].
     """
 
     entry: str
@@ -48,11 +54,14 @@ class Row:
 class ComparisonResults:
     """Results with what is needed to repeat them.
 
-    `calls` has `begun`, `command` and `environment` of every call that left a result. `config` is the file of the
-    comparison as it was read. `text` tells what was measured and learnt from by hashes (empty for generated tasks).
-    `runs` has one entry for each model: what its training recorded, without its settings, and its learning curve (in
-    files of earlier versions there is none). `failures` has the entries and seeds that gave no result, each with its
-    `reason`.
+    Args:
+        calls: `begun`, `command` and `environment` of every call that left a result.
+        config: the file of the comparison as it was read.
+        text: hashes that tell what was measured and learnt from; empty for generated tasks.
+        runs: for each model what its training recorded, without its settings, and its learning curve; in files of
+            earlier versions there is none.
+        failures: entries and seeds that gave no result, each with its `reason`.
+        results: the rows.
     """
 
     calls: list[dict[str, Any]]
@@ -63,29 +72,61 @@ class ComparisonResults:
     results: list[Row]
 
     def begin_call(self, command: str, environment: dict[str, str]) -> None:
-        """Notes the call that measures what is added from now on, and drops the last one if it left nothing."""
+        """Notes the call that measures what is added from now on, and drops the last one if it left nothing.
+
+        Args:
+            command: that was called.
+            environment: what `describe_environment` found.
+        """
         if self.calls and all(row.call < len(self.calls) - 1 for row in self.results):
             self.calls.pop()
         begun = moment()
         self.calls.append({"begun": begun, "command": command, "environment": environment})
 
     def save(self, folder: Path, tables: str) -> None:
-        """Writes `comparison.json` and `comparison.md`, each replaced as a whole or not at all."""
+        """Writes `comparison.json` and `comparison.md`, each replaced as a whole or not at all.
+
+        Args:
+            folder: of the comparison.
+            tables: text of the second file.
+        """
         write_results(results_file(folder), FORMAT, self, lambda: tables)
 
     def add(self, entry: str, seed: int, size: int, value: float, fingerprint: str, measured: Any) -> None:
-        """Keeps a row of what was `measured`, a mapping or a dataclass, in the call that has begun last."""
+        """Keeps a row, in the call that has begun last.
+
+        Args:
+            entry: its name.
+            seed: of its run.
+            size: a length in tokens, or a number of operators.
+            value: the perplexity, or the accuracy (0 to 1).
+            fingerprint: of the model.
+            measured: all that was found, a mapping or a dataclass.
+        """
         found = measured if isinstance(measured, dict) else asdict(measured)
         self.results.append(Row(entry, seed, size, value, fingerprint, found, len(self.calls) - 1))
 
     def add_run(self, entry: str, seed: int, folder: Path, record: dict[str, Any]) -> None:
-        """Keeps what a training recorded, in place of an earlier record of the same entry and seed."""
+        """Keeps what a training recorded, in place of an earlier record of the same entry and seed.
+
+        Args:
+            entry: its name.
+            seed: of its run.
+            folder: of the run.
+            record: what it wrote.
+        """
         kept = {key: value for key, value in record.items() if key not in ("config", "accuracy")}
         run = {"entry": entry, "seed": seed, "folder": str(folder)} | kept
         self.runs = [each for each in self.runs if (each["entry"], each["seed"]) != (entry, seed)] + [run]
 
     def settle(self, entry: str, seed: int, reason: str | None = None) -> None:
-        """Says that an entry of a seed has failed for `reason`, or that it has not."""
+        """Says that an entry of a seed has failed, or that it has not.
+
+        Args:
+            entry: its name.
+            seed: of its run.
+            reason: why it has failed; None where it has not.
+        """
         self.failures = [each for each in self.failures if (each["entry"], each["seed"]) != (entry, seed)]
         if reason is not None:
             self.failures.append({"entry": entry, "seed": seed, "reason": reason})

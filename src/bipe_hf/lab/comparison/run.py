@@ -80,6 +80,9 @@ def compare(
         command: recorded in the results.
         on_result: called whenever an entry of a seed is measured, after the results are written.
 
+    Returns:
+        All results that `output` holds then.
+
     Raises:
         ValueError, FileExistsError, FileNotFoundError: before anything is trained, for entries, data or lengths that
             cannot be used, and for models and results that are not of this comparison.

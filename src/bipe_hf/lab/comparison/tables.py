@@ -16,9 +16,14 @@ NO_WORSE = 0.005
 
 
 def markdown_tables(results: ComparisonResults, comparison: Comparison) -> str:
-    """All tables with what they mean. Rows are entries in the order of the file, columns are sizes.
+    """All tables of a comparison with what they mean, as Markdown.
 
-    Values are the mean over seeds, with `±` the standard deviation (`n - 1`) where there are two seeds or more.
+    Rows are entries in the order of the file, columns are sizes. Values are the mean over seeds, with `±` the standard
+    deviation (`n - 1`) where there are two seeds or more.
+
+    Args:
+        results: of the comparison.
+        comparison: its file.
     """
     rows = Rows(results, comparison)
     calls = [f"`{call['command']}`, {call['begun']}, with {in_words(call['environment'])}  " for call in results.calls]

@@ -68,14 +68,21 @@ def convert_checkpoint(
     overwrite: bool = False,
     separator_token_ids: list[int] | None = None,
 ) -> ConversionReport:
-    """Turns a checkpoint of the authors' code into a folder that `AutoModelForCausalLM` loads.
+    """Turns a checkpoint of the authors' code (He et al., ICML 2024, arXiv 2401.16421) into a folder that transformers
+    loads.
+
+    The folder loads with `AutoModelForCausalLM`.
 
     Args:
         checkpoint: folder with `config.json` and weights, in one file or sharded, as `.safetensors` or `.bin`. A
             pickle is read as weights only and can run no code.
         output: folder to write; must be empty or new unless `overwrite`.
+        overwrite: write into a folder that is not empty.
         separator_token_ids: tokens that end a segment, where the checkpoint was trained with others than the authors'
             released code, which takes 869 and 13 of the Llama tokenizer.
+
+    Returns:
+        What became of every key.
 
     Raises:
         FileNotFoundError: if the folder, its configuration or its weights are not there.

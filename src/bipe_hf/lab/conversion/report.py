@@ -38,14 +38,19 @@ class ConversionReport:
     """What became of every key of a checkpoint; `str()` gives the text that the command prints."""
 
     source: Path
+    """The checkpoint."""
     output: Path
+    """The folder that was written."""
     encoding: str
+    """Name of the positional encoding."""
     parameters: int
+    """How many numbers the model has."""
     used: dict[str, str] = field(default_factory=dict)
     """Key in the checkpoint: what it became."""
     created: dict[str, str] = field(default_factory=dict)
     """Key in the model that no key in the checkpoint became: what it holds."""
     notes: list[str] = field(default_factory=list)
+    """What else is to be known, a line each."""
     step_zero: StepZero | None = None
     """What the change of encoding costs before any training; None where it was not measured."""
 
@@ -53,8 +58,10 @@ class ConversionReport:
         return self.text()
 
     def text(self, *, verbose: bool = False) -> str:
-        """What the command prints: keys that are not what they were in the checkpoint, the number of the others; with
-        `verbose` all keys."""
+        """What the command prints: keys that are not what they were in the checkpoint, and the number of the others.
+
+        With `verbose` it has all keys.
+        """
         fates = self.used | self.created
         shown = {key: fate for key, fate in sorted(fates.items()) if verbose or fate != key}
         width = max(map(len, shown), default=0)

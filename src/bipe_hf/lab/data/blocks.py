@@ -14,7 +14,7 @@ from ...model.errors_bipe import InputError
 def make_blocks(
     tokenized: Dataset | IterableDataset, length: int, *, document_boundaries: Literal["keep", "ignore"] = "ignore"
 ) -> Dataset | IterableDataset:
-    """Join documents in their order and cut them into blocks of `length` tokens; the rest at the end is dropped.
+    """Joins documents in their order and cuts them into blocks of `length` tokens; the rest at the end is dropped.
 
     Args:
         tokenized: with the column `input_ids`, as [`tokenize_documents`] returns it.

@@ -34,7 +34,7 @@ def load_documents(
     seed: int = 0,
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """Load documents and split them into training and validation documents.
+    """Loads documents and splits them into training and validation documents.
 
     `source` is looked up in this order:
 

@@ -62,11 +62,21 @@ class IndexExtension(TrainerCallback, ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """New indices in place of 0 to `count` - 1: int64, strictly increasing from 0, below `extension * count`."""
+        """The new indices in place of 0 to `count` - 1.
+
+        Args:
+            count: how many there are.
+            generator: of the document.
+
+        Returns:
+            int64 array of shape `(count,)`, strictly increasing from 0, below `extension * count`.
+        """
 
     def __call__(self, examples: list[Any]) -> dict[str, torch.Tensor]:
-        """The batch of `collator` with `segment_ids`, a `torch.LongTensor` of shape `(batch, length)`, -1 at padding,
-        or `(batch, length, levels)` where the model has inner levels, whose indices stay.
+        """The batch of `collator` with `segment_ids`.
+
+        They are a `torch.LongTensor` of shape `(batch, length)`, -1 at padding, or `(batch, length, levels)` where the
+        model has inner levels, whose indices stay.
 
         Raises:
             ValueError: the batch has no `input_ids`.

@@ -31,7 +31,7 @@ _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
 def load_rows(source: str, *, validation_fraction: float = 0.1) -> DatasetDict:
-    """Load the rows of a table, with all their columns, in a training and a validation split.
+    """Loads the rows of a table, with all their columns, in a training and a validation split.
 
     Args:
         source (`str`): a table (its ending is one of `TABLES`, perhaps compressed), a folder of tables, which

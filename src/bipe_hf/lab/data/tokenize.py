@@ -37,7 +37,7 @@ _BYTES_PER_PROCESS = 8_000_000  # less is done sooner than another process has s
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int, *, alone: str | None = None) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on the first 32 MB (`TRAINING_BYTES`) of the documents.
+    """Trains a byte-level BPE tokenizer on the first 32 MB (`TRAINING_BYTES`) of the documents.
 
     Any text can be encoded and decoded without loss. Line breaks and punctuation are tokens of their own: a token with
     a line break holds nothing else, and punctuation is joined with other punctuation or a space before it only.
@@ -96,7 +96,7 @@ def _first_bytes(documents: Iterable[str], limit: int) -> Iterator[str]:
 def cached_tokenizer(
     documents: Dataset | IterableDataset, vocab_size: int, cache_dir: str | Path | None = None
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on documents in random order (seed 0), or load it if that was done before.
+    """Trains a tokenizer on documents in random order (seed 0), or loads it if that was done before.
 
     A stream cannot be recognised: its tokenizer is trained each time, on its first documents.
 
@@ -129,7 +129,7 @@ def cached_tokenizer(
 def tokenize_documents(
     documents: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, num_proc: int | None = None
 ) -> Dataset | IterableDataset:
-    """Turn each document into token ids that end with the tokenizer's `eos_token`.
+    """Turns each document into token ids that end with the tokenizer's `eos_token`.
 
     Names of special tokens in a text are read as the text that they are. No other special tokens are added.
 

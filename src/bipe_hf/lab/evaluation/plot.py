@@ -33,7 +33,7 @@ def plot(
     title: str | None = None,
     overwrite: bool = False,
 ) -> tuple[list[Path], str | None]:
-    """Draw every model and protocol in results files as a line over test length.
+    """Draws every model and protocol in results files as a line over test length.
 
     Args:
         files: written by `bipe-hf evaluate`, all on the same data and split.

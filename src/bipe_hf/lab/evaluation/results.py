@@ -24,14 +24,32 @@ PROTOCOLS = {
 class Result:
     """One model measured by one protocol at one length.
 
-    `nll` is the mean negative log-likelihood in nats of the `tokens_scored` tokens, `perplexity` its exponential.
-    `bits_per_byte` is `nll / ln 2 / bytes_per_token`, where `bytes_per_token` is the ratio of UTF-8 bytes to tokens
-    over the documents that the text reaches into, each counted whole and its end-of-text token counted as a token.
-    `text_tokens` is the length of the stream, `text_sha256` identifies its token ids: perplexities compare only where
-    it is the same. `segments_per_block` is the mean number of distinct segments in a window, None where the model
-    knows no segments. `stride` is None but for `sliding`. `blocks` counts windows, `seconds` is wall time.
-    `config_fields` are those of the model's config that were set for the measurement. `commit` is that of a model from
-    the Hub. `loss_by_position` is what `PositionLosses.bins` gives (empty in files that earlier versions wrote).
+    Perplexities compare only where `text_sha256` is the same.
+
+    Args:
+        model: folder or name on the Hub, as it was given.
+        name: a short one, for tables.
+        encoding: what the field calls its positional encoding.
+        train_length: in tokens; None where it is not known.
+        protocol: one of `PROTOCOLS`.
+        length: tokens in a window.
+        stride: tokens by which the window of `sliding` moves; None for the others.
+        tokens_scored: in all windows.
+        blocks: how many windows there are.
+        segments_per_block: mean number of distinct segments in a window; None where the model knows no segments.
+        nll: mean negative log-likelihood of the tokens scored, in nats.
+        perplexity: `exp(nll)`.
+        bits_per_byte: `nll / ln 2 / bytes_per_token`.
+        seconds: wall time.
+        text_documents: that the text reaches into.
+        text_tokens: length of the stream.
+        text_sha256: of the token ids of the stream.
+        bytes_per_token: UTF-8 bytes divided by tokens over these documents, each counted whole and its end-of-text
+            token counted as a token.
+        model_fingerprint: that `Checkpoint.fingerprint` gives.
+        config_fields: those of the model's config that were set for the measurement.
+        commit: of a model from the Hub; None for a folder.
+        loss_by_position: what `PositionLosses.bins` gives; empty in files that earlier versions wrote.
     """
 
     model: str
@@ -64,13 +82,21 @@ class Result:
 
     @property
     def measurement(self) -> tuple[tuple[str, str], str, int | None, int]:
-        """Subject, protocol, stride and length: what a file of results holds once."""
+        """The subject, protocol, stride and length: what a file of results holds once."""
         return self.subject, self.protocol, self.stride, self.length
 
 
 @dataclass
 class Evaluation:
-    """Results with what is needed to repeat them; `save` and `load` keep it as JSON."""
+    """Results with what is needed to repeat them; `save` and `load` keep it as JSON.
+
+    Args:
+        created: when, in ISO 8601.
+        command: that measured.
+        environment: what `describe_environment` found.
+        data: what was read: `source`, `split`, how it was read, and `sha256` of the documents.
+        results: one for each model, protocol and length.
+    """
 
     created: str
     command: str
@@ -79,7 +105,7 @@ class Evaluation:
     results: list[Result]
 
     def save(self, path: Path) -> None:
-        """Write the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
+        """Writes the JSON file and its tables (suffix `.md`), each replaced as a whole or not at all."""
         write_results(path, EVALUATION_FORMAT, self, lambda: f"{self.summary()}\n\n{markdown_table(self.results)}")
 
     def summary(self) -> str:
@@ -89,7 +115,12 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read what `save` wrote; raises as `read_results` does."""
+        """The evaluation that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds anything else.
+        """
         return read_results(path, EVALUATION_FORMAT, cls, Result)
 
 
@@ -157,7 +188,7 @@ def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
 
 
 def text_table(results: Sequence[Result]) -> str:
-    """Aligned plain text: for each protocol perplexity, bits per byte, segments per block and tokens scored."""
+    """The perplexity, bits per byte, segments per block and tokens scored of each protocol, as aligned plain text."""
     parts = [f"{title}\n{aligned(rows)}" for title, rows in _tables(results)]
     note = comparability_note(results)
     return "\n\n".join(parts if note is None else [*parts, note])

@@ -171,14 +171,17 @@ def evaluate(
     resume: bool = False,
     command: str = "bipe_hf.lab.evaluation.evaluate",
 ) -> Evaluation:
-    """Measure every model by every protocol at every length, each with the tokenizer in its folder.
+    """Measures every model by every protocol at every length, each with the tokenizer in its folder.
 
     Args:
         models: folders written by `save_pretrained`, with model and tokenizer, or names of such on the Hub.
         lengths: tokens per window, distinct; for `sliding` and `tail` greater than `stride` and 256.
-        data, split, text_column, streaming: what `bipe_hf.lab.data.load_documents` reads.
+        data: what `bipe_hf.lab.data.load_documents` reads.
+        split: `train` or `validation`.
+        text_column: as in `load_documents`.
         validation_fraction: share of the documents that it holds out where the data has no splits; None takes that of
             the models' training (`training.json`), so that no text that they saw is scored.
+        streaming: as in `load_documents`.
         protocols: names from `PROTOCOLS`.
         stride: tokens by which the window of `sliding` moves.
         max_tokens: score at most so many tokens of the text, its beginning; None for all of it.
@@ -190,10 +193,15 @@ def evaluate(
             `{"rope_parameters": {"rope_type": "yarn", ...}}`.
         revision: branch, tag or commit of the models, all of which are on the Hub.
         output: JSON file, rewritten after each result, with tables beside it (`.md`); None writes nothing.
-        overwrite: replace `output`. resume: keep the results in `output` and measure only what it lacks.
+        overwrite: replace `output`.
+        resume: keep the results in `output` and measure only what it lacks.
         command: recorded in the results.
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
+    Returns:
+        All results that `output` holds then, or that were measured.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before the first model is loaded.
     """
     check_arguments(lengths, split, protocols, stride, max_tokens, batch_tokens)
     check_dtype(dtype)

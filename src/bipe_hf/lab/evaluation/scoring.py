@@ -24,11 +24,14 @@ TOKENS_AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `length` tokens of a stream.
+    """Windows of a stream of tokens, all of one length.
 
-    `begins` (long, `(windows,)`): index in the stream of each window's first token. `firsts` (long, `(windows,)`):
-    index in the window of the first token that is scored, at least 1 since nothing predicts the first token; all after
-    it are scored as well.
+    Args:
+        length: tokens in a window.
+        begins (`torch.LongTensor` of shape `(windows,)`): index in the stream of each window's first token.
+        firsts (`torch.LongTensor` of shape `(windows,)`):
+            Index in the window of the first token that is scored, at least 1 since nothing predicts the first token;
+            all after it are scored as well.
     """
 
     length: int
@@ -37,17 +40,32 @@ class Windows:
 
     @property
     def tokens_scored(self) -> int:
+        """How many tokens all windows score."""
         return int((self.length - self.firsts).sum())
 
 
 def block_windows(tokens: int, length: int) -> Windows:
-    """Non-overlapping windows of a stream of `tokens`, all scored but the first token of each."""
+    """The non-overlapping windows of a stream, all scored but the first token of each.
+
+    Args:
+        tokens: in the stream.
+        length: tokens in a window.
+    """
     begins = torch.arange(0, tokens - length + 1, length)
     return Windows(length, begins, torch.ones_like(begins))
 
 
 def tail_windows(tokens: int, length: int, tail: int = TAIL) -> Windows:
-    """Non-overlapping windows of which the last `tail` tokens are scored; `length` must exceed `tail`."""
+    """The non-overlapping windows of a stream, of which the last tokens are scored.
+
+    Args:
+        tokens: in the stream.
+        length: tokens in a window, more than `tail`.
+        tail: tokens scored in each.
+
+    Raises:
+        ValueError: `length` is too short.
+    """
     if length <= tail:
         raise InputError(f"protocol tail scores the last {tail} tokens of a block: length {length} must be greater")
     begins = torch.arange(0, tokens - length + 1, length)
@@ -55,7 +73,16 @@ def tail_windows(tokens: int, length: int, tail: int = TAIL) -> Windows:
 
 
 def sliding_windows(tokens: int, length: int, stride: int = STRIDE) -> Windows:
-    """Windows `stride` apart that score every token after the first exactly once; `length` must exceed `stride`."""
+    """The windows `stride` apart that score every token after the first exactly once.
+
+    Args:
+        tokens: in the stream.
+        length: tokens in a window, more than `stride`.
+        stride: tokens by which a window moves.
+
+    Raises:
+        ValueError: `length` is too short.
+    """
     if length <= stride:
         raise InputError(f"protocol sliding moves its window by {stride} tokens: length {length} must be greater")
     ends = torch.arange(length, tokens + stride, stride).clamp(max=tokens)
@@ -64,14 +91,30 @@ def sliding_windows(tokens: int, length: int, stride: int = STRIDE) -> Windows:
 
 
 def make_windows(protocol: str, tokens: int, length: int, stride: int = STRIDE) -> Windows:
-    """The windows of a protocol over a stream of `tokens`. Raises `ValueError` where `length` is too short for it."""
+    """The windows of a protocol over a stream of tokens.
+
+    Args:
+        protocol: one of `PROTOCOLS`.
+        tokens: in the stream.
+        length: tokens in a window.
+        stride: tokens by which the window of `sliding` moves.
+
+    Raises:
+        ValueError: `length` is too short for it.
+    """
     if protocol == "sliding":
         return sliding_windows(tokens, length, stride)
     return {"blocks": block_windows, "tail": tail_windows}[protocol](tokens, length)
 
 
 def segments_per_block(config: PreTrainedConfig, ids: Tensor, windows: Windows) -> float | None:
-    """Mean number of distinct segments in a window, as a model with this config divides it; None for stock models."""
+    """The mean number of distinct segments in a window, as a model with this config divides it; None for stock models.
+
+    Args:
+        config: of the model.
+        ids (`torch.LongTensor` of shape `(tokens,)`): the stream, on CPU.
+        windows: of the stream.
+    """
     if not is_bipe(config):
         return None
     segmenter, segments = Segmenter(config), 0
@@ -109,7 +152,11 @@ class LossSums:
 
 @dataclass(frozen=True)
 class PositionLosses(LossSums):
-    """Those of the tokens at each index in a window; `units` has those of the units of the text, where it has any."""
+    """Negative log-likelihoods in nats of the tokens at each index in a window.
+
+    `sums` (float64, `(length,)`) adds them up, `counts` (long, `(length,)`) counts the tokens; `units` has those of
+    the units of the text, where it has any.
+    """
 
     units: LossSums | None = None
 
@@ -131,7 +178,15 @@ class PositionLosses(LossSums):
 def score(
     model: PreTrainedModel, ids: Tensor, windows: Windows, *, batch_tokens: int = 8192, description: str | None = None
 ) -> float:
-    """Mean negative log-likelihood in nats of the tokens that the windows score; see [`score_positions`]."""
+    """The mean negative log-likelihood in nats of the tokens that the windows score.
+
+    Args:
+        model: a causal language model.
+        ids (`torch.LongTensor` of shape `(tokens,)`): the stream, on CPU.
+        windows: of the stream.
+        batch_tokens: as in [`score_positions`].
+        description: as in [`score_positions`].
+    """
     return score_positions(model, ids, windows, batch_tokens=batch_tokens, description=description).nll
 
 
@@ -145,14 +200,21 @@ def score_positions(
     batch_tokens: int = 8192,
     description: str | None = None,
 ) -> PositionLosses:
-    """Negative log-likelihood of the tokens that the windows score, by their position.
+    """The negative log-likelihoods of the tokens that the windows score, by their position.
 
-    `ids` is the stream (long, `(tokens,)`, on CPU). `units` (long, `(tokens,)`, on CPU, rising from 0) has the unit of
-    each of its tokens: the losses of each unit are added up as well, in the same pass. `batch_tokens // length`
-    windows, at least one, run at once; logits are made for a bounded number of tokens at a time. Log-probabilities are
-    float32, their sum is float64.
-    With dynamic NTK scaling every window runs alone, as the first one that the model sees: the scaling follows the
-    longest row of a batch and of those before it. A `description` shows a progress bar.
+    Log-probabilities are float32, their sum is float64. Logits are made for a bounded number of tokens at a time. With
+    dynamic NTK scaling every window runs alone, as the first one that the model sees: the scaling follows the longest
+    row of a batch and of those before it.
+
+    Args:
+        model: a causal language model.
+        ids (`torch.LongTensor` of shape `(tokens,)`): the stream, on CPU.
+        windows: of the stream.
+        units (`torch.LongTensor` of shape `(tokens,)`, *optional*):
+            The unit of each token, rising from 0, on CPU: the losses of each unit are added up as well, in the same
+            pass.
+        batch_tokens: `batch_tokens // length` windows, at least one, run at once.
+        description: shows a progress bar.
     """
     head = model.get_output_embeddings()
     chunk = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
@@ -194,7 +256,7 @@ def _has_dynamic_scaling(config: PreTrainedConfig) -> bool:
 
 @torch.inference_mode()
 def check_output_layer(model: PreTrainedModel, ids: Tensor) -> None:
-    """Raise `ValueError` for a model that does to its logits what `score` does not do (soft capping, scaling)."""
+    """Raises `ValueError` for a model that does to its logits what `score` does not do (soft capping, scaling)."""
     head = model.get_output_embeddings()
     if head is None:
         raise InputError(f"{model.name_or_path}: this model has no output layer over a vocabulary")

@@ -137,7 +137,12 @@ class RowArguments:
 
 @dataclass(frozen=True)
 class FinetuneSettings(RunSettings):
-    """The settings of a fine-tuning run."""
+    """The settings of a fine-tuning run.
+
+    Args:
+        task: what is learnt, and from which model.
+        rows: what it is learnt from.
+    """
 
     task: TaskArguments
     rows: RowArguments

@@ -83,9 +83,17 @@ def compare_kinds(
 
 
 def draw_map(names: Iterable[str], output: str | Path) -> list[Path]:
-    """Writes the tables and the figure of what `output` has of these kinds, each file as a whole.
+    """Writes the tables and the figure of what a folder has of these kinds, each file as a whole.
 
-    Returns the paths. Raises `ValueError` where there is nothing, or results that cannot be read.
+    Args:
+        names: of the kinds.
+        output: folder, as of [`compare_kinds`].
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: there is nothing, or results that cannot be read.
     """
     require_matplotlib("kinds")
     require_tabulate("kinds")

@@ -137,7 +137,12 @@ class RecordArguments:
 
 @dataclass(frozen=True)
 class RecordSettings(RunSettings):
-    """The settings of a training on records."""
+    """The settings of a training on records.
+
+    Args:
+        records: how they are read and learnt.
+        model: what is trained.
+    """
 
     records: RecordArguments
     model: ModelArguments
@@ -149,10 +154,13 @@ class RecordSettings(RunSettings):
         """The `DEFAULTS` with the settings of a YAML file, where one is given, and flags on top.
 
         Args:
-            config, overrides: as in [`RunSettings.read`].
+            config: as in [`RunSettings.read`]; None for no file.
+            overrides: as in [`RunSettings.read`].
             output_dir: folder of the run, whatever the file says.
 
-        Raises as [`RunSettings.read`] does.
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: as [`RunSettings.read`] does.
         """
         if config is not None and not user_path(config).is_file():
             raise InputNotFoundError(f"config: there is no file {config}")

@@ -33,7 +33,7 @@ class Filled:
 
 
 def fill_rows(used: RecordModel, rows: Sequence[Row], name: str, description: str | None = None) -> Filled:
-    """Fill the field of a column in each row that lacks it, or says nothing in it (`NA`, ...).
+    """Fills the field of a column in each row that lacks it, or says nothing in it (`NA`, ...).
 
     A causal model tells a field from those on its left alone. But by Bayes' rule the probability of a value given all
     other fields is proportional to that of the whole row with the value in it, so each candidate is written into the
@@ -48,6 +48,9 @@ def fill_rows(used: RecordModel, rows: Sequence[Row], name: str, description: st
         rows: with the columns that were learnt; the one to fill may be missing.
         name: of the column.
         description: shows a progress bar.
+
+    Returns:
+        The rows with the field filled in.
 
     Raises:
         ValueError: there is no such column, or its texts are free, so that none is a candidate.

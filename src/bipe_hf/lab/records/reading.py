@@ -61,11 +61,15 @@ class Given(NamedTuple):
     """What a user says of the files; None where it is to be guessed."""
 
     kind: str | None = None
+    """One of `KINDS`."""
     delimiter: str | None = None
+    """One character, between the fields of a table."""
     quote: str | None = None
     """One character, or `NO_QUOTE`."""
     header: bool | None = None
+    """Whether the first row of a table names its columns."""
     text_encoding: str | None = None
+    """As Python names it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class Records:
     """What files hold."""
 
     source: Source
+    """How they are written."""
     columns: list[str]
+    """Names of the fields of a row, in their order."""
     files: dict[str, list[Row]]
     """The rows of each file."""
     notes: list[str]
@@ -81,6 +87,7 @@ class Records:
 
     @property
     def rows(self) -> list[Row]:
+        """All rows, file by file."""
         return [row for rows in self.files.values() for row in rows]
 
 
@@ -88,11 +95,14 @@ NOTHING_GIVEN = Given()
 
 
 def read_records(paths: Sequence[str | Path], given: Given = NOTHING_GIVEN) -> Records:
-    """Read files and folders of records, all of one kind and with the same columns.
+    """Reads files and folders of records, all of one kind and with the same columns.
 
     Args:
         paths: files, and folders, of which every file is read but hidden ones.
         given: what is known of them.
+
+    Returns:
+        The rows, and what was guessed of the files.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -123,7 +133,7 @@ def read_records(paths: Sequence[str | Path], given: Given = NOTHING_GIVEN) -> R
 
 
 def read_like(paths: Sequence[str | Path], source: Source, columns: Sequence[str], but: Sequence[str] = ()) -> Records:
-    """Read files of the kind and with the columns that a model was trained on, in any order and with any delimiter.
+    """Reads files of the kind and with the columns that a model was trained on, in any order and with any delimiter.
 
     Args:
         paths: as in [`read_records`].

@@ -30,6 +30,7 @@ class Sample:
     rows: list[Row]
     """Those that are valid."""
     drawn: int
+    """How many were drawn, those that are not valid included."""
     invalid: dict[str, int]
     """How many were no such rows, by what was wrong with them."""
     given_up: int
@@ -37,6 +38,7 @@ class Sample:
 
     @property
     def valid_share(self) -> float:
+        """The share of the rows drawn that are valid, from 0 to 1."""
         return len(self.rows) / self.drawn
 
     def __str__(self) -> str:
@@ -56,7 +58,9 @@ def sample_rows(
     seed: int = 0,
     show_progress: bool = False,
 ) -> Sample:
-    """Draw rows field by field, each behind the fields before it. What is no valid row is drawn again, and counted.
+    """Draws rows field by field, each behind the fields before it.
+
+    What is no valid row is drawn again, and counted.
 
     Args:
         used: the model.
@@ -66,6 +70,9 @@ def sample_rows(
         temperature: above 0; the logits are divided by it.
         seed: of the draws.
         show_progress: whether there is a bar.
+
+    Returns:
+        The rows, and how many were drawn for them.
 
     Raises:
         ValueError: a count or temperature that is not above 0, `before` where each row stands alone, `starts` where it

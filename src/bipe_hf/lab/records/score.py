@@ -39,11 +39,17 @@ class ScoreReport:
     """What `scores.json` holds."""
 
     created: str
+    """When, in ISO 8601."""
     command: str
+    """What was called."""
     environment: dict[str, str]
+    """What `describe_environment` found."""
     model: str
+    """Folder or name on the Hub, as it was given."""
     files: list[str]
+    """Those that were scored."""
     rows: int
+    """How many they hold."""
     bits_per_row: dict[str, float]
     """`mean`, `median` and `highest`."""
     columns: dict[str, dict[str, float]]
@@ -63,21 +69,27 @@ def score_records(
     device: str | None = None,
     command: str = "bipe_hf.lab.records.score_records",
 ) -> ScoreReport:
-    """Score rows and write what shows which are unusual.
+    """Scores rows and writes what shows which are unusual.
 
     A field takes `-log2 p` bits, where p is the probability of its text and of the separator that ends it behind the
     fields before it. The bits of a row are the sum. They measure how unlikely a row is, so a long text takes more than
     a short one.
 
     Args:
-        model, revision, device: as in [`open_records`].
+        model: as in [`open_records`].
         paths: files of the kind and with the columns that were learnt.
         output: folder for `FILES`.
         overwrite: replace those files.
         page_rows: rows on the page, those with the most bits.
+        revision: as in [`open_records`].
+        device: as in [`open_records`].
         command: recorded in the report.
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before anything is scored.
+    Returns:
+        What `scores.json` holds.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before anything is scored.
     """
     output = user_path(output)
     if page_rows < 1:

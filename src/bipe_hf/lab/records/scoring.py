@@ -29,13 +29,17 @@ class RecordModel:
     """A model of records, ready to be used."""
 
     model: PreTrainedModel
+    """A causal language model."""
     tokenizer: PreTrainedTokenizerBase
+    """Its own."""
     schema: Schema
+    """Of the records that it learnt."""
     length: int
     """Tokens of its training examples."""
 
     @property
     def form(self) -> Form:
+        """How rows are written for the model."""
         return self.schema.form
 
     def fields(self, rows: Sequence[Row]) -> list[list[Field]]:
@@ -46,7 +50,11 @@ class RecordModel:
         """The bits of each field of rows, which stand in their order.
 
         Where the order of rows means nothing, a row is scored alone; else behind as many of the rows before it as half
-        a window holds, or more. A `description` shows a progress bar.
+        a window holds, or more.
+
+        Args:
+            fields: of each row, as [`RecordModel.fields`] gives them.
+            description: shows a progress bar.
         """
         length = self.length if self.schema.order == "file" else None
         return field_bits(self.model, fields, self.tokenizer.eos_token_id, length, description)

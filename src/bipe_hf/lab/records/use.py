@@ -30,17 +30,24 @@ def continue_records(
     revision: str | None = None,
     device: str | None = None,
 ) -> Sample:
-    """Draw valid rows and write them.
+    """Draws valid rows and writes them.
 
     Args:
-        model, revision, device: as in [`open_records`].
+        model: as in [`open_records`].
         count: rows, for each row of `prompt` where rows stand alone.
         prompt: a file. Where rows stand alone, with their first columns, else with the rows that come before.
-        temperature, seed: as in [`sample_rows`].
+        temperature: as in [`sample_rows`].
+        seed: as in [`sample_rows`].
         output: file to write; None writes to standard output.
         overwrite: replace that file.
+        revision: as in [`open_records`].
+        device: as in [`open_records`].
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before a row is drawn.
+    Returns:
+        The rows, and how many were drawn for them.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before a row is drawn.
     """
     _check_output(output, overwrite)
     used = open_records(model, revision=revision, device=device)
@@ -76,16 +83,22 @@ def fill_records(
     revision: str | None = None,
     device: str | None = None,
 ) -> Filled:
-    """Fill a column of a file as [`fill_rows`] does, and write its rows.
+    """Fills a column of a file as [`fill_rows`] does, and writes its rows.
 
     Args:
-        model, revision, device: as in [`open_records`].
+        model: as in [`open_records`].
         path: file of the kind and with the columns that were learnt; it may lack the one to fill.
         column: to fill.
         output: file to write; None writes to standard output.
         overwrite: replace that file.
+        revision: as in [`open_records`].
+        device: as in [`open_records`].
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before a row is filled.
+    Returns:
+        The rows with the field filled in.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before a row is filled.
     """
     _check_output(output, overwrite)
     used = open_records(model, revision=revision, device=device)

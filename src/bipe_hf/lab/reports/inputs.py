@@ -33,10 +33,12 @@ class Level:
 
 @dataclass(frozen=True)
 class TextSegmentation:
-    """What decides where segments end: `config` is that of the model, or one made for this tokenizer."""
+    """What decides where segments end."""
 
     tokenizer: PreTrainedTokenizerBase
+    """A fast one."""
     config: BipeConfigMixin
+    """That of the model, or one made for this tokenizer."""
     description: str
     """What ends a segment, and a unit of each level inside it, in words."""
     levels: list[Level]
@@ -63,6 +65,9 @@ def open_segmentation(
         revision: branch, tag or commit of `source` on the Hub.
         levels: instead of `separators`, those of segments and of each level inside them, coarse to fine, as
             `BipeTokenizer.from_tokenizer` takes them.
+
+    Returns:
+        The tokenizer, and where its segments end.
 
     Raises:
         ValueError: it cannot be loaded or is no fast tokenizer, or the separators do not fit it.

@@ -42,23 +42,28 @@ def report_segments(
     levels: list[str | list[int | str]] | None = None,
     command: str = "bipe_hf.lab.reports.report_segments",
 ) -> SegmentReport:
-    """Measure the segments of a text, and its units at inner levels, and write what shows them.
+    """Measures the segments of a text, and its units at inner levels, and writes what shows them.
 
     Args:
         text: what `bipe_hf.lab.data.load_documents` reads. All of it is measured: a text file as one document,
             training documents before validation documents.
-        tokenizer, separators, max_segment_length, revision, levels: as in `open_segmentation`.
+        tokenizer: folder or Hub name, as `source` of [`open_segmentation`].
+        separators: as in [`open_segmentation`].
+        max_segment_length: as in [`open_segmentation`].
+        revision: as in [`open_segmentation`].
         lengths: of the blocks in which segments are counted, distinct, in tokens.
         text_column: as in `load_documents`.
         output: folder for `FILES`: the numbers as JSON and Markdown, the histogram as PNG and SVG, and the page. None
             writes nothing.
         overwrite: replace those files.
+        levels: as in [`open_segmentation`].
         command: recorded in the report.
 
     Returns:
         A [`LevelReport`] where levels were given or `tokenizer` brings inner ones, else a [`SegmentReport`].
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the text is read.
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before the text is read.
     """
     if not lengths:
         raise InputError("lengths: give at least one block length")

@@ -17,9 +17,17 @@ from .inputs import Level
 class BlockStatistics:
     """Segments in the non-overlapping blocks of one length; the rest of the text that fills no block is left out.
 
-    A block starts at segment 0, position 0, as it does for a model. `segments_*` count the distinct segments of a
-    block, `clamped_share` is the share of tokens whose position, that in the innermost unit where there are inner
-    levels, is `max_segment_length` or more. All but `length` and `blocks` are None where the text fills no block.
+    A block starts at segment 0, position 0, as it does for a model. All but `length` and `blocks` are None where the
+    text fills no block.
+
+    Args:
+        length: of a block, in tokens.
+        blocks: how many there are.
+        segments_mean: distinct segments of a block, on average.
+        segments_fewest: distinct segments of the block with the fewest.
+        segments_most: distinct segments of the block with the most.
+        clamped_share: share of tokens whose position, that in the innermost unit where there are inner levels, is
+            `max_segment_length` or more.
     """
 
     length: int
@@ -32,13 +40,19 @@ class BlockStatistics:
 
 @dataclass(frozen=True)
 class SegmentStatistics:
-    """Segments of a whole text.
+    """Segments of a whole text, of which the last one counts even if nothing ends it.
 
-    `tokens_per_segment` has `mean`, `median`, `percentile_5`, `percentile_95` (linear between neighbours) and
-    `longest`. The last segment counts even if nothing ends it. `clamped_share` is the share of tokens whose position
-    inside their segment, with inner levels inside their innermost unit, is `max_segment_length` or more, so that they
-    share the last row of the intra table. `suggested_alibi_slope_scale` is the mean length: with it a step to the next
-    segment weighs, on average, what the tokens in between weigh in plain ALiBi.
+    Args:
+        documents: of the text.
+        tokens: of the text.
+        segments: of the text.
+        tokens_per_segment: `mean`, `median`, `percentile_5`, `percentile_95` (linear between neighbours) and
+            `longest`.
+        clamped_share: share of tokens whose position inside their segment, with inner levels inside their innermost
+            unit, is `max_segment_length` or more, so that they share the last row of the intra table.
+        suggested_alibi_slope_scale: the mean length in tokens: with it a step to the next segment weighs, on average,
+            what the tokens in between weigh in plain ALiBi.
+        blocks: of each length.
     """
 
     documents: int
@@ -54,10 +68,15 @@ class SegmentStatistics:
 class LevelStatistics:
     """Segments, or the units of one level inside them, of a whole text.
 
-    `unit` and `separators` are those of `Level`. `tokens_per_unit` is as in `SegmentStatistics`. `units_per_parent`,
-    the units inside each one of the next coarser level, has `most` in place of `longest`. `clamped_share` is the share
-    of tokens whose index at this level is `max_inner_index` or more, so that they share the last row of its table.
-    Both are None for segments.
+    Args:
+        unit: what one of them is called.
+        separators: the preset or the list that ends them; None for segments that end at no separator.
+        units: how many there are.
+        tokens_per_unit: as `tokens_per_segment` of [`SegmentStatistics`].
+        units_per_parent: the same of the units inside each one of the next coarser level, with `most` in place of
+            `longest`; None for segments.
+        clamped_share: share of tokens whose index at this level is `max_inner_index` or more, so that they share the
+            last row of its table; None for segments.
     """
 
     unit: str
@@ -133,7 +152,7 @@ def _distribution(counts: np.ndarray, most: str) -> dict[str, float]:
 def segment_statistics(
     ids: Tensor, config: BipeConfigMixin, lengths: Sequence[int], *, documents: int
 ) -> SegmentStatistics:
-    """Statistics of a stream of token ids.
+    """The statistics of a stream of token ids.
 
     Args:
         ids (`torch.LongTensor` of shape `(tokens,)`): the text, at least one token.

@@ -36,6 +36,7 @@ class OneModel(ModelManager):
         yield f"data: {json.dumps(event)}\n\n"
 
     def list_models(self) -> list[dict]:
+        """The one model, as the server lists models."""
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "local"}]
 
     get_gen_models = list_models  # its name up to transformers 5.23

@@ -27,12 +27,23 @@ TYPES = {
 
 
 def refuse(message: str, status: int = 400) -> NoReturn:
-    """Answers the request that is being handled with an error of that status."""
+    """Answers the request that is being handled with an error.
+
+    Args:
+        message: one line.
+        status: of HTTP.
+
+    Raises:
+        HTTPException: always.
+    """
     raise HTTPException(status_code=status, detail=message)
 
 
 class Checks(BaseHandler):
-    """What the handlers of texts and of chats have in common. Comes before one of transformers."""
+    """What the handlers of texts and of chats have in common.
+
+    It comes before one of transformers.
+    """
 
     def _validate_request(self, body: dict[str, Any]) -> None:
         super()._validate_request(body)
@@ -62,7 +73,7 @@ class Checks(BaseHandler):
 
 
 class Chats(Checks, ChatCompletionHandler):
-    """`/v1/chat/completions`"""
+    """The handler of `/v1/chat/completions`."""
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
         try:
@@ -88,7 +99,7 @@ class Chats(Checks, ChatCompletionHandler):
 
 
 class Texts(Checks, CompletionHandler):
-    """`/v1/completions`"""
+    """The handler of `/v1/completions`."""
 
     def _validate_request(self, body: dict[str, Any]) -> None:
         super()._validate_request(body)
@@ -100,6 +111,7 @@ class NotServed:
     """Stands where transformers' server has handlers of other kinds of requests."""
 
     async def handle_request(self, *args) -> Response:
+        """The answer to any request: status 404."""
         refuse("this server answers /v1/chat/completions and /v1/completions", status=404)
 
 

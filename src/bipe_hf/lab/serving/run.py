@@ -35,13 +35,18 @@ def serve(
     """Serves a model until Ctrl-C.
 
     Args:
-        source, revision: a folder or a name on the Hub, as of [`open_checkpoint`]. Clients call the model `source`.
-        host, port: where to listen; port 0 takes a free one.
+        source: a folder or a name on the Hub, as of [`open_checkpoint`]. Clients call the model so.
+        revision: as of [`open_checkpoint`].
+        host: where to listen.
+        port: where to listen; 0 takes a free one.
         batching: writes all answers at once; None one after the other.
-        device, dtype, attention: of the model.
+        device: a torch device; None takes the accelerator where there is one.
+        dtype: one of `DTYPES`; `auto` is the dtype in which the model was saved.
+        attention: `attn_implementation`; None takes the model's own.
 
     Raises:
         InputError: the model cannot be opened or not served so, or the address is taken.
+        RuntimeError: the server did not start; what it printed says why.
         KeyboardInterrupt: it was stopped.
     """
     device = check_device(device)
@@ -70,19 +75,39 @@ def serve(
 
 
 def make_answers(model: PreTrainedModel, batching: ContinuousBatchingConfig | None) -> Answers:
-    """What writes the answers of a server."""
+    """What writes the answers of a server.
+
+    Args:
+        model: ready to write.
+        batching: writes all answers at once; None one after the other.
+    """
     manager = OneByOne() if batching is None else Together(model, batching)
     return Answers(manager, is_batched=batching is not None)
 
 
 def make_app(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Answers) -> FastAPI:
-    """The application of a server, which clients ask for the model `name`."""
+    """The application of a server.
+
+    Args:
+        name: what clients call the model.
+        model: ready to write.
+        tokenizer: a fast one.
+        answers: of [`make_answers`].
+    """
     one = OneModel(name, model, tokenizer)
     return build_server(one, Chats(one, answers), Texts(one, answers), NotServed(), NotServed(), NotServed(), answers)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises `InputError` where it cannot."""
+    """A socket that listens.
+
+    Args:
+        host: name or address.
+        port: from 0, any that is free, to 65535.
+
+    Raises:
+        InputError: nothing can listen there.
+    """
     if not 0 <= port <= 65535:
         raise InputError(f"--port {port}: must be from 0 (any that is free) to 65535")
     try:

@@ -15,7 +15,15 @@ FORMAT = "bipe-hf tasks 1"
 
 @dataclass
 class TaskEvaluation:
-    """Results with what is needed to repeat them; `save` and `load` keep it as JSON."""
+    """Results with what is needed to repeat them; `save` and `load` keep it as JSON.
+
+    Args:
+        created: when, in ISO 8601.
+        command: that measured.
+        environment: what `describe_environment` found.
+        settings: how the tasks were asked.
+        results: one for each metric of each task and model.
+    """
 
     created: str
     command: str
@@ -24,7 +32,7 @@ class TaskEvaluation:
     results: list[TaskResult]
 
     def save(self, path: Path) -> None:
-        """Write the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
+        """Writes the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
         harness = f"lm-evaluation-harness {self.settings['lm_eval']}"
         summary = f"`{self.command}`: {harness}, measured {self.created} with {in_words(self.environment)}"
         for name, settings in self.settings.get("metadata", {}).items():
@@ -33,12 +41,17 @@ class TaskEvaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "TaskEvaluation":
-        """Read what `save` wrote; raises as `read_results` does."""
+        """The evaluation that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds anything else.
+        """
         return read_results(path, FORMAT, cls, TaskResult)
 
 
 def task_table(results: Sequence[TaskResult]) -> str:
-    """Aligned plain text: a row for each metric of each task, a column for each model; then what `SHIPPED` has."""
+    """A row for each metric of each task, a column for each model, as aligned plain text; then what `SHIPPED` has."""
     return "\n\n".join(map(aligned, _tables(results)))
 
 

@@ -13,10 +13,10 @@ BATCH_TOKENS = 8192
 
 
 class GreedyModel(LM):
-    """Takes the likeliest token each time, up to the `max_new_tokens` of a document. Prompts are read whole.
+    """Takes the likeliest token each time, up to the `max_new_tokens` of a document.
 
-    The harness's model for `transformers` cuts the beginning off what is longer than `max_position_embeddings`, and
-    what a saved generation config says of sampling or repetition holds there.
+    Prompts are read whole: the harness's model for `transformers` cuts the beginning off what is longer than
+    `max_position_embeddings`, and what a saved generation config says of sampling or repetition holds there.
 
     Args:
         model: with `generate`.
@@ -35,9 +35,10 @@ class GreedyModel(LM):
         self.title = title
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answer to each request. Special tokens stand in it where its task asks for them.
+        """The answer to each request.
 
-        `generation_kwargs` of a task: of them only `skip_special_tokens` (default: true) is read.
+        Special tokens stand in it where its task asks for them. `generation_kwargs` of a task: of them only
+        `skip_special_tokens` (default: true) is read.
         """
         prompts = [encode_prompt(self.tokenizer, request.args[0]) for request in requests]
         # Behind an answer that has ended it must be a token that decodes to nothing.

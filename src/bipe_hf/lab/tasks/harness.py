@@ -23,7 +23,15 @@ from .shipped import FOLDER
 
 
 def find_tasks(tasks: Sequence[str], folder: str | Path | None) -> tuple[Any, list[str]]:
-    """The harness's task manager, and the names that patterns such as `mmlu_*` stand for."""
+    """The harness's task manager, and the names that patterns such as `mmlu_*` stand for.
+
+    Args:
+        tasks: names and patterns.
+        folder: with files of further tasks.
+
+    Raises:
+        InputError: there is no such task.
+    """
     from lm_eval.tasks import TaskManager
 
     if all(task in SHIPPED for task in tasks):  # the harness takes seconds to read the files of its own
@@ -46,7 +54,15 @@ def find_tasks(tasks: Sequence[str], folder: str | Path | None) -> tuple[Any, li
 
 
 def load_tasks(manager: Any, requests: Sequence[str]) -> list[Any]:
-    """Every task of every request, its data included: what cannot be loaded or run shows before a model is loaded."""
+    """Every task of every request, its data included: what cannot be loaded or run shows before a model is loaded.
+
+    Args:
+        manager: of [`find_tasks`].
+        requests: names of [`find_tasks`].
+
+    Raises:
+        InputError: a task cannot be loaded, or runs code that a model writes.
+    """
     loaded = []
     for request in requests:
         try:
@@ -65,7 +81,18 @@ def load_tasks(manager: Any, requests: Sequence[str]) -> list[Any]:
 def check_candidate(
     candidate: Checkpoint, max_length: int, tasks: Sequence[Any], apply_chat_template: bool = False
 ) -> None:
-    """Refuses a model that cannot be asked these tasks."""
+    """Checks that a model can be asked these tasks.
+
+    Args:
+        candidate: the model.
+        max_length: tokens that a request may have.
+        tasks: of [`load_tasks`].
+        apply_chat_template: ask by the chat template.
+
+    Raises:
+        InputError: its tokenizer lacks an end-of-text token or a chat template, or an answer leaves no room for its
+            prompt.
+    """
     from lm_eval.models.utils import normalize_gen_kwargs
 
     if candidate.tokenizer.eos_token_id is None:
@@ -93,7 +120,19 @@ def measure(
     batch_size: int,
     **asking: Any,
 ) -> dict[str, Any]:
-    """What the harness finds on a task, group or tag, asking by its own model, in the way that `asking` says."""
+    """What the harness finds on a task, group or tag, asking by its own model.
+
+    Args:
+        candidate: the model as it was opened.
+        model: its weights.
+        name: of the task.
+        manager: of [`find_tasks`].
+        num_fewshot: solved examples in front of a question; None leaves it to the task.
+        limit: so many documents of the task; None for all.
+        max_length: tokens that a request may have.
+        batch_size: requests in a batch.
+        asking: further arguments of `lm_eval.simple_evaluate`, which say how.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
@@ -117,7 +156,17 @@ def measure_part(
     limit: int | None,
     batch_size: int | None,
 ) -> dict[str, Any]:
-    """What the harness finds on a part of a task of this package."""
+    """What the harness finds on a part of a task of this package.
+
+    Args:
+        candidate: the model as it was opened.
+        model: its weights.
+        name: of the task.
+        metadata: settings of the part, as [`ShippedTask.metadata`] gives them.
+        part: what it is measured at.
+        limit: so many documents of the part; None for all.
+        batch_size: prompts in a batch; None takes as many as have `BATCH_TOKENS`.
+    """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -150,7 +199,19 @@ def result_rows(
     max_length: int | None,
     seconds: float,
 ) -> list[TaskResult]:
-    """One row for each `metric,filter` of what the harness returns."""
+    """One row for each `metric,filter` of what the harness returns.
+
+    Args:
+        candidate: the model.
+        request: name that was asked for.
+        part: of a task of this package; empty for the others.
+        measured: what the harness returns.
+        max_length: tokens that a request could have; None where nothing is cut.
+        seconds: wall time.
+
+    Raises:
+        InputError: a number is not finite.
+    """
     rows = []
     for task, metrics in measured["results"].items():
         for key, value in metrics.items():

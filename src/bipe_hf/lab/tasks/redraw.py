@@ -18,7 +18,7 @@ def is_task_evaluation(file: str | Path) -> bool:
 
 
 def redraw_tasks(file: str | Path, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
-    """Draw what `bipe-hf evaluate --tasks` measured of the tasks of this package, as it did itself.
+    """Draws what `bipe-hf evaluate --tasks` measured of the tasks of this package, as it did itself.
 
     Args:
         file: results.

@@ -19,7 +19,15 @@ SHIPPED: dict[str, ShippedTask] = {
 
 
 def read_metadata(requests: Sequence[str], metadata: dict[str, Any]) -> dict[str, Any]:
-    """The settings of each task of this package that is asked for, of the class that the task says."""
+    """The settings of each task of this package that is asked for, of the class that the task says.
+
+    Args:
+        requests: names of tasks.
+        metadata: settings by name.
+
+    Raises:
+        InputError: a setting that no such task has, or a value that is not accepted.
+    """
     asked = {name: SHIPPED[name].settings_class for name in requests if name in SHIPPED}
     known = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in asked.items()}
     every = sorted(set().union(*known.values()))

@@ -7,12 +7,24 @@ from dataclasses import dataclass, field
 class TaskResult:
     """One metric of one task, for one model.
 
-    `request` is the name that was asked for, `task` the task that the number belongs to: they differ for the members
-    of a group. `filter` is what the harness did to an answer before scoring it. `stderr` is None where the harness
-    gives none, `samples` (documents scored) and `num_fewshot` where `task` is a group. `max_length` is the number of
-    tokens of context and continuation that the harness left to a request, None where nothing is cut. `seconds` is wall
-    time of the request. `part` says which part of a task was measured, where it is measured in parts: a length and a
-    depth, a number of operators.
+    Args:
+        model: folder or name on the Hub, as it was given.
+        name: a short one, for tables.
+        encoding: what the field calls its positional encoding.
+        train_length: in tokens; None where it is not known.
+        request: name that was asked for.
+        task: that the number belongs to, another one for the members of a group.
+        metric: its name.
+        filter: what the harness did to an answer before scoring it.
+        value: of the metric.
+        stderr: its standard error; None where the harness gives none.
+        samples: documents scored; None where `task` is a group.
+        num_fewshot: solved examples in front of a question; None where `task` is a group.
+        max_length: tokens of context and continuation that the harness left to a request; None where nothing is cut.
+        seconds: wall time of the request.
+        model_fingerprint: that `Checkpoint.fingerprint` gives.
+        part: which part of a task was measured, where it is measured in parts: a length and a depth, a number of
+            operators.
     """
 
     model: str

@@ -48,30 +48,40 @@ def evaluate_tasks(
     resume: bool = False,
     command: str = "bipe_hf.lab.tasks.run.evaluate_tasks",
 ) -> TaskEvaluation:
-    """Measure every model on every task.
+    """Measures every model on every task.
 
     Args:
-        models, revision: as in `evaluate`.
+        models: as in `evaluate`.
         tasks: names of tasks, groups and tags of the harness, patterns of names such as `mmlu_*`, and names of
             `SHIPPED`.
         tasks_folder: folder with task files (`.yaml`), whose tasks come beside those of the harness.
         metadata: settings of the tasks of this package, by name: the fields of `PasskeySettings` or
             `GeneratedSettings`. Each task takes those that it has.
-        num_fewshot: solved examples in front of a question; None leaves it to the task. Like `max_length` and the
-            next three, it is nothing for the tasks of this package.
-        apply_chat_template: ask by the chat template of each model's tokenizer; with `fewshot_as_multiturn` the solved
-            examples are turns of their own.
+        num_fewshot: solved examples in front of a question; None leaves it to the task. Like `max_length` and the next
+            three, it is nothing for the tasks of this package.
+        apply_chat_template: ask by the chat template of each model's tokenizer.
+        fewshot_as_multiturn: with a chat template, solved examples are turns of their own.
         system_instruction: stands before every request, with a chat template as the turn of the system.
         limit: so many documents of each task, or of each part of one, from its first; None for all.
         max_length: tokens that a request may have, continuation included: what is longer loses its beginning. None
             takes `max_position_embeddings` of the model, which `bipe-hf pretrain` sets to the train length.
-        batch_size: requests in a batch; it changes speed and memory, not results. None takes one, and for the tasks
-            of this package as many as have 8192 tokens.
-        device, dtype, attn_implementation, overwrite, resume, command: as in `evaluate`.
+        revision: as in `evaluate`.
+        batch_size: requests in a batch; it changes speed and memory, not results. None takes one, and for the tasks of
+            this package as many as have 8192 tokens.
+        device: as in `evaluate`.
+        dtype: as in `evaluate`.
+        attn_implementation: as in `evaluate`.
         output: JSON file, rewritten after each task, or part of a task, of each model, with tables beside it (`.md`)
             and the figures of the tasks of this package (`.png` and `.svg`); None writes nothing.
+        overwrite: as in `evaluate`.
+        resume: as in `evaluate`.
+        command: as in `evaluate`.
 
-    Raises `ValueError`, `FileNotFoundError` or `FileExistsError` for bad arguments before the first model is loaded.
+    Returns:
+        All results that `output` holds then, or that were measured.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: bad arguments, before the first model is loaded.
     """
     if not tasks:
         raise InputError("tasks: give at least one task")

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 
 
 class ShippedTask:
-    """One task. Its file says how the harness makes documents and scores answers.
+    """One task, whose file says how the harness makes documents and scores answers.
 
     Args:
         name: in the file.
@@ -43,22 +43,37 @@ class ShippedTask:
         return [dict(zip(self.axes, values, strict=True)) for values in product(*lists)]
 
     def metadata(self, settings: dict[str, Any], part: dict[str, float]) -> dict[str, Any]:
-        """The settings of a part alone."""
+        """The settings of a part alone.
+
+        Args:
+            settings: that [`ShippedTask.prepare`] gives.
+            part: what it is measured at.
+        """
         return settings | {key: [part[name]] for name, key in self.axes.items()}
 
     def prepare(self, settings: Any, candidates: Sequence[Checkpoint]) -> dict[str, Any]:
-        """All settings, with what they leave open, and a hash of data that they name. What they are resumed with.
+        """All settings, with what they leave open, and a hash of data that they name: what they are resumed with.
 
-        Raises `ValueError` for settings that no model can be measured with.
+        Args:
+            settings: of `settings_class`.
+            candidates: the models.
+
+        Raises:
+            ValueError: settings that no model can be measured with.
         """
         raise NotImplementedError
 
     def check(self, settings: Any, candidate: Checkpoint) -> None:
-        """Raises `ValueError` for a model that cannot be measured with these settings."""
+        """Raises `ValueError` for a model that cannot be measured with these settings.
+
+        Args:
+            settings: that [`ShippedTask.prepare`] gives.
+            candidate: the model.
+        """
         raise NotImplementedError
 
     def table(self, results: Sequence[TaskResult]) -> list[list[str]]:
-        """Rows of cells, the first one the heading."""
+        """The rows of cells, the first one the heading."""
         raise NotImplementedError
 
     def draw(self, results: Sequence[TaskResult]) -> "Figure":
@@ -66,7 +81,12 @@ class ShippedTask:
         raise NotImplementedError
 
     def picture(self, output: Path, model_name: str) -> Path:
-        """The PNG file of the figure of the model with this name; the SVG file goes beside it."""
+        """The PNG file of the figure of a model; the SVG file goes beside it.
+
+        Args:
+            output: JSON file of the results.
+            model_name: short name of the model.
+        """
         parts = [output.stem, self.name.removeprefix("bipe_")]
         if not self.one_figure:
             parts.append(name_of_file(model_name, also="._"))
@@ -75,7 +95,18 @@ class ShippedTask:
     def check_pictures(
         self, output: Path, candidates: Sequence[Checkpoint], earlier: Sequence[TaskResult], overwrite: bool
     ) -> None:
-        """Refuses figures that would replace anything but those of `earlier` results of the same model."""
+        """Checks that figures replace nothing but those of earlier results of the same model.
+
+        Args:
+            output: JSON file of the results.
+            candidates: the models.
+            earlier: results that the file holds.
+            overwrite: any figure may be replaced.
+
+        Raises:
+            FileExistsError: a figure is there that must not be replaced.
+            ValueError: two models would share a figure.
+        """
         owners = {self.picture(output, row.name): row.model for row in earlier if row.request == self.name}
         for candidate in candidates:
             picture = self.picture(output, candidate.name)

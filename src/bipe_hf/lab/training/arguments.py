@@ -150,7 +150,7 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
         return model_type in CONFIG_MAPPING and not issubclass(CONFIG_MAPPING[model_type], BipeConfigMixin)
 
     def spelt_out(self, train_length: int) -> Self:
-        """With the fields of `encoding` in its place. Raises `ValueError` where there is no such encoding."""
+        """The same with the fields of `encoding` in its place. Raises `ValueError` where there is no such encoding."""
         if self.encoding is None:
             return self
         given = {name: vars(self)[name] for name in encoding_options() if vars(self)[name] is not None}
@@ -245,7 +245,12 @@ class DataArguments:
 
 @dataclass(frozen=True)
 class PretrainSettings(RunSettings):
-    """The settings of a pretraining run."""
+    """The settings of a pretraining run.
+
+    Args:
+        model: what is trained.
+        data: what it is trained on.
+    """
 
     model: ModelArguments
     data: DataArguments
@@ -257,15 +262,17 @@ class PretrainSettings(RunSettings):
         return super().from_dict(values).spelt_out()
 
     def chosen(self, choice: Choice) -> Self:
-        """With what was chosen for the text in the place of `auto`; what is given besides wins."""
+        """The same with what was chosen for the text in the place of `auto`; what is given besides wins."""
         model, data = replace(self.model, encoding=choice.encoding), self.data
         if choice.levels and data.separators is None and data.levels is None:
             data = replace(data, levels=list(choice.levels))
         return replace(self, model=model, data=data).spelt_out()
 
     def spelt_out(self) -> Self:
-        """With the fields of `encoding` in its place, and the separators that it is meant for where none are given;
-        `auto` waits for the text.
+        """The same with the fields of `encoding` in its place, and the separators that it is meant for where none are
+        given.
+
+        `auto` waits for the text. Raises `ValueError` for separators where the encoding has levels.
         """
         encoding, data = self.model.encoding, self.data
         if encoding in (None, AUTO):

@@ -46,6 +46,10 @@ def read_documents(data_args: DataArguments) -> DatasetDict | IterableDatasetDic
 def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTrainedConfig:
     """The config of the model to train; `fit_tokenizer` adds what depends on the tokenizer.
 
+    Args:
+        model_args: what is trained.
+        data_args: what it is trained on.
+
     Raises:
         ValueError: a field that models of this type do not have, values that their config refuses, or settings for
             segments that the model does not use.
@@ -144,6 +148,11 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that the settings name, or a BPE trained on the train split.
 
+    Args:
+        model_args: what is trained.
+        data_args: what it is trained on.
+        documents: from [`read_documents`].
+
     Raises:
         ValueError: the tokenizer has another size than `vocab_size` says.
     """
@@ -162,10 +171,19 @@ def load_tokenizer(
 def fit_tokenizer(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, data_args: DataArguments
 ) -> PreTrainedTokenizerBase:
-    """Sets vocabulary, special tokens and separators in `config`, and returns the tokenizer to save with the model.
+    """Sets vocabulary, special tokens and separators in `config`.
 
-    Where segments end at separators, that is a `BipeTokenizer`. For every other model it is a plain one: the
-    `segment_ids` of a `BipeTokenizer` would override the model's own segmentation.
+    Where segments end at separators, the tokenizer becomes a `BipeTokenizer`. For every other model it is a plain one:
+    the `segment_ids` of a `BipeTokenizer` would override the model's own segmentation.
+
+    Args:
+        config: of the model; changed.
+        tokenizer: from [`load_tokenizer`].
+        model_args: what is trained.
+        data_args: what it is trained on.
+
+    Returns:
+        The tokenizer to save with the model.
 
     Raises:
         ValueError: more tokens than the initial model has, separators that no part of the model uses, or none where
@@ -201,7 +219,12 @@ def fit_tokenizer(
 
 
 def build_model(model_args: ModelArguments, config: PreTrainedConfig) -> PreTrainedModel:
-    """A float32 model with `config`: random weights, or those of `initial_model`."""
+    """A float32 model: random weights, or those of `initial_model`.
+
+    Args:
+        model_args: what is trained.
+        config: from [`build_config`].
+    """
     if model_args.initial_model is not None:
         return load_model(
             initial_source(model_args.initial_model, model_args.revision),

@@ -44,10 +44,13 @@ QUESTION = "What is the pass key? The pass key is"
 
 @dataclass(frozen=True)
 class Filler:
-    """What the key is hidden in: pieces of text, each with the white space behind it, taken in their order.
+    """What the key is hidden in.
 
-    The text of a prompt starts at the first piece, or at a random one where `starts_anywhere`, and goes on from the
-    last piece to the first.
+    The text goes on from the last piece to the first.
+
+    Args:
+        pieces: of text, each with the white space behind it, taken in their order.
+        starts_anywhere: whether the text of a prompt starts at a random piece, not at the first.
     """
 
     pieces: Sequence[str]
@@ -58,7 +61,12 @@ CLASSIC_FILLER = Filler(SENTENCES, starts_anywhere=False)
 
 
 def words_filler(texts: Iterable[str], enough: int) -> Filler:
-    """The words of texts, a blank line between two of them, read until there are `enough` words."""
+    """The words of texts, a blank line between two of them.
+
+    Args:
+        texts: read until there are enough.
+        enough: words.
+    """
     words: list[str] = []
     for text in texts:
         words += re.findall(r"\S+\s*", text.strip() + "\n\n")
@@ -69,7 +77,13 @@ def words_filler(texts: Iterable[str], enough: int) -> Filler:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, its token ids, and the number that is hidden in it."""
+    """A prompt with what is hidden in it.
+
+    Args:
+        text: of the prompt.
+        input_ids: its token ids.
+        key: the number.
+    """
 
     text: str
     input_ids: list[int]
@@ -77,7 +91,13 @@ class Prompt:
 
 
 def write_prompt(filler: Sequence[str], key: str, depth: float) -> str:
-    """The prompt with the key behind the first `depth` of the pieces of the filler, rounded half up."""
+    """The prompt with the key in its place.
+
+    Args:
+        filler: pieces of text.
+        key: the number.
+        depth: share of the pieces that stand before the key, rounded half up.
+    """
     split = int(depth * len(filler) + 0.5)
     before, after = "".join(filler[:split]).strip(), "".join(filler[split:]).strip()
     return "\n".join(part for part in (TASK, before, KEY.format(key=key), after, QUESTION) if part)
@@ -88,8 +108,16 @@ def make_prompt(
 ) -> Prompt:
     """A prompt of at most `length` tokens: with one more piece of filler it would be longer.
 
-    Key and text depend on all arguments but the tokenizer, and on nothing else.
-    [`check_length`] says whether there is room for a piece.
+    Key and text depend on all arguments but the tokenizer, and on nothing else. [`check_length`] says whether there is
+    room for a piece.
+
+    Args:
+        tokenizer: of the model.
+        filler: what the key is hidden in.
+        length: in tokens.
+        depth: share of the pieces that stand before the key.
+        sample: index of the prompt.
+        seed: of key and text.
     """
     key, start = _draw(filler, length, depth, sample, seed)
 
@@ -111,7 +139,16 @@ def make_prompt(
 def check_length(
     tokenizer: PreTrainedTokenizerBase, filler: Filler, length: int, depths: Sequence[float], samples: int, seed: int
 ) -> None:
-    """Raises `ValueError` unless prompts of this length have room for text, and the filler enough of it."""
+    """Raises `ValueError` unless prompts of this length have room for text, and the filler enough of it.
+
+    Args:
+        tokenizer: of the model.
+        filler: what the keys are hidden in.
+        length: in tokens.
+        depths: shares of the pieces that stand before the key.
+        samples: prompts at each depth.
+        seed: of keys and text.
+    """
     for depth in depths:
         for sample in range(samples):
             key, start = _draw(filler, length, depth, sample, seed)

@@ -176,7 +176,12 @@ def documents(
 
 
 def score(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Whether the first number of an answer is the key."""
+    """Whether the first number of an answer is the key, as 0 or 1, and the length of the prompt in tokens.
+
+    Args:
+        doc: a row of [`documents`].
+        results: the answer alone.
+    """
     return {"found": float(first_number(results[0]) == doc["key"]), "prompt_tokens": doc["prompt_tokens"]}
 
 

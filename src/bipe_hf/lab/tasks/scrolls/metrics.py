@@ -24,6 +24,8 @@ def check_installed(metric: str) -> None:
 def score(metric: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Scores in percent: the best over the references of each example, the mean over examples.
 
+    They are those of SCROLLS (Shaham et al. 2022, arXiv 2201.03533).
+
     Args:
         metric: `f1`, of the words that prediction and reference share, and `exact_match`, both without regard to case,
             punctuation, articles and white space, as in SQuAD; `rouge` (F1 of unigrams, bigrams and the longest common

@@ -47,17 +47,17 @@ def encode_prompts(
     max_length: int,
     answer_lengths: Sequence[int],
 ) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of prompts that leave room for an answer. Only the document is cut, at its end.
+    """The token ids of prompts that leave room for an answer.
 
-    Document, question and answer are tokenized apart and their ids joined, so that all of the question is there and
-    the prompt has the same tokens whether an answer follows or not. Of 8192 tokens the answers of `SCROLLS_TASKS`
-    leave 7991 to the document and the question about it, behind bos.
+    Only the document is cut, at its end. Document, question and answer are tokenized apart and their ids joined, so
+    that all of the question is there and the prompt has the same tokens whether an answer follows or not. Of 8192
+    tokens the answers of `SCROLLS_TASKS` leave 7991 to the document and the question about it, behind bos.
 
     Args:
         inputs: as in the column `input`.
         task: whose inputs they are.
         tokenizer: of the model; the prompt begins with bos where it puts one before a text.
-        max_length: of prompt and answer together.
+        max_length: of prompt and answer together, in tokens.
         answer_lengths: tokens to leave free behind each prompt.
 
     Returns:

@@ -32,7 +32,19 @@ MAX_LENGTH = 8192
 
 @dataclass(frozen=True)
 class ScrollsResult:
-    """One metric of a task, in percent, over `examples` examples of a split. `references` counts their answers."""
+    """One metric of a task.
+
+    Args:
+        model: folder or name on the Hub, as it was given.
+        name: a short one, for tables.
+        encoding: what the field calls its positional encoding.
+        task: one of `SCROLLS_TASKS`.
+        split: that was answered.
+        metric: its name.
+        value: in percent.
+        examples: how many were answered.
+        references: how many answers they have.
+    """
 
     model: str
     name: str
@@ -50,6 +62,13 @@ class ScrollsEvaluation:
     """Scores with what is needed to repeat them; `results` is empty until all predictions are there.
 
     `save` and `load` keep it as JSON. The predictions stand beside it (suffix `.jsonl`), `id` and `prediction` a line.
+
+    Args:
+        created: when, in ISO 8601.
+        command: that answered.
+        environment: what `describe_environment` found.
+        settings: model, task, data and lengths.
+        results: one for each metric.
     """
 
     created: str
@@ -59,13 +78,18 @@ class ScrollsEvaluation:
     results: list[ScrollsResult]
 
     def save(self, path: Path) -> None:
-        """Write the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
+        """Writes the JSON file and its table (suffix `.md`), each replaced as a whole or not at all."""
         summary = f"`{self.command}`, begun {self.created} with {in_words(self.environment)}"
         write_results(path, FORMAT, self, lambda: f"{summary}\n\n{markdown(_table(self.results))}\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "ScrollsEvaluation":
-        """Read what `save` wrote; raises as `read_results` does."""
+        """The evaluation that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds anything else.
+        """
         return read_results(path, FORMAT, cls, ScrollsResult, "scrolls")
 
 
@@ -78,7 +102,7 @@ class _Example:
 
 
 def scrolls_table(results: Sequence[ScrollsResult]) -> str:
-    """Aligned plain text, a row for each metric."""
+    """A row for each metric, as aligned plain text."""
     return aligned(_table(results))
 
 
@@ -113,16 +137,24 @@ def answer_scrolls(
     """Lets a model answer a split of a SCROLLS task, taking the likeliest token each time, and scores the answers.
 
     Args:
-        model, revision: as in `open_checkpoint`.
+        model: as in `open_checkpoint`.
         output: JSON file of the scores. The table goes beside it as `.md`, the predictions as `.jsonl`, each as soon
             as its batch is done.
-        task, data, max_length, answer_length: as in fine-tuning; by default what the model was fine-tuned with, where
-            `finetuning.json` in its folder tells of this task, else `tau/scrolls`, 8192 and those of `SCROLLS_TASKS`.
+        revision: as in `open_checkpoint`.
+        task: as in fine-tuning; like `data`, `max_length` and `answer_length` by default what the model was fine-tuned
+            with, where `finetuning.json` in its folder tells of this task.
+        data: as in fine-tuning; else `tau/scrolls`.
         split: train, validation or test.
+        max_length: of prompt and answer, in tokens; else 8192.
+        answer_length: in tokens; else that of `SCROLLS_TASKS`.
         predict_only: leave out the scores. The test split of SCROLLS has no answers to score with.
         batch_size: prompts at once, padded on the left; it changes speed and memory.
-        device, dtype, attn_implementation, overwrite, command: as in `bipe_hf.lab.evaluation.evaluate`.
+        device: as in `bipe_hf.lab.evaluation.evaluate`.
+        dtype: as in `bipe_hf.lab.evaluation.evaluate`.
+        attn_implementation: as in `bipe_hf.lab.evaluation.evaluate`.
+        overwrite: as in `bipe_hf.lab.evaluation.evaluate`.
         resume: keep the predictions of an earlier call with the same model, data and settings and add what they lack.
+        command: as in `bipe_hf.lab.evaluation.evaluate`.
 
     Returns:
         The scores; none new with `predict_only`.

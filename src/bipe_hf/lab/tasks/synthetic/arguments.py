@@ -61,7 +61,12 @@ class GeneratorArguments:
 
 @dataclass(frozen=True)
 class SyntheticSettings(RunSettings):
-    """The settings of a run on a generated task."""
+    """The settings of a run on a generated task.
+
+    Args:
+        generator: what is learnt, and on what it is measured.
+        model: what is trained.
+    """
 
     generator: GeneratorArguments
     model: ModelArguments
