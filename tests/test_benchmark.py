@@ -184,6 +184,7 @@ def peaks_of(sizes):
     return [measurements.peak_bytes(partial(torch.ones, mebibytes, 2**18), "cpu") for mebibytes in sizes]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 def test_peak_memory_is_the_most_at_a_time():
     """In a process of its own, as the command measures: this one may hold free memory from tests before."""

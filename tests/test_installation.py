@@ -127,6 +127,7 @@ def test_the_package_is_a_program(module):
     assert result.stdout == f"bipe-hf {bipe_hf.__version__}\n"
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_little_more_than_the_stock_models():
     """Everything beyond transformers' two families, its Auto classes and the base of fast tokenizers is ours."""
     code = "import sys, json; {}; print(json.dumps(sorted(sys.modules)))"

@@ -128,7 +128,8 @@ def test_recorded_hidden_states_are_hidden_states_alone(model):
 
 @pytest.mark.parametrize("kind", CACHES)
 def test_a_cache_goes_on_over_padding_after_crops_and_reordering(model, kind):
-    assert_a_cache_goes_on(model, kind)
+    """In float64: what layers hand on grows the rounding of float32 to the tolerance, on some processors beyond it."""
+    assert_a_cache_goes_on(model.double(), kind)
 
 
 def test_padding_and_packing_are_documents_alone(model):
