@@ -177,6 +177,17 @@ def check_line(words: list[str], monkeypatch) -> bool:
     return False
 
 
+def check_settings(text, place, where):
+    """Reads a block of settings, of a training or of a comparison."""
+    content = yaml.safe_load(text)
+    if "entries" not in content:
+        assert PretrainSettings.parse(content, [], where, None)
+        return
+    file = place / "configs" / "compare_of_the_page.yaml"
+    file.write_text(text)
+    assert set(read_comparison(file).entries) == set(content["entries"])
+
+
 # The page that starts the harness twice takes half a minute.
 RUNNING = [
     pytest.param(page, marks=[pytest.mark.slow] if page == "evaluate" else [])
@@ -196,7 +207,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, place, monkeypatch, 
         elif block.language == "bash":
             ran = [check_line(words, monkeypatch) for words in lines_of(block.text)]
         elif block.language == "yaml":
-            assert PretrainSettings.parse(yaml.safe_load(block.text), [], where, None)
+            check_settings(block.text, place, where)
         else:
             continue
         if block.output is not None:
