@@ -25,11 +25,11 @@ class Comparison:
 
     def __init__(self, name: str) -> None:
         content = json.loads((ROOT / "results" / name / "comparison.json").read_text(encoding="utf-8"))
-        self.rows, self.runs = content["results"], content["runs"]
+        self.rows, self.runs, self.entries = content["results"], content["runs"], content["config"]["entries"]
 
     def values(self, entry: str, length: int, metric: str = "bits_per_byte") -> list[float]:
         """Those of all seeds of an entry at a length."""
-        if all(row["entry"] != entry for row in self.rows):
+        if entry not in self.entries:
             raise KeyError(f"no entry {entry}")
         return [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
 
@@ -175,6 +175,76 @@ def mix() -> str:
     return numbers(rows)
 
 
+KIND_NAMES = {
+    "chinese": "Chinese",
+    "cpp": "C++",
+    "json_lines": "JSON lines, new sources",
+    "logs_seen": "logs, known systems",
+    "logs_unseen": "logs, new systems",
+    "mathematics": "mathematics",
+    "music": "music",
+    "novels": "novels",
+    "plays": "plays",
+    "python": "Python",
+    "tables": "tables",
+    "tables_other": "tables, other sources",
+    "verse": "verse",
+}
+KIND_ENTRIES = {
+    "RoPE": "RoPE",
+    "ALiBi": "ALiBi",
+    "hybrid over tokens": "`hybrid`",
+    "BiPE-RoPE": "BiPE-RoPE",
+    "BiPE-ALiBi": "BiPE-ALiBi",
+    "hybrid over segments": "`bipe_hybrid`",
+    "levels": "levels",
+    "levels with rotation": "with rotation",
+    "levels with axes": "with axes",
+}
+
+
+def kinds() -> str:
+    """Bits per byte of each kind of text that has results of all entries, at the train length and 16 times it."""
+    rows = [["bits per byte", "tokens", *KIND_ENTRIES.values()]]
+    for name, shown in KIND_NAMES.items():
+        if not (ROOT / "results" / "kinds" / name / "comparison.json").is_file():
+            continue
+        found = Comparison(f"kinds/{name}")
+        for length in (256, 4096):
+            means = {entry: found.mean(entry, length) for entry in KIND_ENTRIES if found.values(entry, length)}
+            cells = {entry: f"{mean:.2f}" for entry, mean in means.items()}
+            best = min(means, key=means.get)
+            cells[best] = f"**{cells[best]}**"
+            rows.append([shown, f"{length:,}", *(cells.get(entry, "-") for entry in KIND_ENTRIES)])
+    return numbers(rows)
+
+
+def longer() -> str:
+    """Bits per byte of tables after 800 steps."""
+    found = Comparison("compare_tables_longer")
+    rows = [["bits per byte of tables, 800 steps", "seeds", "256 tokens", "1,024", "4,096"]]
+    for entry, shown in KIND_ENTRIES.items():
+        seeds = len(found.values(entry, 256))
+        rows.append([shown, str(seeds), *(found.cell(entry, length, digits=3) for length in (256, 1024, 4096))])
+    return numbers(rows)
+
+
+def rates() -> str:
+    """Perplexity of the two texts of new sources with both learning rates, at the train length."""
+    texts = {"json_lines": "JSON lines", "logs_unseen": "logs"}
+    columns = [f"{shown}, {rate}" for shown in texts.values() for rate in ("1.5e-3", "3e-3")]
+    rows = [["perplexity, 256 tokens", *columns]]
+    for entry, shown in KIND_ENTRIES.items():
+        cells = []
+        for name in texts:
+            pair = [Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")]
+            # the map has the higher rate but for the two that want the lower one
+            lower, higher = pair if entry in ("RoPE", "ALiBi") else reversed(pair)
+            cells += [each.cell(entry, 256, "perplexity", 1) for each in (lower, higher)]
+        rows.append([shown, *cells])
+    return numbers(rows)
+
+
 def demo() -> str:
     """The five models of the demo."""
     found = json.loads((ROOT / "results" / "demo" / "evaluation.json").read_text(encoding="utf-8"))["results"]
@@ -216,7 +286,22 @@ def numbers(rows: Sequence[Sequence[str]]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (good_for, table, generated, prose, variants, ablations, deep, arithmetic, demo, from_stock, mix)
+    for part in (
+        good_for,
+        table,
+        generated,
+        prose,
+        variants,
+        ablations,
+        deep,
+        arithmetic,
+        demo,
+        from_stock,
+        mix,
+        kinds,
+        longer,
+        rates,
+    )
 }
 
 
