@@ -57,27 +57,27 @@ class Comparison:
 def good_for() -> str:
     """What the README says first."""
     tables, deep, mixed = (Comparison(f"compare_{name}") for name in ("tables_longer", "12_layers", "learning_rates"))
-    python, novels = Comparison("compare_python"), Comparison("compare_books")
-    shorter, longer = (tables.less("levels with axes", "ALiBi", length) for length in (256, 4096))
+    python = Comparison("compare_python")
+    shorter, longer_by = (tables.less("levels with axes", "ALiBi", length) for length in (256, 4096))
     stopped = tables.less_at_best("levels with axes", ["RoPE", "ALiBi", "hybrid over tokens"])
-    tokens, segments = (python.cell(name, 128, "perplexity", 1) for name in ("hybrid over tokens", "hybrid"))
+    names = ("hybrid over tokens", "hybrid", "RoPE")
+    tokens, segments, plain = (python.cell(name, 128, "perplexity", 1) for name in names)
     alibi, hybrid, rope = (deep.cell(name, 1024, "perplexity", 1) for name in ("ALiBi", "hybrid", "RoPE"))
-    below_alibi = novels.less("hybrid", "ALiBi", 128, "perplexity")
-    below_axes = mixed.less("hybrid over tokens", "levels with axes", 256, "perplexity")
+    of_mix, of_axes = (mixed.cell(name, 256, "perplexity", 1) for name in ("hybrid over tokens", "levels with axes"))
     return f"""\
-- **Code and prose: no clear gain.** On Python the mix of RoPE and ALiBi has perplexity {tokens} over tokens
-  (`hybrid`, one seed) and {segments} over segments (`bipe_hybrid`,
-  [results](results/compare_python/comparison.md)). On novels `bipe_hybrid` is level with RoPE and {below_alibi} below
-  ALiBi in small models ([results](results/compare_books/comparison.md)); with 12 layers, one seed, ALiBi has
-  {alibi}, it {hybrid}, RoPE {rope} ([results](results/compare_12_layers/comparison.md)).
+- **Code and prose: no clear gain from segments.** Perplexity on Python is {tokens} with RoPE and ALiBi mixed over
+  tokens (`hybrid`, one seed), {segments} with the mix over segments (`bipe_hybrid`), {plain} with RoPE
+  ([results](results/compare_python/comparison.md)). On novels `bipe_hybrid` is level with RoPE
+  ([results](results/compare_books/comparison.md)); with 12 layers, one seed and other slopes, it has {hybrid}, ALiBi
+  {alibi}, RoPE {rope} ([results](results/compare_12_layers/comparison.md)).
 - **The paper's gains: in part.** Beyond the train length BiPE-RoPE gets worse more slowly than RoPE on Python and
-  tables, not with 12 layers. At the train length BiPE-RoPE and BiPE-ALiBi are each behind RoPE and ALiBi on Python
-  and novels, and ahead on tables. See the [claims](docs/claims.md) one by one.
+  tables, not with 12 layers. At the train length BiPE-RoPE is behind RoPE, and BiPE-ALiBi behind ALiBi, on Python and
+  novels; on tables each is ahead. See the [claims](docs/claims.md) one by one.
 - **Tables: yes.** With rows as segments and fields as a level inside (`bipe_levels_axes`), a small model needs
-  {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length ({stopped} where all
-  stop at their lowest validation loss) and {longer} at 16 times it (three seeds,
-  [results](results/compare_tables_longer/comparison.md)). On a mix of kinds of text `hybrid` is {below_axes} below it
-  (one seed, [results](results/compare_learning_rates/comparison.md)).
+  {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length and {longer_by} at 16
+  times it (three seeds, [results](results/compare_tables_longer/comparison.md)). Where all stop at their lowest
+  validation loss, it is {stopped} below `hybrid`, then the best over tokens (seed 1). On a mix of kinds `hybrid` is ahead: perplexity
+  {of_mix} against {of_axes} (one seed, [results](results/compare_learning_rates/comparison.md)).
 """
 
 
