@@ -76,8 +76,8 @@ def good_for() -> str:
 - **Tables: yes.** With rows as segments and fields as a level inside (`bipe_levels_axes`), a small model needs
   {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length and {longer_by} at 16
   times it (three seeds, [results](results/compare_tables_longer/comparison.md)). Where all stop at their lowest
-  validation loss, it is {stopped} below `hybrid`, then the best over tokens (seed 1). On a mix of kinds `hybrid` is ahead: perplexity
-  {of_mix} against {of_axes} (one seed, [results](results/compare_learning_rates/comparison.md)).
+  validation loss, it is {stopped} below `hybrid`, then the best over tokens (seed 1). On a mix of kinds `hybrid` is
+  ahead: perplexity {of_mix} against {of_axes} ([results](results/compare_learning_rates/comparison.md), one seed).
 """
 
 
