@@ -86,6 +86,9 @@ def page() -> str:
         "`bipe-hf kinds configs/compare_kinds` runs all of them, and `--only NAME` one. The text is made by"
         " `scripts/kinds_of_text.py`.",
         _compared(files("compare_kinds/*.yaml"), RESULTS / "kinds"),
+        "`bipe-hf kinds configs/compare_kinds_rates` has two of them once more, each encoding with its other learning"
+        " rate.",
+        _compared(files("compare_kinds_rates/*.yaml"), RESULTS / "kinds_rates"),
         "## Relatives",
         "`bipe-hf kinds configs/compare_relatives`.",
         _compared(files("compare_relatives/*.yaml"), RESULTS / "relatives"),

@@ -183,8 +183,8 @@ def check_settings(text, place, where):
     if "entries" not in content:
         assert PretrainSettings.parse(content, [], where, None)
         return
-    file = place / "configs" / "compare_of_the_page.yaml"
-    file.write_text(text)
+    file = place / "compare_of_the_page.yaml"
+    file.write_text(text.replace("extends: base/", "extends: configs/base/"))
     assert set(read_comparison(file).entries) == set(content["entries"])
 
 

@@ -382,6 +382,19 @@ def test_every_kind_of_the_map_is_there():
     assert {path.stem for path in CONFIGS.glob("compare_kinds/*")} == set(KINDS)
 
 
+def test_kinds_of_new_sources_have_the_other_of_two_rates_once_more():
+    for name in ("json_lines", "logs_unseen"):
+        once, again = (
+            read_comparison(CONFIGS / file).entries
+            for file in (f"compare_kinds/{name}.yaml", f"compare_kinds_rates/{name}_rates.yaml")
+        )
+        assert list(once) == list(again)
+        for entry, other in zip(once.values(), again.values(), strict=True):
+            settings, there = entry.settings.given(), other.settings.given()
+            assert {settings.pop("learning_rate"), there.pop("learning_rate")} == {1.5e-3, 3e-3}
+            assert settings == there
+
+
 def test_relatives_are_compared_on_four_kinds():
     assert {path.stem for path in CONFIGS.glob("compare_relatives/*")} == {"mathematics", "novels", "python", "tables"}
 

@@ -419,6 +419,7 @@ def test_a_model_that_knows_nothing_gives_up_and_says_so(used, monkeypatch):
     assert (sample.rows, sample.drawn, sample.invalid, sample.given_up) == ([], 20, {"without an end": 20}, 2)
     assert str(sample) == (
         "0 of 20 rows drawn are valid (0.0%); the others: 20 without an end; 2 not found in 10 draws each"
+        " (train longer, or lower the temperature)"
     )
 
 
@@ -557,7 +558,12 @@ def test_train_and_score_are_commands(table, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "says,what,legs,weight"
     assert next(csv.DictReader(io.StringIO(printed.out)))["what"] == "dog"
-    assert "1 of 1 rows filled" in printed.err
+    assert "1 of 1 rows filled (1 empty)" in printed.err
+    (tmp_path / "words.csv").write_text("says,what,legs,weight\nNA,dog,4,30\n?,dog,4,30\n")
+    assert main(["records", "fill", "run", "words.csv", "--column", "says", "--missing", "?", ""]) == 0
+    printed = capsys.readouterr()
+    assert [row["says"] == "NA" for row in csv.DictReader(io.StringIO(printed.out))] == [True, False]
+    assert "1 of 2 rows filled (1 '?')" in printed.err
     (tmp_path / "prompt.csv").write_text("what\ndog\n")
     assert main(["records", "continue", "run", "--prompt", "prompt.csv"]) == 2
     assert "has the columns what, but the first ones of the table are needed: says" in capsys.readouterr().err

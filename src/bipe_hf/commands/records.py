@@ -161,6 +161,12 @@ def _add_fill(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("file", metavar="FILE", help="file of records with the columns that were learnt")
     parser.add_argument("--column", required=True, metavar="NAME", help="column to fill; FILE may lack it altogether")
+    parser.add_argument(
+        "--missing",
+        nargs="+",
+        metavar="WORD",
+        help="what stands where nothing is known, such as '' for nothing (default: nothing, NA, nan, null, ?, ...)",
+    )
     _add_rows_output(parser)
 
 
@@ -171,6 +177,7 @@ def _fill(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.file,
         arguments.column,
+        **({} if arguments.missing is None else {"missing": arguments.missing}),
         output=arguments.output,
         overwrite=arguments.overwrite,
         revision=arguments.revision,

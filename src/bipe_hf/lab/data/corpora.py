@@ -181,7 +181,10 @@ def _from_rows(source: str, rows: _Documents, text_column: str, split: str) -> _
     if first is None:
         raise InputError(f"{source}: the {split} split holds no rows")
     if text_column not in first:
-        raise InputError(f'{source} has no column "{text_column}"; it has: {", ".join(first)} (choose a text_column)')
+        raise InputError(
+            f'{source} has no column "{text_column}"; it has: {", ".join(first)} (choose a text_column, or let the'
+            " files end in .txt to train on their text; docs/pretrain.md)"
+        )
     if not isinstance(first[text_column], str | None):
         raise InputError(f'the column "{text_column}" of {source} holds {type(first[text_column]).__name__}, not text')
     rows = rows.select_columns(text_column)

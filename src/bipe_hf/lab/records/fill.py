@@ -1,6 +1,7 @@
 """A missing field of a row, from all its other fields."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +23,32 @@ class Filled:
     """Rows with a field filled in."""
 
     rows: list[Row]
-    filled: int
-    """Rows that lacked the field."""
+    words: dict[str, int]
+    """What stood there in the rows that lacked the field, and in how many."""
     probability: float
     """Mean probability of the values chosen, among the candidates; 1 where none was."""
 
+    @property
+    def filled(self) -> int:
+        """The number of rows that lacked the field."""
+        return sum(self.words.values())
+
     def __str__(self) -> str:
-        chance = f"; mean probability of the values {self.probability:.2f}" if self.filled else ""
-        return f"{self.filled} of {len(self.rows)} rows filled{chance}"
+        text = f"{self.filled} of {len(self.rows)} rows filled"
+        if not self.filled:
+            return text
+        words = ", ".join(f"{count} {word!r}" if word else f"{count} empty" for word, count in self.words.items())
+        return f"{text} ({words}); mean probability of the values {self.probability:.2f}"
 
 
-def fill_rows(used: RecordModel, rows: Sequence[Row], name: str, description: str | None = None) -> Filled:
+def fill_rows(
+    used: RecordModel,
+    rows: Sequence[Row],
+    name: str,
+    description: str | None = None,
+    *,
+    missing: Collection[str] = MISSING,
+) -> Filled:
     """Fills the field of a column in each row that lacks it, or says nothing in it (`NA`, ...).
 
     A causal model tells a field from those on its left alone. But by Bayes' rule the probability of a value given all
@@ -48,6 +64,7 @@ def fill_rows(used: RecordModel, rows: Sequence[Row], name: str, description: st
         rows: with the columns that were learnt; the one to fill may be missing.
         name: of the column.
         description: shows a progress bar.
+        missing: words that say nothing; a row that lacks the field counts as one with the empty word.
 
     Returns:
         The rows with the field filled in.
@@ -59,17 +76,18 @@ def fill_rows(used: RecordModel, rows: Sequence[Row], name: str, description: st
     is_ordered = used.schema.order == "file"
     at_once = 1 if is_ordered else max(1, VARIANTS_AT_ONCE // len(column.values))
     done, chances = list(rows), []
-    missing = [at for at, row in enumerate(rows) if used.form.cells(row).get(name, "") in MISSING]
-    with tqdm(total=len(missing), desc=description, unit="row", disable=description is None) as bar:
-        for first in range(0, len(missing), at_once):
-            batch = missing[first : first + at_once]
+    words = {at: used.form.cells(row).get(name, "") for at, row in enumerate(rows)}
+    gaps = [at for at, word in words.items() if word in missing]
+    with tqdm(total=len(gaps), desc=description, unit="row", disable=description is None) as bar:
+        for first in range(0, len(gaps), at_once):
+            batch = gaps[first : first + at_once]
             before = done[: batch[0]] if is_ordered else []
             for at, chance in zip(batch, value_chances(used, [rows[at] for at in batch], column, before), strict=True):
                 value, own = _choose(column, chance)
                 done[at] = used.form.replaced(_with_place(rows[at], column, used.schema), name, value)
                 chances.append(own)
             bar.update(len(batch))
-    return Filled(done, len(chances), float(np.mean(chances)) if chances else 1.0)
+    return Filled(done, dict(Counter(words[at] for at in gaps)), float(np.mean(chances)) if chances else 1.0)
 
 
 def check_fillable(schema: Schema, name: str) -> Column:

@@ -45,7 +45,9 @@ class Sample:
         wrong = ", ".join(f"{count} {why}" for why, count in Counter(self.invalid).most_common(5))
         text = f"{len(self.rows)} of {self.drawn} rows drawn are valid ({self.valid_share:.1%})"
         text += f"; the others: {wrong}" if wrong else ""
-        return text + (f"; {self.given_up} not found in {MOST_DRAWS} draws each" if self.given_up else "")
+        if self.given_up:
+            text += f"; {self.given_up} not found in {MOST_DRAWS} draws each (train longer, or lower the temperature)"
+        return text
 
 
 def sample_rows(

@@ -1,7 +1,7 @@
 """Rows read from files, drawn or completed, and written as the files that a model learnt from were."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .fill import Filled, check_fillable, fill_rows
 from .form import Row
 from .reading import read_like
 from .sample import Sample, sample_rows
-from .schema import Schema
+from .schema import MISSING, Schema
 from .scoring import open_records
 from .writing import rows_as_text
 
@@ -78,6 +78,7 @@ def fill_records(
     path: str | Path,
     column: str,
     *,
+    missing: Collection[str] = MISSING,
     output: str | Path | None = None,
     overwrite: bool = False,
     revision: str | None = None,
@@ -89,6 +90,7 @@ def fill_records(
         model: as in [`open_records`].
         path: file of the kind and with the columns that were learnt; it may lack the one to fill.
         column: to fill.
+        missing: words in it that say nothing.
         output: file to write; None writes to standard output.
         overwrite: replace that file.
         revision: as in [`open_records`].
@@ -104,7 +106,7 @@ def fill_records(
     used = open_records(model, revision=revision, device=device)
     check_fillable(used.schema, column)
     records = read_like([path], used.schema.source, used.schema.names, but=[column])
-    filled = fill_rows(used, records.rows, column, description=f"filling {column}")
+    filled = fill_rows(used, records.rows, column, f"filling {column}", missing=missing)
     source = replace(used.schema.source, **{name: vars(records.source)[name] for name in _OF_THE_FILE})
     _write(filled.rows, replace(used.schema, source=source), used.schema.names, output)
     return filled
