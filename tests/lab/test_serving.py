@@ -5,7 +5,7 @@ import json
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from typing import NamedTuple
 
 import psutil
@@ -171,11 +171,12 @@ def test_64_requests_at_once(model, tokenizer):
     load = make_load(model, tokenizer)
     with running(model, tokenizer, ContinuousBatchingConfig(**BLOCKS)) as server:
         resident = []
-        for seed in range(2):
+        for seed in range(3):
             assert one_round(server, load, seed) == []
             check_nothing_is_left(server)
             resident.append(psutil.Process().memory_info().rss)
-        assert resident[1] - resident[0] < 16e6
+        # what is left of requests would come with every round, unlike pages that the allocator keeps for new threads
+        assert min(later - earlier for earlier, later in pairwise(resident)) < 4e6
 
 
 @pytest.mark.slow

@@ -328,6 +328,10 @@ def test_json_stands_for_two_levels():
         ([], "levels: .* is not accepted"),
         (["linse"], "separators: 'linse' is not accepted"),
         ([["."], "lines"], "levels: 'lines' finds no separator in this vocabulary, so it is no level"),
+        (
+            [[".", ","], ["."]],
+            r"levels: \['.'\] ends nothing that no coarser level ends, .*: give levels coarse to fine",
+        ),
     ],
 )
 def test_levels_that_do_not_fit_are_errors(tokenizer, levels, message):

@@ -161,7 +161,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
         Raises:
             ValueError: if the tokenizer is not a fast one or encodes with code of its own, if the separators are no
                 preset, do not fit the vocabulary or name what is not one token, if an inner level finds no separator,
-                or if `levels` and `separators` are given together.
+                or none that no coarser level has, or if `levels` and `separators` are given together.
 
         Warns where a preset finds nothing in the vocabulary, and where the vocabulary splits what ends the sentences
         of a language into bytes that other characters have as well.
@@ -364,13 +364,20 @@ def _sorted(token_ids: Iterable[int]) -> tuple[int, ...]:
 
 
 def _warn(segments: Level, inner: Sequence[Level]) -> None:
-    """Says what a vocabulary lacks; an inner level without a unit that ends is refused."""
+    """Says what a vocabulary lacks; an inner level that ends no unit, or none inside a coarser one, is refused."""
+    coarser = set(segments.token_ids)
     for level in inner:
         if level.is_empty:
             raise InputError(
                 f"levels: {level.separators!r} finds no separator in this vocabulary, so it is no level"
                 " (docs/levels.md has what each preset looks for)"
             )
+        if coarser.issuperset(level.token_ids):
+            raise InputError(
+                f"levels: {level.separators!r} ends nothing that no coarser level ends, so it is no level inside:"
+                " give levels coarse to fine"
+            )
+        coarser.update(level.token_ids)
     for preset in segments.without_any:
         logger.warning(
             f"separators={preset!r} finds no separator in this vocabulary: segments end at the end of a turn or"

@@ -305,12 +305,22 @@ def open_folder(
         folder: with model and tokenizer.
         config_fields: set in the config.
         name: for tables; None takes that of the folder.
+
+    Raises:
+        InputNotFoundError: there is no such folder.
     """
     path = user_path(folder).resolve()
+    if not path.is_dir():
+        raise InputNotFoundError(f"model {folder}: there is no such folder")
     return _open(path, str(folder), name or path.name, None, config_fields)
 
 
 def _open(folder: Path, given: str, name: str, commit: str | None, config_fields: dict[str, Any] | None) -> Checkpoint:
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise InputError(
+            f"model {given}: this is an adapter of PEFT; merge it into its model (merge_and_unload), and save that and"
+            " the tokenizer (docs/finetune.md)"
+        )
     if not (folder / "config.json").is_file():
         raise InputNotFoundError(f"model {given}: there is no config.json in this folder")
     # Without these files AutoTokenizer makes up an empty tokenizer for some model types.

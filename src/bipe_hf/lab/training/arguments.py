@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from transformers import CONFIG_MAPPING, TrainingArguments
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ...model.configuration_bipe import BipeConfigMixin, why_unread
 from ...model.encodings_bipe import encoding_levels
@@ -122,6 +123,9 @@ class ModelArguments(make_dataclass("EncodingArguments", option_fields(), bases=
             raise InputError(
                 f'rope_parameters: {self.rope_parameters!r} is no mapping such as {{"rope_theta": 10000.0}}'
             )
+        rope_type, known = (self.rope_parameters or {}).get("rope_type", "default"), ("default", *ROPE_INIT_FUNCTIONS)
+        if rope_type not in known:
+            raise InputError(f"rope_parameters: rope_type {rope_type!r} given, one of {', '.join(known)} is accepted")
         self.encoding_schedule = parsed_json("encoding_schedule", self.encoding_schedule)
         if self.encoding_schedule is not None:
             check_schedule(self.encoding_schedule)
@@ -323,6 +327,11 @@ def check_model(model_args: ModelArguments) -> None:
     sizes = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
     settings = vars(model_args)
     check_counts(settings, [*sizes, "max_position_embeddings"])
+    heads, key_heads = model_args.num_attention_heads, model_args.num_key_value_heads
+    if heads is not None and key_heads is not None and heads % key_heads:
+        raise InputError(
+            f"num_key_value_heads: {key_heads} given, a divisor of num_attention_heads ({heads}) is accepted"
+        )
     if model_args.initial_model is None:
         model_type = model_args.model_type or DEFAULT_MODEL_TYPE
         if model_type not in CONFIG_MAPPING:
@@ -360,6 +369,12 @@ def check_training(training_args: TrainingArguments) -> None:
     check_counts(vars(training_args), batch)
     if not 0 <= training_args.seed < 2**32:
         raise InputError(f"seed: {training_args.seed} given, 0 to {2**32 - 1} is accepted")
+    for key in ("learning_rate", "weight_decay", "adam_epsilon"):
+        if not vars(training_args)[key] >= 0:
+            raise InputError(f"{key}: {vars(training_args)[key]:g} given, 0 or more is accepted")
+    for key in ("adam_beta1", "adam_beta2"):
+        if not 0 <= vars(training_args)[key] < 1:
+            raise InputError(f"{key}: {vars(training_args)[key]:g} given, from 0 to below 1 is accepted")
     if training_args.max_steps == 0 or (training_args.max_steps < 0 and training_args.num_train_epochs <= 0):
         raise InputError("no training step is left to do: give max_steps or num_train_epochs above 0")
 

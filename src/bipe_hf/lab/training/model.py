@@ -86,6 +86,8 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
             config = config_class.from_pretrained(source, **given)
     except StrictDataclassError as error:
         raise InputError(f"config of the model: {error.__cause__ or error}") from error
+    except KeyError as error:  # of transformers, where a kind of RoPE lacks its numbers
+        raise InputError(f"config of the model: {error.args[0]}") from error
     fitted = config
     if ends_segments_at_separators(config) and not config.separator_token_ids:
         fitted = copy.deepcopy(config)
