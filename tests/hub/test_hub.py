@@ -687,7 +687,7 @@ def pickle_the_weights(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "there is no config.json in this folder"),
+        (shutil.rmtree, "there is no such folder"),
         (truncate, "its weights cannot be read (Error while deserializing header"),
         (lose_a_shard, "weights file not found: "),
         (lose_a_weight, "its weights do not fit its config, missing keys model.norm.weight"),
