@@ -25,22 +25,34 @@ class Comparison:
 
     def __init__(self, name: str) -> None:
         content = json.loads((ROOT / "results" / name / "comparison.json").read_text(encoding="utf-8"))
-        self.rows, self.runs, self.entries = content["results"], content["runs"], content["config"]["entries"]
+        self.rows, self.runs, self.config = content["results"], content["runs"], content["config"]
 
     def values(self, entry: str, length: int, metric: str = "bits_per_byte") -> list[float]:
         """Those of all seeds of an entry at a length."""
-        if entry not in self.entries:
-            raise KeyError(f"no entry {entry}")
-        return [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
+        found = [row["measured"][metric] for row in self.rows if (row["entry"], row["size"]) == (entry, length)]
+        if not found:
+            raise KeyError(f"no {entry} at {length}")
+        return found
+
+    def has(self, entry: str, length: int) -> bool:
+        """Whether an entry was measured at a length."""
+        return any((row["entry"], row["size"]) == (entry, length) for row in self.rows)
+
+    def rate(self, entry: str) -> float:
+        """The learning rate of an entry."""
+        return self.config["entries"][entry].get("learning_rate", self.config["settings"]["learning_rate"])
 
     def mean(self, entry: str, length: int, metric: str = "bits_per_byte") -> float:
         """Mean over seeds."""
         return statistics.mean(self.values(entry, length, metric))
 
     def cell(self, entry: str, length: int, metric: str = "bits_per_byte", digits: int = 2) -> str:
-        """Mean, and the standard deviation over seeds where there are several; a dash where nothing was measured."""
-        found = self.values(entry, length, metric)
-        return mean_and_spread(found, digits) if found else "-"
+        """Mean, and the standard deviation over seeds where there are several."""
+        return mean_and_spread(self.values(entry, length, metric), digits)
+
+    def cell_or_dash(self, entry: str, length: int, metric: str = "bits_per_byte", digits: int = 2) -> str:
+        """The same, or a dash where that was not measured."""
+        return self.cell(entry, length, metric, digits) if self.has(entry, length) else "-"
 
     def less(self, entry: str, other: str, length: int, metric: str = "bits_per_byte") -> str:
         """By how many percent an entry is below another one."""
@@ -122,11 +134,12 @@ def prose() -> str:
 
 def deep() -> str:
     """The 12 layers of the paper."""
-    entries = {"ALiBi": "ALiBi", "`bipe_hybrid`": "hybrid"} | {
-        name: name for name in ("BiPE-ALiBi", "RoPE", "BiPE-RoPE")
-    }
-    found, title = Comparison("compare_12_layers"), "perplexity, 12 layers, novels"
-    return by_length(found, title, entries, (1024, 2048, 4096, 8192))
+    found, lengths = Comparison("compare_12_layers"), (1024, 2048, 4096, 8192)
+    rows = [["perplexity, 12 layers, novels", "1,024 tokens", "2,048", "4,096", "8,192"]]
+    for entry in ("ALiBi", "hybrid", "BiPE-ALiBi", "RoPE", "BiPE-RoPE"):
+        shown = "`bipe_hybrid`" if entry == "hybrid" else entry
+        rows.append([shown, *(found.cell_or_dash(entry, length, "perplexity", 1) for length in lengths)])
+    return numbers(rows)
 
 
 def arithmetic() -> str:
@@ -204,14 +217,14 @@ KIND_ENTRIES = {
 
 
 def kinds() -> str:
-    """Bits per byte of each kind of text that has results of all entries, at the train length and 16 times it."""
+    """Bits per byte of each kind of text that has results, at the train length and 16 times it; the best are bold."""
     rows = [["bits per byte", "tokens", *KIND_ENTRIES.values()]]
     for name, shown in KIND_NAMES.items():
         if not (ROOT / "results" / "kinds" / name / "comparison.json").is_file():
             continue
         found = Comparison(f"kinds/{name}")
         for length in (256, 4096):
-            means = {entry: found.mean(entry, length) for entry in KIND_ENTRIES if found.values(entry, length)}
+            means = {entry: found.mean(entry, length) for entry in KIND_ENTRIES if found.has(entry, length)}
             cells = {entry: f"{mean:.2f}" for entry, mean in means.items()}
             best = min(means, key=means.get)
             cells[best] = f"**{cells[best]}**"
@@ -234,14 +247,10 @@ def rates() -> str:
     texts = {"json_lines": "JSON lines", "logs_unseen": "logs"}
     columns = [f"{shown}, {rate}" for shown in texts.values() for rate in ("1.5e-3", "3e-3")]
     rows = [["perplexity, 256 tokens", *columns]]
+    pairs = [(Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")) for name in texts]
     for entry, shown in KIND_ENTRIES.items():
-        cells = []
-        for name in texts:
-            pair = [Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")]
-            # the map has the higher rate but for the two that want the lower one
-            lower, higher = pair if entry in ("RoPE", "ALiBi") else reversed(pair)
-            cells += [each.cell(entry, 256, "perplexity", 1) for each in (lower, higher)]
-        rows.append([shown, *cells])
+        by_rate = [each for pair in pairs for each in sorted(pair, key=lambda found: found.rate(entry))]
+        rows.append([shown, *(found.cell_or_dash(entry, 256, "perplexity", 1) for found in by_rate)])
     return numbers(rows)
 
 

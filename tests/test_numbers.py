@@ -31,8 +31,9 @@ def test_another_number_in_a_page_is_put_right(fill_numbers):
     assert fill_numbers.filled(wrong) == page
 
 
-def test_a_length_that_was_not_measured_is_a_dash_and_an_entry_that_is_not_there_an_error(fill_numbers):
+def test_a_length_that_was_not_measured_is_an_error(fill_numbers):
     found = fill_numbers.Comparison("compare_12_layers")
-    assert found.cell("BiPE-RoPE", 8192) == "-"
-    with pytest.raises(KeyError, match="no entry BiPE-ROPE"):
-        found.cell("BiPE-ROPE", 1024)
+    with pytest.raises(KeyError, match="no BiPE-RoPE at 8192"):
+        found.cell("BiPE-RoPE", 8192)
+    assert found.cell_or_dash("BiPE-RoPE", 8192, "perplexity") == "-"
+    assert found.cell_or_dash("BiPE-RoPE", 1024, "perplexity") == found.cell("BiPE-RoPE", 1024, "perplexity")

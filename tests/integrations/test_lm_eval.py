@@ -221,7 +221,8 @@ with open(f"{folder}/measured.json", "w") as file:
 """
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("gpt_neox", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_a_checkpoint_is_measured_where_this_package_is_not_installed(family, tiny_model, tasks_folder, tmp_path):
     checkpoint = save(tiny_model(family, eos_token_id=EOS, max_position_embeddings=LONGEST), tmp_path / "model")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HOME": str(tmp_path / "home")}

@@ -384,10 +384,12 @@ def test_every_kind_of_the_map_is_there():
 
 def test_kinds_of_new_sources_have_the_other_of_two_rates_once_more():
     for name in ("json_lines", "logs_unseen"):
-        once, again = (
-            read_comparison(CONFIGS / file).entries
-            for file in (f"compare_kinds/{name}.yaml", f"compare_kinds_rates/{name}_rates.yaml")
-        )
+        path = CONFIGS / "compare_kinds_rates" / f"{name}_rates.yaml"
+        lines = path.read_text().splitlines()
+        usage = f"#   bipe-hf kinds configs/compare_kinds_rates --output results/kinds_rates --only {path.stem}"
+        assert usage in lines
+        assert max(map(len, lines)) <= 119
+        once, again = (read_comparison(file).entries for file in (CONFIGS / "compare_kinds" / f"{name}.yaml", path))
         assert list(once) == list(again)
         for entry, other in zip(once.values(), again.values(), strict=True):
             settings, there = entry.settings.given(), other.settings.given()

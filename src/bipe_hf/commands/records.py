@@ -172,12 +172,13 @@ def _add_fill(parser: argparse.ArgumentParser) -> None:
 
 def _fill(arguments: argparse.Namespace) -> None:
     from ..lab.records import fill_records
+    from ..lab.records.schema import MISSING
 
     filled = fill_records(
         arguments.model,
         arguments.file,
         arguments.column,
-        **({} if arguments.missing is None else {"missing": arguments.missing}),
+        missing=arguments.missing or MISSING,
         output=arguments.output,
         overwrite=arguments.overwrite,
         revision=arguments.revision,

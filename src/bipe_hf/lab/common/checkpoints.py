@@ -308,20 +308,22 @@ def open_folder(
 
     Raises:
         InputNotFoundError: there is no such folder.
+        InputError: it is a file.
     """
-    path = user_path(folder).resolve()
-    if not path.is_dir():
+    path = local_folder(folder)
+    if path is None:
         raise InputNotFoundError(f"model {folder}: there is no such folder")
+    path = path.resolve()
     return _open(path, str(folder), name or path.name, None, config_fields)
 
 
 def _open(folder: Path, given: str, name: str, commit: str | None, config_fields: dict[str, Any] | None) -> Checkpoint:
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise InputError(
-            f"model {given}: this is an adapter of PEFT; merge it into its model (merge_and_unload), and save that and"
-            " the tokenizer (docs/finetune.md)"
-        )
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"model {given}: this is an adapter of PEFT; merge it into its model (merge_and_unload), and save that"
+                " and the tokenizer (docs/finetune.md)"
+            )
         raise InputNotFoundError(f"model {given}: there is no config.json in this folder")
     # Without these files AutoTokenizer makes up an empty tokenizer for some model types.
     if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):

@@ -76,8 +76,8 @@ def fill_rows(
     is_ordered = used.schema.order == "file"
     at_once = 1 if is_ordered else max(1, VARIANTS_AT_ONCE // len(column.values))
     done, chances = list(rows), []
-    words = {at: used.form.cells(row).get(name, "") for at, row in enumerate(rows)}
-    gaps = [at for at, word in words.items() if word in missing]
+    words = [used.form.cells(row).get(name, "") for row in rows]
+    gaps = [at for at, word in enumerate(words) if word in missing]
     with tqdm(total=len(gaps), desc=description, unit="row", disable=description is None) as bar:
         for first in range(0, len(gaps), at_once):
             batch = gaps[first : first + at_once]
