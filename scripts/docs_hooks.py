@@ -2,11 +2,13 @@
 
 mkdocs build --strict
 
-Such a file is mounted below `repository/`, and so are the files that it links to itself. Markdown becomes a page;
-figures, configurations and scripts are copied as they are. A folder is its README, or a list of what is in it.
+Such a file is mounted below `repository/`, and so are the files that it links to itself. Markdown becomes a page, and
+so does a notebook with its outputs; figures, configurations and scripts are copied as they are. A folder is its
+README, or a list of what is in it.
 A picture `NAME_light.svg` gives way to `NAME_dark.svg`, which stands beside it, on a dark page.
 """
 
+import base64
 import os
 import posixpath
 import re
@@ -15,13 +17,19 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 
 MOUNT = "repository"
 # Pages that the navigation names; what they and the pages of docs/ link to comes along.
-ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "configs/README.md")
+ALWAYS = (
+    *("CHANGELOG.md", "CONTRIBUTING.md", "configs/README.md"),
+    *("notebooks/1_segments.ipynb", "notebooks/2_length.ipynb", "notebooks/3_records.ipynb"),
+)
 LINK = re.compile(r"""(\]\(|(?:src|srcset|href)=["'])([^)\s"']+)""")
 LIGHT = re.compile(r"(!\[[^\]]*\]\([^)\s]*)_light\.svg\)")
+NOTEBOOK = ".ipynb"
 FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -35,13 +43,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path in seen or not path.exists():
             continue
         seen.add(path)
-        content = _listing(path) if path.is_dir() else None
+        content = _listing(path) if path.is_dir() else _notebook(path) if path.suffix == NOTEBOOK else None
         if not path.is_relative_to(docs):
             source = {"abs_src_path": str(path)} if content is None else {"content": content}
             uri = _uri(path, root, docs)
             files.append(File.generated(config, uri, **source, inclusion=InclusionLevel.NOT_IN_NAV))
         if content is not None:
-            waiting += _targets(content, path, root)
+            waiting += _targets(content, path if path.is_dir() else path.parent, root)
         elif path.suffix == ".md":
             waiting += _targets(path.read_text(encoding="utf-8"), path.parent, root)
     return files
@@ -90,6 +98,15 @@ def _listing(folder: Path) -> str:
     return f"# {folder.name}\n\n" + "".join(f"- [{name}]({name})\n" for name in names)
 
 
+def _notebook(path: Path) -> str:
+    """A page with the cells of a notebook, what they printed and what they drew."""
+    exporter = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor])  # what a cell prints comes in pieces
+    markdown, resources = exporter.from_filename(str(path))
+    for name, content in resources["outputs"].items():
+        markdown = markdown.replace(f"({name})", f"(data:image/png;base64,{base64.b64encode(content).decode()})")
+    return markdown
+
+
 def _target(link: str, folder: Path, root: Path) -> Path | None:
     """The file or folder of the repository that a link names; of a folder its README. None for all other links."""
     path = link.partition("#")[0]
@@ -107,4 +124,6 @@ def _uri(path: Path, root: Path, docs: Path) -> str:
         return path.relative_to(docs).as_posix()
     if path.is_dir():
         path /= "index.md"
+    if path.suffix == NOTEBOOK:
+        path = path.with_suffix(".md")
     return posixpath.join(MOUNT, path.relative_to(root).as_posix())

@@ -39,7 +39,9 @@ def test_every_page_is_in_the_navigation_once_and_there():
     assert len(set(NAVIGATION)) == len(NAVIGATION)
     here = {path.name for path in DOCS.glob("*.md")}
     assert here == {name for name in NAVIGATION if "/" not in name}
-    assert all((ROOT / name.removeprefix("repository/")).is_file() for name in NAVIGATION if "/" in name)
+    outside = {ROOT / name.removeprefix("repository/") for name in NAVIGATION if "/" in name}
+    assert all(path.is_file() or path.with_suffix(".ipynb").is_file() for path in outside)
+    assert {path.with_suffix(".md") for path in (ROOT / "notebooks").glob("*.ipynb")} <= outside
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from bipe_hf.commands import COMMANDS, generate, main
 from bipe_hf.lab.comparison import read_comparison
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.lab.evaluation import evaluate
+from bipe_hf.lab.records import RecordSettings
 from bipe_hf.lab.reports import report_segments
 from bipe_hf.lab.training import PretrainSettings
 from bipe_hf.model.errors_bipe import InputError, InputExistsError, InputNotFoundError
@@ -215,7 +217,8 @@ def test_tensorboard_is_used_where_it_is_installed(config, installed, target, mo
         ("qqqqqqqq: 1", [], "unknown key 'qqqqqqqq'"),
         ("{}", ["--hiden-size", "3"], "unknown argument '--hiden-size'; did you mean hidden_size?"),
         ("{}", ["--learning", "3"], "unknown argument '--learning'"),  # no abbreviations
-        ("{}", ["stray"], "unknown argument 'stray'"),
+        ("{}", ["--epochs", "3"], "unknown argument '--epochs'; did you mean num_train_epochs?"),
+        ("{}", ["--levels", "lines", "fields"], "'fields' belongs to no key: several values of one have commas"),
         ("seed: 1\nmax_steps: 2\nseed: 3", [], "key 'seed' is given twice, again in line 3"),
         ("max_steps: many", [], "max_steps: invalid int value: 'many'"),
         ("max_steps: 1.5", [], "max_steps: invalid int value: '1.5'"),
@@ -257,6 +260,23 @@ def test_missing_or_unreadable_config_is_refused(tmp_path, capsys):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
     assert main(["pretrain", str(tmp_path / "binary.yaml")]) == 2
     assert "binary.yaml: not valid YAML" in error_line(capsys)
+
+
+def test_help_names_what_the_command_accepts_and_its_own_defaults(capsys):
+    """Of `records train`: no key that it refuses, and the defaults that differ; of `convert`: no flag it refuses."""
+    with pytest.raises(SystemExit):
+        main(["records", "train", "--help"])
+    text = capsys.readouterr().out
+    listed = {line.split()[0] for line in text.splitlines() if re.match(r"  \w+ ", line)}
+    assert {"hidden_size", "encoding", "levels", "learning_rate"} <= listed
+    assert not listed & RecordSettings.reserved_keys.keys()
+    assert re.search(r"hidden_size +width of the hidden states \(here: 128\)", text)
+    assert re.search(r"learning_rate +0\.003\n", text)
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    text = capsys.readouterr().out
+    assert "--hybrid-alibi-scale" in text
+    assert not re.search(r"--fox-gate|--cope|, t5,|bipe_fox", text)
 
 
 def test_help_of_pretrain_explains_every_key(capsys):

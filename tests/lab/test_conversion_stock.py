@@ -888,7 +888,7 @@ TAKEN_OVER = "rope, xpos, alibi, hybrid, hirope, dca, none"
             "hybrid_alibi_power: 0.5 given, but only inter_encoding hybrid or axes",
         ),
         ({"hybrid_slow_pairs": "none"}, "hybrid_slow_pairs: 'none' given, but only inter_encoding hybrid reads it"),
-        ({"encoding": "bipe_rop"}, "encoding must be one of rope, .*, got 'bipe_rop'; did you mean bipe_rope?"),
+        ({"encoding": "bipe_rop"}, "encoding: 'bipe_rop' is none; did you mean bipe_rope?"),
         ({"encoding": "t5"}, f"inter_encoding must be one of {TAKEN_OVER}, got 't5'"),
         ({"encoding": "rope", "separators": "lines"}, "separators: 'lines' given, but only segmentation separators"),
         (
@@ -897,7 +897,7 @@ TAKEN_OVER = "rope, xpos, alibi, hybrid, hirope, dca, none"
         ),
         (
             {"encoding": "yarm"},
-            "encoding must be one of rope, .*, dynamic, yarn, got 'yarm'; did you mean yarn",
+            r"encoding: 'yarm' is none; did you mean yarn\? \(accepted: rope, .*, dynamic, yarn\)",
         ),
         ({"encoding": "yarn"}, "encoding 'yarn' needs factor, from 1 on: .* got None"),
         ({"encoding": "linear", "factor": 0.5}, "encoding 'linear' needs factor, from 1 on: .* got 0.5"),
@@ -923,6 +923,10 @@ TAKEN_OVER = "rope, xpos, alibi, hybrid, hirope, dca, none"
         ({"separators": "word"}, "separators: 'word' is not accepted; give one of 'turns'"),
         ({"separators": "lines", "levels": ["lines"]}, "the first of the levels are the separators"),
         ({"separators": "lines", "encoding": "bipe_levels"}, "has levels inside segments; give levels instead"),
+        (
+            {"levels": ["lines"], "encoding": "bipe_levels"},
+            r"levels: \['lines'\] is one level, but enc",
+        ),
         ({"levels": ["lines", "words"], "intra_encoding": "none"}, "levels: .* given, but only intra_encoding"),
         ({"separators": [288]}, "separators: .*288 is out of range"),
         ({"separators": []}, r"separators: \[\] names no token"),

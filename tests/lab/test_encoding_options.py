@@ -118,8 +118,8 @@ def test_entries_of_a_comparison_are_kept_with_their_fields(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--encoding", "bipe_rop"], "encoding must be one of rope, "),
-        (["--encoding", "bipe_rop"], "got 'bipe_rop'; did you mean bipe_rope?"),
+        (["--encoding", "bipe_rop"], "encoding: 'bipe_rop' is none; did you mean bipe_rope? (accepted: rope, "),
+        (["--encoding", "bipe_levels", "--levels", "lines"], "levels: ['lines'] is one level, but encoding"),
         (["--encoding", "rope", "--model_type", "llama"], "encoding: 'rope' given, but a model of type llama has its"),
         (["--encoding", "rope", "--model_type", "lama"], "model_type: 'lama' is not known to transformers"),
         (

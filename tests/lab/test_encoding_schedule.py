@@ -7,7 +7,7 @@ import pytest
 import torch
 from interruption import interrupt
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, TrainerState
+from transformers import AutoModelForCausalLM, TrainerState, TrainingArguments
 from words import write_corpus
 
 from bipe_hf.lab.common.session import CurrentIntervals
@@ -96,6 +96,18 @@ def test_without_a_number_of_steps_it_takes_half_of_the_training(tiny_model):
         schedule.on_step_begin(None, TrainerState(global_step=step, max_steps=5), None)
         shares.append(model.config.token_share)
     assert shares == pytest.approx([2 / 3, 1 / 3, 0, 0, 0])
+
+
+def test_a_jump_at_the_first_step_is_said(settings, tmp_path, capsys):
+    pretrain(settings | {"encoding_schedule": {"token_share": [1.0, 0.2]}, "output_dir": str(tmp_path / "first")})
+    assert "begins at" not in capsys.readouterr().out
+    further = {key: settings[key] for key in settings if key in vars(TrainingArguments(output_dir="x", use_cpu=True))}
+    further |= {"data": settings["data"], "train_length": 32, "initial_model": str(tmp_path / "first"), "max_steps": 2}
+    pretrain(further | {"encoding_schedule": {"token_share": [0.5, 0.0]}})
+    said = capsys.readouterr().out
+    assert "token_share: encoding_schedule begins at 0.5, where initial_model has 0.2: step 1 jumps there" in said
+    pretrain(further | {"encoding_schedule": {"token_share": [0.2, 0.0]}}, overwrite=True)
+    assert "begins at" not in capsys.readouterr().out
 
 
 def test_the_values_start_at_the_first_and_end_at_the_last():

@@ -145,6 +145,7 @@ def test_an_entry_that_fails_is_told_with_its_kind(here, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "prose: RoPE, seed 1: training: RuntimeError: the disk is full; BiPE-RoPE, seed 1: training" in said.out
     assert "the map is not drawn: output: there are no results of any kind in out" in said.err
+    assert said.out.endswith("nothing is written: there is no result\n")
 
 
 def test_interrupted_work_goes_on(here, capsys, monkeypatch):

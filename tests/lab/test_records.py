@@ -183,7 +183,9 @@ def test_a_run_is_not_resumed_on_other_records(table, tmp_path):
         ({"load_best_model_at_end": "false"}, "early_stopping_patience: give load_best_model_at_end"),
         ({"levels": "lines,feilds"}, "'feilds' is not accepted"),
         ({"alibi_slope_scale": "measured", "encoding": "bipe_alibi"}, "alibi_slope_scale: give a number"),
+        ({"levels": "lines,values"}, "levels: 'values' given, but table records have lines, fields"),
         ({"initial_model": "x"}, "initial_model cannot be set"),
+        ({"encoding_schedule": '{"token_share": [1, 0]}'}, "encoding_schedule cannot be set: training starts from"),
         ({"colour": "red"}, "unknown argument '--colour'"),
     ],
 )
@@ -549,10 +551,18 @@ def test_train_and_score_are_commands(table, tmp_path, capsys, monkeypatch):
     (tmp_path / "ragged.csv").write_text("says;what;legs;weight\n1;2\n")
     assert main(["records", "score", "run", "ragged.csv", "--output", "other"]) == 2
     assert "ragged.csv, line 2: 2 field(s)" in capsys.readouterr().err
-    assert main(["records", "continue", "run", "--rows", "2", "--output", "drawn.csv"]) == 0
-    assert "rows drawn are valid" in capsys.readouterr().err
+    status = main(["records", "continue", "run", "--rows", "2", "--output", "drawn.csv"])
+    said = capsys.readouterr().err
+    assert "rows drawn are valid" in said
+    assert status == ("not found" in said)
     assert main(["records", "continue", "run", "--output", "drawn.csv"]) == 2
     assert "drawn.csv exists" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # a model that has learnt nothing
+        patch.setattr(
+            "bipe_hf.lab.records.sample.write_at_random", lambda model, prompts, *_, **__: [[5]] * len(prompts)
+        )
+        assert main(["records", "continue", "run", "--rows", "2"]) == 1
+    assert "2 not found in 10 draws each" in capsys.readouterr().err
     (tmp_path / "gaps.csv").write_text("what,legs,weight\ndog,4,30\n")
     assert main(["records", "fill", "run", "gaps.csv", "--column", "says"]) == 0
     printed = capsys.readouterr()

@@ -132,6 +132,13 @@ def test_line_ends_are_read_as_training_reads_them(tmp_path, byte_level, name, e
     assert reports["other"] == reports["unix"]
 
 
+def test_a_folder_may_hold_one_file(tmp_path, words):
+    (tmp_path / "one").mkdir()
+    write(tmp_path / "one" / "a.txt", "w00 w03 w01")
+    report = report_segments(str(tmp_path / "one"), tokenizer=words)
+    assert (report.statistics.documents, report.statistics.tokens) == (1, 4)  # and the end of it
+
+
 def test_a_file_without_a_blank_line_is_one_document(tmp_path, words):
     report = report_segments(write(tmp_path / "text.txt", "w00 w01\n"), tokenizer=words)
     assert (report.statistics.documents, report.statistics.tokens) == (1, 3)
@@ -385,7 +392,7 @@ def test_same_text_gives_the_same_page_and_picture(tmp_path, words):
 )
 def test_bad_argument_is_refused_before_the_text_is_read(tmp_path, words, options, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bipe_hf.lab.reports.run.read_documents", None)
+    monkeypatch.setattr("bipe_hf.lab.reports.run.all_documents", None)
     write(tmp_path / "a file", "")
     with pytest.raises(ValueError, match=message):
         report_segments("text.txt", **({"tokenizer": words} | options))

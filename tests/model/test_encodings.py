@@ -16,6 +16,7 @@ from bipe_hf.model.encodings_bipe import (
     WITH_ADDED_ROTATION,
     encoding_name,
 )
+from bipe_hf.model.errors_bipe import did_you_mean
 
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -227,10 +228,31 @@ def test_the_saved_configuration_holds_the_fields_and_not_the_name(family, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"inter_encoding": "rope", "segmentation": "tokens"}, "RoPE with yarn scaling"),
+        ({"inter_encoding": "rope"}, "BiPE-RoPE with yarn scaling"),
+        ({"inter_encoding": "alibi"}, "BiPE-ALiBi"),  # nothing turns
+    ],
+)
+def test_the_label_names_scaled_angles(family, fields, label):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    config = family.config(separator_token_ids=[3], rope_parameters=yarn, **fields, **SHAPE)
+    assert config.encoding_label == label
+
+
+def test_a_word_that_a_known_one_holds_is_understood():
+    known = ("num_train_epochs", "max_steps", "learning_rate")
+    assert did_you_mean("epochs", known) == "; did you mean num_train_epochs?"
+    assert did_you_mean("learning_rat", known) == "; did you mean learning_rate?"
+    assert did_you_mean("ste", known) == did_you_mean("qqqq", known) == ""
+
+
+@pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("bipe_ropee", {}, "encoding must be one of rope, .*, got 'bipe_ropee'; did you mean bipe_rope"),
-        (3, {}, "encoding must be one of rope, .*, got 3$"),
+        ("bipe_ropee", {}, r"encoding: 'bipe_ropee' is none; did you mean bipe_rope\? \(accepted: rope, "),
+        (3, {}, r"encoding: 3 is none \(accepted: rope, "),
         ("hybrid", {}, "encoding 'hybrid' needs train_length, from which hybrid_max_period follows"),
         ("learned", {}, "encoding 'learned' needs train_length, from which max_segment_length follows"),
         ("dca", {}, "encoding 'dca' needs train_length, from which dca_train_length follows"),

@@ -12,9 +12,9 @@ HELP = "make a BiPE model of a checkpoint in the format of the BiPE authors' rel
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to `parser`."""
-    from ..lab.common.encoding_options import ENCODING_HELP, encoding_options, flag_type, option_help
+    from ..lab.common.encoding_options import encoding_help, flag_type, option_help
     from ..lab.conversion.scaling import SCALINGS
-    from ..lab.conversion.stock import ACCEPTED, INTRA_INITS
+    from ..lab.conversion.stock import ACCEPTED, INTRA_INITS, STOCK_NAMES, stock_options
 
     parser.add_argument(
         "checkpoint",
@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stock.add_argument(
         "--encoding",
         metavar="NAME",
-        help=f"{ENCODING_HELP}; where it can it starts as the stock model and moves from there while it trains"
-        f" (encoding_schedule of pretrain). For longer texts without training: dca, hirope, {', '.join(SCALINGS)}; the"
-        " last three are RoPE with the scaling of transformers that has this name",
+        help=f"{encoding_help(STOCK_NAMES)}; where it can it starts as the stock model and moves from there while it"
+        f" trains (encoding_schedule of pretrain). For longer texts without training: dca, hirope,"
+        f" {', '.join(SCALINGS)}; the last three are RoPE with the scaling of transformers that has this name",
     )
     stock.add_argument(
         "--factor",
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with --encoding {', '.join(SCALINGS)}: how many times longer texts shall be than CHECKPOINT is declared"
         " for; of dynamic, which follows the length of a text, how much more than that (1 by default)",
     )
-    for name, field in encoding_options().items():
+    for name, field in stock_options().items():
         choices = ACCEPTED.get(name, field.metadata["choices"])
         stock.add_argument(
             f"--{name.replace('_', '-')}",
@@ -84,10 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts and prints what changed, and what that costs."""
-    from ..lab.common.encoding_options import encoding_options
     from ..lab.conversion import convert_checkpoint, convert_stock_checkpoint
+    from ..lab.conversion.stock import stock_options
 
-    flags = ("encoding", "factor", *encoding_options(), "intra_init", "text", "revision")
+    flags = ("encoding", "factor", *stock_options(), "intra_init", "text", "revision")
     given = {name: vars(arguments)[name] for name in flags if vars(arguments)[name] is not None}
     given |= given_separators(arguments)
     if arguments.source == "authors":

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares and draws, says where the map is, and returns the exit status."""
-    from ..lab.kinds import compare_kinds, draw_map, read_kinds
+    from ..lab.kinds import compare_kinds, draw_map, is_drawn, read_kinds
     from ..model.errors_bipe import InputError
 
     kinds = read_kinds(arguments.folder)
@@ -63,5 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             "the same command goes on from here"
             + ("; with --overwrite, what is trained stays and is measured again" if arguments.overwrite else "")
         ) from None
-    print("".join(f"{name}: {reason}\n" for name, reason in failed.items()) + f"written to {arguments.output}")
+    for name, reason in failed.items():
+        print(f"{name}: {reason}")
+    print(f"written to {arguments.output}" if is_drawn(arguments.output) else "nothing is written: there is no result")
     return 1 if failed else 0

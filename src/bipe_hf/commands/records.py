@@ -40,7 +40,8 @@ page that shows these rows as a heat map (scores.html).
 """
 CONTINUE = """\
 Draw new rows from a model of `bipe-hf records train`, written as its files were. What is no such row (it does not
-parse, or a field holds what its column never does) is drawn again; how many were valid is said.
+parse, or a field holds what its column never does) is drawn again; how many were valid is said. The exit status is 1
+where rows are missing, since no draw was valid.
 
   bipe-hf records continue runs/sales --rows 100 --output drawn.csv
   bipe-hf records continue runs/sales --rows 5 --prompt begun.csv
@@ -67,13 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.set_defaults(act=act)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Runs the action."""
-    arguments.act(arguments)
+def run(arguments: argparse.Namespace) -> int | None:
+    """Runs the action, and returns the exit status that it has."""
+    return arguments.act(arguments)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from ..lab.records import RecordSettings
+    from ..lab.records.arguments import DEFAULTS
 
     parser.usage = "bipe-hf records train FILE ... --output RUN [--config CONFIG.yaml] [--overwrite] [--key value ...]"
     parser.add_argument(
@@ -83,7 +85,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="CONFIG.yaml", help="file of settings (default: as in configs/records.yaml)"
     )
-    settings.add_key_arguments(parser, TRAIN, RecordSettings, output_dir="RUN of --output, whatever else is given")
+    settings.add_key_arguments(
+        parser, TRAIN, RecordSettings, output_dir="RUN of --output, whatever else is given", defaults=DEFAULTS
+    )
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -139,7 +143,7 @@ def _add_continue(parser: argparse.ArgumentParser) -> None:
     _add_rows_output(parser)
 
 
-def _continue(arguments: argparse.Namespace) -> None:
+def _continue(arguments: argparse.Namespace) -> int:
     from ..lab.records import continue_records
 
     sample = continue_records(
@@ -154,6 +158,7 @@ def _continue(arguments: argparse.Namespace) -> None:
         device=arguments.device,
     )
     print(sample, file=sys.stderr)
+    return 1 if sample.given_up else 0
 
 
 def _add_fill(parser: argparse.ArgumentParser) -> None:

@@ -109,7 +109,9 @@ def _with_fast_pairs(encoding: Encoding) -> Encoding:
 
 # Inter encodings of which fast rotary pairs turn with the token, wherever segments end.
 WITH_TOKEN_PAIRS = ("hybrid", "hirope", "axes")
-# And those that have no angles of their own, to which some can be added.
+# Those whose angles `rope_parameters` may scale.
+WITH_SCALED_ANGLES = ("rope", "xpos", *WITH_TOKEN_PAIRS)
+# Those that have no angles of their own, to which some can be added.
 WITH_ADDED_ROTATION = ("fox", "fox_pro", "cable", "cable_kernel", "cope", "dape", "dape_v2")
 # Those that change the logits of a layer when they are finished.
 FINISHED_LOGITS = ("hirope", "dca", "cable_kernel", "path", "cope", "dape", "dape_v2")
@@ -288,6 +290,8 @@ def encoding_label(config: PreTrainedConfig) -> str:
     label = _inter_label(config) + (f" and {' and '.join(others)} layers" if others else "")
     if len(pattern) > len(set(pattern)):
         label += f" ({', '.join(pattern)})"
+    if config.inter_encoding in WITH_SCALED_ANGLES and config.rope_parameters["rope_type"] != "default":
+        label += f" with {config.rope_parameters['rope_type']} scaling"
     return label if config.sepllm_neighbors is None else f"{label} with SepLLM's mask"
 
 
@@ -317,5 +321,5 @@ def _inter_label(config: PreTrainedConfig) -> str:
 def _find(name: str) -> Encoding:
     if not isinstance(name, str) or name not in ENCODINGS:
         hint = did_you_mean(name, ENCODINGS) if isinstance(name, str) else ""
-        raise InputError(f"encoding must be one of {', '.join(ENCODINGS)}, got {name!r}{hint}")
+        raise InputError(f"encoding: {name!r} is none{hint} (accepted: {', '.join(ENCODINGS)})")
     return ENCODINGS[name]

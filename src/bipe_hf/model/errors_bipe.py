@@ -25,11 +25,12 @@ class InputOSError(InputError, OSError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean x?"` where a known word is close, else nothing.
+    """`"; did you mean x?"` where a known word is close or has this one as a part, else nothing.
 
     Args:
         word: as it was given.
         known: the words that are accepted.
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
+    known = sorted(known, key=len)
+    close = difflib.get_close_matches(word, known, n=1) or [each for each in known if len(word) > 3 and word in each]
     return f"; did you mean {close[0]}?" if close else ""

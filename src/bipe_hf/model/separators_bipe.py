@@ -101,7 +101,7 @@ def find_levels(tokenizer: TokenizersBackend, levels: str | Sequence[Separators]
             f"levels: {levels!r} is not accepted; give a list of separators, coarse to fine, each one of"
             f" {', '.join(map(repr, (*PRESETS, *LEVELS)))}, or a list of presets, token ids and strings."
         )
-    vocabulary = _Vocabulary(tokenizer)
+    vocabulary = _Vocabulary(tokenizer, "levels")
     spelt_out = [
         part for level in levels for part in (LEVELS.get(level, (level,)) if isinstance(level, str) else (level,))
     ]
@@ -118,14 +118,15 @@ def find_separators(tokenizer: TokenizersBackend, separators: Separators) -> Lev
     Raises:
         ValueError: for what [`BipeTokenizer.from_tokenizer`] does not accept.
     """
-    return _Vocabulary(tokenizer).level(separators)
+    return _Vocabulary(tokenizer, "separators").level(separators)
 
 
 class _Vocabulary:
     """Finds separators in the vocabulary of a tokenizer."""
 
-    def __init__(self, tokenizer: TokenizersBackend) -> None:
+    def __init__(self, tokenizer: TokenizersBackend, key: str) -> None:
         self.tokenizer = tokenizer
+        self.key = key  # what messages call the argument
         self.backend = tokenizer.backend_tokenizer
 
     @cached_property
@@ -153,7 +154,7 @@ class _Vocabulary:
             if separators not in PRESETS:
                 several = " `levels` takes it." if separators in LEVELS else ""
                 raise InputError(
-                    f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a"
+                    f"{self.key}: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a"
                     f" list of presets, token ids and strings{did_you_mean(separators, PRESETS)}.{several}"
                 )
             items = [separators]
@@ -161,7 +162,7 @@ class _Vocabulary:
             items = separators = list(separators)
         else:
             raise InputError(
-                f"separators: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
+                f"{self.key}: {separators!r} is not accepted; give one of {', '.join(map(repr, PRESETS))}, or a list"
                 " of presets, token ids and strings."
             )
         found, taken_away, without_any, lost = set(), set(), [], []
@@ -188,7 +189,7 @@ class _Vocabulary:
             found = {token_id: self.backend.id_to_token(token_id) for token_id in AUTHORS_TOKENS}
             if found != AUTHORS_TOKENS:
                 raise InputError(
-                    f"separators: 'authors' needs the Llama tokenizer, with tokens {AUTHORS_TOKENS}; this vocabulary"
+                    f"{self.key}: 'authors' needs the Llama tokenizer, with tokens {AUTHORS_TOKENS}; this vocabulary"
                     f" has {found}."
                 )
             return set(AUTHORS_TOKENS), []
@@ -202,8 +203,8 @@ class _Vocabulary:
         if isinstance(item, str):
             if item in LEVELS:
                 raise InputError(
-                    f"separators: {item!r} stands for several levels, not for one: `levels` takes it. If the token is"
-                    " meant, give its id."
+                    f"{self.key}: {item!r} stands for several levels, and an item of a list for one: `levels` takes it"
+                    " by itself. If the token is meant, give its id."
                 )
             token_id = self.backend.token_to_id(item)
             if token_id is not None:
@@ -211,15 +212,15 @@ class _Vocabulary:
             token_ids = sorted(token_id for token_id, text in self.texts.items() if text == item)
             if len(token_ids) != 1:
                 raise InputError(
-                    f"separators: {item!r} is not one token of the vocabulary, and no preset; ids with this text:"
+                    f"{self.key}: {item!r} is not one token of the vocabulary, and no preset; ids with this text:"
                     f" {token_ids or None}{did_you_mean(item, PRESETS)} (docs/levels.md has the presets)."
                 )
             return token_ids[0]
         if isinstance(item, bool) or not isinstance(item, int):
-            raise InputError(f"separators: {item!r} is neither an int (a token id) nor a str.")
+            raise InputError(f"{self.key}: {item!r} is neither an int (a token id) nor a str.")
         if item < 0 or self.backend.id_to_token(item) is None:
             raise InputError(
-                f"separators: token id {item} is out of range; the vocabulary has {self.backend.get_vocab_size()}"
+                f"{self.key}: token id {item} is out of range; the vocabulary has {self.backend.get_vocab_size()}"
                 " tokens."
             )
         return item

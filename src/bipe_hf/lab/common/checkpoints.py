@@ -526,6 +526,12 @@ def encoding_label(config: PreTrainedConfig) -> str:
     return config.encoding_label if is_bipe(config) else config.model_type
 
 
+def described_model(model: PreTrainedModel) -> str:
+    """What a training says of its model at the start."""
+    encoding = f" with {encoding_label(model.config)}" if is_bipe(model.config) else ""
+    return f"{model.config.model_type}{encoding}: {model.num_parameters():,} parameters"
+
+
 def is_bipe(config: PreTrainedConfig) -> bool:
     """Whether a config is of a model of this package."""
     return config.model_type.startswith("bipe_")

@@ -10,10 +10,15 @@ from ...model.configuration_bipe import TOKEN_IDS, own_fields
 from ...model.encodings_bipe import ENCODING_NAMES, encoding_fields
 
 
-ENCODING_HELP = (
-    f"positional encoding by its name, which stands for several of the following ({', '.join(ENCODING_NAMES)}); what"
-    " is given of them besides wins"
-)
+def encoding_help(names: Sequence[str]) -> str:
+    """What the option `encoding` is, where these names are accepted."""
+    return (
+        f"positional encoding by its name, which stands for several of the following ({', '.join(names)}); what is"
+        " given of them besides wins"
+    )
+
+
+ENCODING_HELP = encoding_help(ENCODING_NAMES)
 
 
 def encoding_options() -> dict[str, Field]:

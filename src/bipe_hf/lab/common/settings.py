@@ -94,6 +94,8 @@ class RunSettings:
                 words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         typed, unknown = keys.parse_known_args(words + overrides)
         if unknown:
+            if not unknown[0].startswith("-"):
+                raise InputError(f"{unknown[0]!r} belongs to no key: several values of one have commas between them")
             name = unknown[0].split("=")[0]
             key = name.removeprefix("--").replace("-", "_")
             raise InputError(f"unknown argument {name!r}{did_you_mean(key, known)}")

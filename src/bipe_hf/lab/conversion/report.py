@@ -102,9 +102,7 @@ def save(
     model.save_pretrained(output)
     if tokenizer is not None:
         tokenizer.save_pretrained(output)
-    converted, rope_type = f"converted to {model.config.encoding_label}", model.config.rope_parameters["rope_type"]
-    if model.config.inter_encoding == "rope" and rope_type != "default":
-        converted += f" with {rope_type} scaling"
+    converted = f"converted to {model.config.encoding_label}"
     write_origin(output, origin | {"history": [*origin["history"], converted]})
     write_model_card(output)
 

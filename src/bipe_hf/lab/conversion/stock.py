@@ -8,6 +8,7 @@ they are.
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ...model.configuration_bipe import (
     BipeLlamaConfig,
     why_unread,
 )
-from ...model.encodings_bipe import ENCODING_NAMES, encoding_levels
+from ...model.encodings_bipe import ENCODING_NAMES, ENCODINGS, encoding_levels
 from ...model.errors_bipe import InputError, did_you_mean
 from ...model.modeling_bipe_gpt_neox import BipeGPTNeoXForCausalLM
 from ...model.modeling_bipe_llama import BipeLlamaForCausalLM
@@ -37,6 +38,7 @@ from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import checkpoint_folder
 from ..common.encoding_options import encoding_options, spelt_out
 from ..common.files import read_json, user_path
+from ..common.separators import check_levels
 from .report import ConversionReport, check_output, make_config, save
 from .scaling import SCALINGS, check_factor, scaled
 from .step_zero import measure_step_zero, read_sample
@@ -83,6 +85,9 @@ LAST_ALIBI_SCALE = 0.02
 # What step 0 may cost without a word of advice.
 CHEAP = 0.01
 ACCEPTED = {"inter_encoding": STOCK_ENCODINGS, "segmentation": SEGMENTATIONS}
+STOCK_NAMES = tuple(
+    name for name, encoding in ENCODINGS.items() if encoding.fields["inter_encoding"] in STOCK_ENCODINGS
+)
 # What is no field, and the one that it decides.
 DECIDES = {
     "separators": "separator_token_ids",
@@ -154,14 +159,14 @@ def convert_stock_checkpoint(
     names = (*ENCODING_NAMES, *SCALINGS)
     if encoding is not None and encoding not in names:
         hint = did_you_mean(encoding, names)
-        raise InputError(f"encoding must be one of {', '.join(names)}, got {encoding!r}{hint}")
+        raise InputError(f"encoding: {encoding!r} is none{hint} (accepted: {', '.join(names)})")
     factor, scaling = check_factor(encoding, factor), None
     if encoding in SCALINGS:
         encoding, scaling = "rope", encoding
     if separators is not None and levels is not None:
         raise InputError("separators and levels: the first of the levels are the separators; give levels alone")
-    if separators is not None and encoding is not None and len(encoding_levels(encoding)) > 1:
-        raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
+    if encoding is not None:
+        check_levels(encoding, separators, levels)
     given = {"separators": separators, "levels": levels, "intra_init": intra_init}
     _check_settings(_spelt_out(encoding, fields, train_length=1), fields | given)
     name, output = user_path(checkpoint), user_path(output)
@@ -220,6 +225,15 @@ def _spelt_out(encoding: str | None, fields: dict[str, Any], train_length: int) 
         return defaults | fields
     named = defaults | spelt_out(encoding, train_length, fields)
     return named | first_fields(named, train_length) | fields
+
+
+def stock_options() -> dict[str, Field]:
+    """The fields that a model of stock weights may have another value of than the default, by name."""
+    return {
+        name: field
+        for name, field in encoding_options().items()
+        if set(field.metadata["read_by"].get("inter_encoding", STOCK_ENCODINGS)) & set(STOCK_ENCODINGS)
+    }
 
 
 def first_fields(fields: dict[str, Any], length: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Loading, caching, streaming and progress bars are those of `datasets`; the token
 """
 
 from .blocks import make_blocks
-from .corpora import DEFAULT_CORPUS, load_documents
+from .corpora import DEFAULT_CORPUS, all_documents, load_documents
 from .formats import read_text_file
 from .index_extension import SkippedIndices, StretchedIndices
 from .tables import load_rows
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_CORPUS",
     "SkippedIndices",
     "StretchedIndices",
+    "all_documents",
     "cached_tokenizer",
     "load_documents",
     "load_rows",

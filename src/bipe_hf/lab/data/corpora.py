@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    concatenate_datasets,
+)
 from datasets.fingerprint import Hasher
 
 from ...model.errors_bipe import InputError
@@ -73,23 +81,57 @@ def load_documents(
     """
     if not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction must lie between 0 and 1, both excluded, not {validation_fraction}")
-    if not source:
-        raise InputError("source is empty; it must name a file, a folder or a data set")
-    path = user_path(source)
-    if source == DEFAULT_CORPUS:
-        splits = {"train": _generated(source, read_python, python_installation(), streaming)}
-    elif path.is_dir() and not holds_tables(path):
-        splits = _from_text_folder(path, streaming)
-    elif path.is_file() and not holds_tables(path):
-        splits = _from_text_file(path, validation_fraction, streaming)
+    if _is_text_file(source):
+        splits = _from_text_file(user_path(source), validation_fraction, streaming)
     else:
-        splits = _from_tables(source, read_tables(source, streaming=streaming), text_column)
+        splits = _from_many(source, text_column, streaming)
     if "validation" not in splits:
         splits = split_by_document(source, splits["train"], validation_fraction, seed)
     for split, documents in splits.items():
         if next(iter(documents), None) is None:
             raise InputError(f"{source}: the {split} split holds no text")
     return IterableDatasetDict(splits) if streaming else DatasetDict(splits)
+
+
+def all_documents(source: str, *, text_column: str = "text") -> Dataset:
+    """Every document of a source, of which there may be one alone.
+
+    Args:
+        source: as of [`load_documents`], but a text file is one document.
+        text_column: the column that holds the text, for tables only.
+
+    Returns:
+        The columns `text` and `name`. Those of a split `validation` come last.
+
+    Raises:
+        FileNotFoundError: as [`load_documents`] does.
+        ValueError: it cannot be read, has no text, or no column `text_column`.
+    """
+    if _is_text_file(source):
+        path = user_path(source)
+        text = _read_text(path)
+        return Dataset.from_dict({"text": [text], "name": [path.name]})
+    documents = concatenate_datasets(list(_from_many(source, text_column, streaming=False).values()))
+    if not len(documents):
+        raise InputError(f"{source} holds no text")
+    return documents
+
+
+def _is_text_file(source: str) -> bool:
+    if not source:
+        raise InputError("source is empty; it must name a file, a folder or a data set")
+    path = user_path(source)
+    return path.is_file() and not holds_tables(path)
+
+
+def _from_many(source: str, text_column: str, streaming: bool) -> dict[str, _Documents]:
+    """The documents of what is no text file, those to validate with apart where the source has them so."""
+    path = user_path(source)
+    if source == DEFAULT_CORPUS:
+        return {"train": _generated(source, read_python, python_installation(), streaming)}
+    if path.is_dir() and not holds_tables(path):
+        return _from_text_folder(path, streaming)
+    return _from_tables(source, read_tables(source, streaming=streaming), text_column)
 
 
 # Text
@@ -108,9 +150,7 @@ def _generated(source: str, generator: Callable, gen_kwargs: dict, streaming: bo
 
 
 def _from_text_file(path: Path, validation_fraction: float, streaming: bool) -> dict[str, _Documents]:
-    text = read_text_file(path)
-    if not text.strip():
-        raise InputError(f"{path} holds no text")
+    text = _read_text(path)
     cut = text.rfind("\n\n", 0, round(len(text) * (1 - validation_fraction)))
     parts = {"train": text[: cut + 2], "validation": text[cut + 2 :]}
     if cut < 0 or not parts["train"].strip() or not parts["validation"].strip():
@@ -122,6 +162,13 @@ def _from_text_file(path: Path, validation_fraction: float, streaming: bool) -> 
         split: _generated(str(path), _read_part, {"text": part, "name": f"{path.name}:{split}"}, streaming)
         for split, part in parts.items()
     }
+
+
+def _read_text(path: Path) -> str:
+    text = read_text_file(path)
+    if not text.strip():
+        raise InputError(f"{path} holds no text")
+    return text
 
 
 def _read_part(text: str, name: str, version: int) -> Iterator[dict[str, str]]:

@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
 
 from ...model.errors_bipe import InputError, did_you_mean
-from ..common.checkpoints import initial_source, keep_origin, local_folder
+from ..common.checkpoints import described_model, initial_source, keep_origin, local_folder
 from ..common.digests import rows_digest
 from ..common.extras import require
 from ..common.messages import check_counts
@@ -87,7 +87,7 @@ def finetune(settings: FinetuneSettings | dict[str, Any], *, overwrite: bool = F
     if new_weights:
         say(f"new weights, random at first: {', '.join(new_weights)}")
     say(
-        f"{task_args.task}: {model.config.model_type} of {model.num_parameters():,} parameters; {row_args.data}:"
+        f"{task_args.task}: {described_model(model)}; {row_args.data}:"
         f" {len(examples['train']):,} examples to train on, {len(examples['validation']):,} to measure; device"
         f" {training_args.device}"
     )

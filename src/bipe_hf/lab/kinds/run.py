@@ -107,6 +107,11 @@ def draw_map(names: Iterable[str], output: str | Path) -> list[Path]:
     return [tables, *figures]
 
 
+def is_drawn(output: str | Path) -> bool:
+    """Whether a folder has a map."""
+    return map_files(user_path(output))[0].is_file()
+
+
 def map_files(output: Path) -> list[Path]:
     """The tables and the figure."""
     return [output / f"{NAME}.md", *pictures(output / f"{NAME}.png")]

@@ -7,12 +7,20 @@ from typing import Any, ClassVar, Self
 from transformers import TrainingArguments
 
 from ...model.errors_bipe import InputError, InputNotFoundError
+from ..common.encoding_options import ENCODING_HELP
 from ..common.files import user_path
 from ..common.messages import check_counts
 from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..common.yaml_file import read_yaml
-from ..training.arguments import MEASURED, ModelArguments, check_metric, check_model, check_training
+from ..training.arguments import (
+    MEASURED,
+    OF_INITIAL_WEIGHTS,
+    ModelArguments,
+    check_metric,
+    check_model,
+    check_training,
+)
 from .reading import Given
 
 
@@ -60,7 +68,7 @@ RESERVED_KEYS = {
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "records resumes from the last checkpoint in the run folder by itself",
     "save_only_model": "a run could not be resumed",
-}
+} | OF_INITIAL_WEIGHTS
 ORDERS = ("any", "file")
 
 
@@ -135,6 +143,13 @@ class RecordArguments:
         return Given(self.kind, delimiter, self.quote, self.header, self.text_encoding)
 
 
+@dataclass
+class RecordModelArguments(ModelArguments):
+    """What is trained on records."""
+
+    encoding: str | None = field(default=None, metadata={"help": ENCODING_HELP})
+
+
 @dataclass(frozen=True)
 class RecordSettings(RunSettings):
     """The settings of a training on records.
@@ -145,7 +160,7 @@ class RecordSettings(RunSettings):
     """
 
     records: RecordArguments
-    model: ModelArguments
+    model: RecordModelArguments
 
     reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS
 

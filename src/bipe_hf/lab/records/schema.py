@@ -120,6 +120,26 @@ def form_of(kind: str, columns: Sequence[str]) -> Form:
     return {"table": lambda: TableForm(columns), "json": JsonForm, "log": LogForm}[kind]()
 
 
+def check_form_levels(kind: str, form: Form, levels: Sequence[Any]) -> None:
+    """Refuses a level that another kind of records has, and this one has not.
+
+    Args:
+        kind: of the records.
+        form: of them.
+        levels: as they were given; presets that a field may be divided by are accepted.
+
+    Raises:
+        ValueError: names the level, and those that the records have.
+    """
+    others = {*TableForm.levels, *JsonForm.levels} - form.levels.keys() if len(form.levels) > 1 else set()
+    for level in levels:
+        if isinstance(level, str) and level in others:
+            raise InputError(
+                f"levels: {level!r} given, but {kind} records have {', '.join(form.levels)}; presets such as words may"
+                " follow (docs/records.md)"
+            )
+
+
 def describe_columns(names: Sequence[str], rows: Sequence[dict[str, str]]) -> list[Column]:
     """What each column holds.
 

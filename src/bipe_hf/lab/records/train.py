@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import ends_segments_at_separators, load_model
+from ..common.checkpoints import described_model, ends_segments_at_separators, load_model
 from ..common.run_folder import RunFiles, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
 from ..common.session import train as train_to_the_end
@@ -26,7 +26,7 @@ from ..training import DataArguments, ModelArguments, build_config, build_model,
 from .arguments import RecordArguments, RecordSettings, check_arguments
 from .form import Form, Row
 from .reading import Records, read_records
-from .schema import Schema, describe_columns, form_of
+from .schema import Schema, check_form_levels, describe_columns, form_of
 from .scoring import SCHEMA_FILE, RecordModel, by_column
 from .tokens import encode_rows, fit_record_tokenizer, row_ids, windows
 
@@ -83,6 +83,7 @@ def train_records(
     order = record_args.order or ("file" if records.source.kind == "log" else "any")
     form = form_of(records.source.kind, records.columns)
     levels = record_args.levels or list(form.levels)
+    check_form_levels(records.source.kind, form, levels)
     say(_what_is_learnt(records, order, levels))
     digest = _digest(records, form)
     split = _split(records, order, record_args.validation_fraction)
@@ -110,7 +111,7 @@ def train_records(
     model = build_model(model_args, config) if checkpoint is None else load(checkpoint).model
     rows = {name: sum(map(len, part)) for name, part in split._asdict().items()}
     say(
-        f"{model.config.model_type} of {model.num_parameters():,} parameters, {len(tokenizer)} tokens;"
+        f"{described_model(model)}, {len(tokenizer)} tokens;"
         f" {rows['train']:,} rows to train on in {len(examples):,} examples, {training_args.train_batch_size} a step,"
         f" {rows['validation']:,} to measure; device {training_args.device}"
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...model.configuration_bipe import BipeConfigMixin, BipeLlamaConfig
@@ -10,9 +9,6 @@ from ...model.errors_bipe import InputError
 from ...model.separators_bipe import PRESETS
 from ...model.tokenization_bipe import BipeTokenizer
 from ..common.checkpoints import is_bipe, load_part, local_folder
-from ..common.files import user_path
-from ..data import load_documents, read_text_file
-from ..data.tables import holds_tables
 
 
 # What a unit is called that ends at the separators of a preset.
@@ -147,19 +143,3 @@ def _name(level: Level, config: BipeConfigMixin) -> str:
 
 def _is_short(separators: str | list[int | str]) -> bool:
     return isinstance(separators, str) or len(separators) <= 8
-
-
-def read_documents(source: str, text_column: str = "text") -> Dataset:
-    """Every document of what `bipe_hf.lab.data.load_documents` reads, with the columns `text` and `name`.
-
-    A text file is one document. Raises as `load_documents` does.
-    """
-    path = user_path(source)
-    if path.is_file() and not holds_tables(path):
-        # `load_documents` would divide it, and needs a blank line to do so.
-        text = read_text_file(path)
-        if not text.strip():
-            raise InputError(f"{path} holds no text")
-        return Dataset.from_dict({"text": [text], "name": [path.name]})
-    documents = load_documents(source, text_column=text_column)
-    return concatenate_datasets([documents["train"], documents["validation"]])

@@ -16,8 +16,8 @@ from ..common.figures import require_matplotlib, save_figure
 from ..common.files import user_path
 from ..common.results import check_writable, moment, write_results
 from ..common.tables import require_tabulate
-from ..data import tokenize_documents
-from .inputs import TextSegmentation, open_segmentation, read_documents
+from ..data import all_documents, tokenize_documents
+from .inputs import TextSegmentation, open_segmentation
 from .marks import hidden_separators
 from .results import FORMAT, LevelReport, SegmentReport
 from .statistics import level_statistics, level_units, segment_statistics
@@ -76,7 +76,7 @@ def report_segments(
         output = user_path(output)
         _check_folder(output, overwrite)
     segmentation = open_segmentation(tokenizer, separators, max_segment_length, revision, levels)
-    documents = read_documents(text, text_column)
+    documents = all_documents(text, text_column=text_column)
     ids = _read_stream(documents, segmentation)
     config = segmentation.config
     content = {

@@ -14,7 +14,7 @@ from ...model.errors_bipe import InputError, did_you_mean
 from ...model.separators_bipe import LEVELS, PRESETS
 from ..common.encoding_options import ENCODING_HELP, encoding_options, option_fields, option_help, spelt_out
 from ..common.messages import check_counts, parsed_json
-from ..common.separators import parsed_levels
+from ..common.separators import check_levels, parsed_levels
 from ..common.settings import RunSettings
 from ..data import DEFAULT_CORPUS, SkippedIndices, StretchedIndices
 from ..data.index_extension import check_extension
@@ -39,6 +39,13 @@ RESERVED_KEYS = {
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "pretrain resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
+}
+
+# Of a training that starts from random weights, as those of synthetic and records do.
+OF_INITIAL_WEIGHTS = {
+    "encoding_schedule": "training starts from random weights, which nothing has to be led away from",
+    "encoding_schedule_steps": "there is no encoding_schedule",
+    "revision": "there is no initial_model",
 }
 
 
@@ -283,8 +290,7 @@ class PretrainSettings(RunSettings):
             return self
         model = self.model.spelt_out(data.train_length)
         levels = encoding_levels(encoding)
-        if len(levels) > 1 and data.separators is not None:
-            raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
+        check_levels(encoding, data.separators, data.levels)
         if model.segmentation == "separators" and data.separators is None and data.levels is None:
             one_level = len(levels) < 2
             data = replace(data, **({"separators": (*levels, None)[0]} if one_level else {"levels": list(levels)}))
@@ -345,7 +351,10 @@ def check_model(model_args: ModelArguments) -> None:
             decided.append("max_segment_length")
         for key in decided:
             if settings[key] is not None:
-                raise InputError(f"{key}: the weights of initial_model {model_args.initial_model} decide it")
+                raise InputError(
+                    f"{key}: the weights of initial_model {model_args.initial_model} decide it; leave it out (null,"
+                    " where a file that yours extends has it)"
+                )
 
 
 def check_flags(model_args: ModelArguments, flagged: Set[str]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from ..common.separators import with_separators_of
 from ..data import cached_tokenizer, load_documents
 from ..data.index_extension import check_extendable
 from .arguments import DEFAULT_MODEL_TYPE, INDEX_EXTENSIONS, MEASURED, DataArguments, ModelArguments
+from .schedule import first_values
 
 
 # Fields that every name of an encoding stands for, beside others.
@@ -143,6 +145,16 @@ def check_use_of_segments(config: PreTrainedConfig, model_args: ModelArguments, 
             f"alibi_slope_scale: {MEASURED} is for inter_encoding alibi with segmentation separators, not for"
             f" {config.inter_encoding} with {config.segmentation}"
         )
+
+
+def jumps(model_args: ModelArguments) -> dict[str, tuple[float, float]]:
+    """Fields that the first value of `encoding_schedule` changes at once: that of the initial model, and the first."""
+    if model_args.initial_model is None or model_args.encoding_schedule is None:
+        return {}
+    initial = load_part(AutoConfig, "initial_model", initial_source(model_args.initial_model, model_args.revision))
+    first = first_values(model_args.encoding_schedule)
+    both = {name: (vars(initial)[name], value) for name, value in first.items()}
+    return {name: values for name, values in both.items() if not math.isclose(*values)}
 
 
 def load_tokenizer(

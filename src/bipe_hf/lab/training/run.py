@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ...model.errors_bipe import InputError
-from ..common.checkpoints import is_bipe, keep_origin, load_model, local_folder
+from ..common.checkpoints import described_model, is_bipe, keep_origin, load_model, local_folder
 from ..common.digests import rows_digest
 from ..common.run_folder import PRETRAIN, begin_run, check_data, find_checkpoint
 from ..common.session import CurrentIntervals, RunTrainer, finish, perplexity, record, save_and_measure, train
@@ -27,7 +27,7 @@ from ..data.index_extension import IndexExtension
 from ..data.segments import mean_segment_length
 from .arguments import INDEX_EXTENSIONS, MEASURED, DataArguments, PretrainSettings, check_arguments
 from .auto import AUTO, choose_encoding, sample
-from .model import build_config, build_model, fit_tokenizer, load_tokenizer, read_documents
+from .model import build_config, build_model, fit_tokenizer, jumps, load_tokenizer, read_documents
 from .schedule import EncodingSchedule
 
 
@@ -69,6 +69,8 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
         settings = settings.chosen(choice)
         model_args, data_args = settings.model, settings.data
     config = build_config(model_args, data_args) if checkpoint is None else None
+    for name, (initial, first) in jumps(model_args).items() if checkpoint is None else ():
+        say(f"{name}: encoding_schedule begins at {first:g}, where initial_model has {initial:g}: step 1 jumps there")
     with training_args.main_process_first(desc="reading the data"):  # the others find its results in the cache
         # The split does not depend on the seed of the training: what one run trains on, no other may be measured on.
         documents = read_documents(data_args) if documents is None else documents
@@ -202,6 +204,6 @@ def _summary(
     per_step = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
     count = f"{len(blocks):,}" if isinstance(blocks, Dataset) else "a stream of"
     return (
-        f"{model.config.model_type}: {model.num_parameters():,} parameters; {data_args.data}: {count} blocks of"
+        f"{described_model(model)}; {data_args.data}: {count} blocks of"
         f" {data_args.train_length} tokens, {per_step} per step; device {training_args.device}"
     )

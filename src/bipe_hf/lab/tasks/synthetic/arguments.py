@@ -10,7 +10,14 @@ from transformers import TrainingArguments
 from ....model.errors_bipe import InputError
 from ...common.messages import check_counts, parsed_json
 from ...common.settings import RunSettings
-from ...training.arguments import MEASURED, ModelArguments, check_metric, check_model, check_training
+from ...training.arguments import (
+    MEASURED,
+    OF_INITIAL_WEIGHTS,
+    ModelArguments,
+    check_metric,
+    check_model,
+    check_training,
+)
 from .tasks import find_task
 
 
@@ -26,7 +33,7 @@ RESERVED_KEYS = {
     "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
     "resume_from_checkpoint": "synthetic resumes from the last checkpoint in output_dir by itself",
     "save_only_model": "a run could not be resumed",
-}
+} | OF_INITIAL_WEIGHTS
 
 
 @dataclass

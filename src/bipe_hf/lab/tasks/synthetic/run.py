@@ -13,7 +13,7 @@ from transformers import (
     set_seed,
 )
 
-from ...common.checkpoints import ends_segments_at_separators, load_model
+from ...common.checkpoints import described_model, ends_segments_at_separators, load_model
 from ...common.run_folder import begin_run, find_checkpoint
 from ...common.session import CurrentIntervals, RunTrainer, finish, record, save_and_measure
 from ...common.session import train as train_to_the_end
@@ -77,7 +77,7 @@ def train(settings: SyntheticSettings | dict[str, Any], *, overwrite: bool = Fal
     examples = Examples(task, sizes, training_args.max_steps * per_step, held_out=False, seed=seed)
     held_out = Examples(task, sizes, VALIDATION_EXAMPLES, held_out=True, seed=0)
     say(
-        f"{generator_args.task}: {model.config.model_type} of {model.num_parameters():,} parameters; {len(examples):,}"
+        f"{generator_args.task}: {described_model(model)}; {len(examples):,}"
         f" examples of 1 to {generator_args.max_operators} operators, {per_step} per step; device"
         f" {training_args.device}"
     )
