@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from words import WORDS
 
 from bipe_hf.lab.training import pretrain
-from bipe_hf.lab.training.auto import PIECES, choose_encoding, regularity, sample
+from bipe_hf.lab.training.auto import PIECES, choose_encoding, likeness, regularity, sample
 from bipe_hf.model.encodings_bipe import ENCODINGS
 from bipe_hf.model.errors_bipe import InputError
 
@@ -43,12 +43,46 @@ def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
 
 @given(st.lists(st.text("abc ,", min_size=1), min_size=2, max_size=6, unique=True), st.integers(3, 40))
 @settings(max_examples=30, deadline=None)
-def test_json_lines_have_the_levels_of_json(keys, rows):
+def test_json_lines_have_segments_that_are_lines(keys, rows):
     lines = [json.dumps(dict.fromkeys(keys, row)) for row in range(rows)]
-    assert choose_encoding(["\n".join(lines)]).levels == ("json",)
+    choice = choose_encoding(["\n".join(lines)])
+    assert (choice.encoding, choice.levels) == ("bipe_hybrid", ("lines",))
+    assert choice.reason == "JSON lines, since 100% of the lines begin with a brace"
 
 
-@pytest.mark.parametrize("text", [prose(200), "", "\n\n", "one word", "a,b\nc,d\ne,f"])
+LINES_OF_LOGS = {
+    "syslog": "Jun {day:2} {hour:02}:{minute:02}:17 combo sshd(pam_unix)[{number}]: authentication failure {words}",
+    "spark": "17/06/{day:02} {hour:02}:{minute:02}:40 INFO storage.BlockManager: Found block rdd_{number} {words}",
+    "access": '10.0.{day}.{minute} - - [{day:02}/Mar/2015:{hour:02}:{minute:02}:00 +0000] "GET /{number}" 200 {words}',
+}
+
+
+@given(st.sampled_from(sorted(LINES_OF_LOGS)), st.integers(20, 60), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_logs_have_segments_that_are_lines(kind, count, seed):
+    draw = random.Random(seed)
+    lines = [
+        LINES_OF_LOGS[kind].format(
+            day=draw.randint(10, 28),
+            hour=draw.randrange(24),
+            minute=draw.randrange(60),
+            number=draw.randrange(9999),
+            words=" ".join(draw.choices(WORDS, k=draw.randint(1, 9))),
+        )
+        for _ in range(count)
+    ]
+    choice = choose_encoding(["\n".join(lines)])
+    assert (choice.encoding, choice.levels) == ("bipe_hybrid", ("lines",))
+    assert choice.reason.startswith("a log, since of the lines ")
+
+
+def test_likeness_of_lines_counted_by_hand():
+    assert likeness([["Jun 14 15:16", "Jul 3 7:01", "at 9 o'clock", "at 10 o'clock"]]) == 2 / 3
+    assert likeness([["one two three", "four five six"]]) == 0  # no number
+    assert likeness([["Jun 14"], ["Jun 15"]]) == likeness([]) == 0  # no line before it in its piece
+
+
+@pytest.mark.parametrize("text", [prose(200), "", "\n\n", "one word", "a,b\nc,d\ne,f", "1\n2\nthe end\nof it"])
 def test_what_is_no_record_has_none(text):
     choice = choose_encoding([text])
     assert choice.levels == ()
@@ -99,7 +133,7 @@ def run(tmp_path):
 def test_a_run_says_what_it_chose_and_is_that_run(run, capsys):
     result = pretrain(run)
     said = capsys.readouterr().out
-    assert "encoding bipe_levels_axes with levels lines, fields: records, since 100% of the lines have" in said
+    assert "encoding bipe_levels_axes with levels lines, fields: a table, since 100% of the lines have" in said
     assert (result["chosen"]["encoding"], result["config"]["encoding"]) == ("bipe_levels_axes", "auto")
     named = pretrain(run | {"encoding": "bipe_levels_axes", "output_dir": run["output_dir"] + "-named"})
     assert named["eval_loss"] == result["eval_loss"]

@@ -1,10 +1,11 @@
 """The encoding that suits a text: `encoding: auto`.
 
-Where every line has as many fields as the line before, as in tables and JSON lines, rows and fields are what a model
-should see: an encoding with levels. Everywhere else it is the hybrid over tokens. The rule is as good as what was
-measured: `docs/levels.md` says on which kinds of text.
+Where every line has as many fields as the line before, as in tables, rows and fields are what a model should see: an
+encoding with levels. In JSON lines and logs it is the hybrid over lines, everywhere else the hybrid over tokens. The
+rule is as good as what was measured: `docs/levels.md` says on which kinds of text.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -20,8 +21,10 @@ AUTO = "auto"
 PIECES, CHARACTERS = 200, 10_000
 # A line is one of a record if it has as many separators as the line before, and no fewer than this.
 FEWEST_SEPARATORS = 2
-# From this share of such lines on, a text is taken for records.
-RECORDS = 0.65
+# Lines of a log begin alike, numbers and names aside, in so many words.
+FIRST_WORDS = 3
+# From this share of such lines on, a text is taken for a table, for JSON lines or for a log.
+MOST = 0.65
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,18 @@ class Choice:
 def choose_encoding(pieces: Iterable[str]) -> Choice:
     """The encoding that suits a text of which these are pieces, each of whole lines."""
     lines = [[line for line in piece.split("\n") if line.strip()] for piece in pieces]
-    is_json = share(line.lstrip().startswith("{") for own in lines for line in own) > RECORDS
-    preset, levels = ("values", ("json",)) if is_json else ("fields", ("lines", "fields"))
-    regular = regularity(lines, PRESET_PATTERNS[preset])
-    said = f"{regular:.0%} of the lines have as many {preset} as the line before"
-    if regular >= RECORDS:
-        return Choice("bipe_levels_axes", levels, f"records, since {said}")
-    return Choice("hybrid", (), f"no records, since {said}; {RECORDS:.0%} would be")
+    objects = share(line.lstrip().startswith("{") for own in lines for line in own)
+    if objects >= MOST:
+        return Choice("bipe_hybrid", ("lines",), f"JSON lines, since {objects:.0%} of the lines begin with a brace")
+    regular = regularity(lines, PRESET_PATTERNS["fields"])
+    fields = f"{regular:.0%} of the lines have as many fields as the line before"
+    if regular >= MOST:
+        return Choice("bipe_levels_axes", ("lines", "fields"), f"a table, since {fields}")
+    alike = likeness(lines)
+    beginnings = f"{alike:.0%} begin like the line before, with a number"
+    if alike >= MOST:
+        return Choice("bipe_hybrid", ("lines",), f"a log, since of the lines {beginnings}")
+    return Choice("hybrid", (), f"neither table nor log, since {fields} and {beginnings}; {MOST:.0%} would be one")
 
 
 def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:
@@ -62,6 +70,25 @@ def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:
         counts = [len(separator.findall(line)) for line in lines]
         regular += [count == before and count >= FEWEST_SEPARATORS for before, count in pairwise(counts)]
     return share(regular)
+
+
+def likeness(pieces: Iterable[list[str]]) -> float:
+    """The share of the lines that begin like the line before, as those of a log do with date, time and name.
+
+    Args:
+        pieces: the lines of each.
+    """
+    alike = []
+    for lines in pieces:
+        shapes = [_shape(line) for line in lines]
+        alike += [shape == before and "0" in shape for before, shape in pairwise(shapes)]
+    return share(alike)
+
+
+def _shape(line: str) -> str:
+    """The first words with one letter for each run of letters, and one digit for each number."""
+    letters = re.sub(r"[^\W\d_]+", "a", " ".join(line.split()[:FIRST_WORDS]))
+    return re.sub(r"\d+", "0", letters)
 
 
 def share(of: Iterable[bool]) -> float:
