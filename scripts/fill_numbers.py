@@ -79,17 +79,17 @@ def good_for() -> str:
     return f"""\
 - **Code and prose: no clear gain from segments.** Perplexity on Python is {tokens} with RoPE and ALiBi mixed over
   tokens (`hybrid`, one seed), {segments} with the mix over segments (`bipe_hybrid`), {plain} with RoPE
-  ([results](results/compare_python/comparison.md)). On novels `bipe_hybrid` is level with RoPE
+  ([results](results/compare_python/comparison.md)). On a novel `bipe_hybrid` is level with RoPE
   ([results](results/compare_books/comparison.md)); with 12 layers, one seed and other slopes, it has {hybrid}, ALiBi
   {alibi}, RoPE {rope} ([results](results/compare_12_layers/comparison.md)).
 - **The paper's gains: in part.** Beyond the train length BiPE-RoPE gets worse more slowly than RoPE on Python and
   tables, not with 12 layers. At the train length BiPE-RoPE is behind RoPE, and BiPE-ALiBi behind ALiBi, on Python and
-  novels; on tables each is ahead. See the [claims](docs/claims.md) one by one.
+  a novel; on tables each is ahead. See the [claims](docs/claims.md) one by one.
 - **Tables: yes.** With rows as segments and fields as a level inside (`bipe_levels_axes`), a small model needs
   {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length and {longer_by} at 16
-  times it (three seeds, [results](results/compare_tables_longer/comparison.md)). Where all stop at their lowest
-  validation loss, it is {stopped} below `hybrid`, then the best over tokens (seed 1). On a mix of kinds `hybrid` is
-  ahead: perplexity {of_mix} against {of_axes} ([results](results/compare_learning_rates/comparison.md), one seed).
+  times it (three seeds, [results](results/compare_tables_longer/comparison.md)). Where each stops at its lowest
+  validation loss, that of levels is {stopped} below that of `hybrid`, then the best over tokens (seed 1). On a mix
+  of kinds `hybrid` is ahead: {of_mix} against {of_axes} ([results](results/compare_learning_rates/comparison.md)).
 """
 
 

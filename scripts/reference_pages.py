@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def _settings(command: str, settings: type[RunSettings], defaults: dict[str, Any
     """The keys of a command, by the classes that hold them."""
     parts = [f"## {command}"]
     for name, arguments in settings.parts().items():
-        parts += [f"### {command}: the {name}", _keys(arguments, defaults)]
+        parts += [f"### {command}: the {name}", _keys(arguments, defaults, settings.reserved_keys)]
     shown = {name for arguments in settings.parts().values() for name in _fields_by_name(arguments)}
     others = {name: value for name, value in (defaults or {}).items() if name not in shown}
     if others:
@@ -232,9 +232,12 @@ def _settings(command: str, settings: type[RunSettings], defaults: dict[str, Any
     return parts
 
 
-def _keys(arguments: type, defaults: dict[str, Any] | None = None) -> str:
+def _keys(arguments: type, defaults: dict[str, Any] | None = None, reserved: Collection[str] = ()) -> str:
+    """The keys of a class, but for those that cannot be set."""
     rows = []
     for name, field in _fields_by_name(arguments).items():
+        if name in reserved:
+            continue
         default = (defaults or {}).get(name, field.default)
         rows.append((f"`{name}`", _type(field.type), _value(default), _text(field.metadata["help"])))
     return _table(("key", "type", "default", "what it is"), rows)

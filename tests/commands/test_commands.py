@@ -218,6 +218,11 @@ def test_tensorboard_is_used_where_it_is_installed(config, installed, target, mo
         ("{}", ["--hiden-size", "3"], "unknown argument '--hiden-size'; did you mean hidden_size?"),
         ("{}", ["--learning", "3"], "unknown argument '--learning'"),  # no abbreviations
         ("{}", ["--epochs", "3"], "unknown argument '--epochs'; did you mean num_train_epochs?"),
+        (
+            "max_steps: 9",
+            ["--num_train_epochs", "3"],
+            "num_train_epochs: 3 given, but max_steps, 9, ends the training",
+        ),
         ("{}", ["--levels", "lines", "fields"], "'fields' belongs to no key: several values of one have commas"),
         ("seed: 1\nmax_steps: 2\nseed: 3", [], "key 'seed' is given twice, again in line 3"),
         ("max_steps: many", [], "max_steps: invalid int value: 'many'"),
@@ -276,7 +281,8 @@ def test_help_names_what_the_command_accepts_and_its_own_defaults(capsys):
         main(["convert", "--help"])
     text = capsys.readouterr().out
     assert "--hybrid-alibi-scale" in text
-    assert not re.search(r"--fox-gate|--cope|, t5,|bipe_fox", text)
+    assert not re.search(r"--fox-gate|cope|t5|bipe_fox|axes", text)
+    assert "(default: that of --encoding, else 4.0)" in " ".join(text.split())
 
 
 def test_help_of_pretrain_explains_every_key(capsys):

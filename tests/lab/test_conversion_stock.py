@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -751,6 +752,26 @@ def test_an_encoding_that_is_named_starts_where_the_stock_model_is(checkpoint, o
     assert ("token_share" in schedule) == encoding.startswith("bipe")
     assert ("hybrid_alibi_scale" in schedule) == ("hybrid" in encoding)
     models[1].base_model.move_fields(**{name: last for name, (_, last) in schedule.items()})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "last"),
+    [("bipe_rope", {"token_share": 0.0}), ("bipe_hybrid", {"token_share": 0.0, "hybrid_alibi_scale": 0.5})],
+)
+@every_family
+def test_a_model_with_the_last_values_says_which_schedule_starts_at_the_stock_model(
+    checkpoint, output, family, encoding, last
+):
+    stock = checkpoint(family, max_position_embeddings=512, initializer_range=0.05)
+    report = convert_stock_checkpoint(stock, output, encoding=encoding, **last)
+    schedule = json.loads(re.search(r"--schedule '(.*?)' \(docs/finetune.md\)", report.notes[-1])[1])
+    assert {name: values[1] for name, values in schedule.items()} == last
+    models = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (stock, output)]
+    models[1].base_model.move_fields(**{name: first for name, (first, _) in schedule.items()})
+    ids = torch.arange(512)[None] % 280
+    with torch.no_grad():
+        expected, logits = (model(ids).logits for model in models)
+    torch.testing.assert_close(logits, expected, rtol=0.0, atol=0.02 if encoding == "bipe_hybrid" else 1e-5)
 
 
 # Longer texts without training

@@ -206,9 +206,11 @@ def test_one_row_is_too_few(tmp_path):
         train_records([tmp_path / "one.csv"], settings_of(tmp_path / "run"))
 
 
-def test_levels_and_encodings_can_be_chosen(table, tmp_path):
+def test_levels_and_encodings_can_be_chosen(table, tmp_path, capsys):
     train_records([table], settings_of(tmp_path / "words", max_steps=1, levels="lines,fields,words"))
     assert len(AutoModelForCausalLM.from_pretrained(tmp_path / "words").config.inner_separator_token_ids) == 2
+    train_records([table], settings_of(tmp_path / "lines", max_steps=1, levels="lines"))
+    assert "levels lines alone: the model will not tell fields apart" in capsys.readouterr().out
     train_records([table], settings_of(tmp_path / "rope", max_steps=1, encoding="rope"))
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "rope").config.encoding_label == "RoPE"
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             choices=choices,
             **flag_type(field),
             metavar=None if choices else "X",
-            help=option_help(field, choices).replace("%", "%%"),
+            help=option_help(field, ACCEPTED, "that of --encoding, else {}").replace("%", "%%"),
         )
     stock.add_argument(
         "--intra-init",

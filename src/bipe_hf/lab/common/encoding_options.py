@@ -2,8 +2,10 @@
 a field that is added there is a key of YAML and a flag of `convert` without more."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
+from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
 from ...model.configuration_bipe import TOKEN_IDS, own_fields
@@ -42,20 +44,30 @@ def flag_type(field: Field) -> dict[str, Any]:
     return {"type": of_option}
 
 
-def option_help(field: Field, choices: Sequence[str] | None = None) -> str:
+def option_help(
+    field: Field, accepted: Mapping[str, Sequence[str]] = MappingProxyType({}), default: str = "{}"
+) -> str:
     """What a field is, the values that it may have, what reads it, and its default.
 
     Args:
         field: of the configuration.
-        choices: the values; None takes those that the field says.
+        accepted: by the names of fields the values that they may have here; what is said of others is left out.
+        default: how the default is put.
     """
-    choices = choices or field.metadata["choices"]
-    readers = [f"{reader} {' or '.join(values)}" for reader, values in field.metadata["read_by"].items()]
+    own, text = field.metadata["choices"], field.metadata["help"]
+    choices = accepted.get(field.name, own)
+    refused = "|".join(set(own or ()) - set(choices or ()))
+    if refused:
+        text = "; ".join(part for part in text.split("; ") if not re.search(rf"\b({refused})\b", part))
+    readers = [
+        f"{reader} {' or '.join(value for value in values if value in accepted.get(reader, values))}"
+        for reader, values in field.metadata["read_by"].items()
+    ]
     return (
         (f"{', '.join(readers)}: " if readers else "")
-        + field.metadata["help"]
+        + text
         + (f"; one of {', '.join(choices)}" if choices else "")
-        + ("" if field.default is None else f" (default: {field.default})")
+        + ("" if field.default is None else f" (default: {default.format(field.default)})")
     )
 
 

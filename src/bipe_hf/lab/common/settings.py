@@ -99,6 +99,12 @@ class RunSettings:
             name = unknown[0].split("=")[0]
             key = name.removeprefix("--").replace("-", "_")
             raise InputError(f"unknown argument {name!r}{did_you_mean(key, known)}")
+        is_of_epochs = any(re.match(r"--num[-_]train[-_]epochs(=|$)", word) for word in overrides)
+        if is_of_epochs and typed.max_steps > 0:
+            raise InputError(
+                f"num_train_epochs: {typed.num_train_epochs:g} given, but max_steps, {typed.max_steps}, ends the"
+                " training: give --max_steps -1 too, or --max_steps alone"
+            )
         return cls.from_dict({key: value for key, value in vars(typed).items() if value != defaults[key]})
 
     @classmethod

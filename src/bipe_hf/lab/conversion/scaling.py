@@ -52,7 +52,10 @@ def scaled(config: PreTrainedConfig, scaling: str, factor: float) -> tuple[PreTr
         )
     rope_type, length = config.rope_parameters["rope_type"], config.max_position_embeddings
     if rope_type != "default":
-        raise InputError(f"encoding {scaling!r}: the angles of the checkpoint are scaled already, by {rope_type!r}")
+        raise InputError(
+            f"encoding {scaling!r}: the angles of the checkpoint are scaled already, by {rope_type!r}; --segmentation"
+            " tokens --intra-encoding none keeps them (docs/choose.md)"
+        )
     rope = {"rope_type": scaling, "factor": factor}
     if scaling == "dynamic":
         return with_fields(config, {"rope_parameters": rope}), (

@@ -184,9 +184,7 @@ def convert_stock_checkpoint(
     own = _spelt_out(encoding, fields, length)
     if own["segmentation"] == "separators":
         own["separator_token_ids"] = [0]  # holds the place of those that the tokenizer has
-        if separators is not None:
-            levels = [separators]
-        elif levels is None:
+        if separators is None and levels is None:
             levels = (encoding and encoding_levels(encoding)) or ["sentences"]
     config = make_config(config_class, carried | own)
     described = f"{config.inter_encoding} over {config.segmentation}, intra encoding {config.intra_encoding}"
@@ -196,7 +194,8 @@ def convert_stock_checkpoint(
         report.notes.append(note)
     if no_padding:
         report.notes.append(f"pad_token_id {source['pad_token_id']} is not carried over: it is no token")
-    tokenizer = _tokenizer(folder, levels, config, report)
+    chosen = {"separators": separators} if levels is None else {"levels": levels}
+    tokenizer = _tokenizer(folder, chosen, config, report)
     generation_config = _generation_config(folder, source, config)
 
     weights = _weights(folder, name, model_class, config, intra_init or "zeros", report)
@@ -297,14 +296,14 @@ def _family(source: dict, checkpoint: Path) -> tuple[type[PreTrainedConfig], typ
 
 
 def _tokenizer(
-    folder: Path, levels: Sequence | None, config: PreTrainedConfig, report: ConversionReport
+    folder: Path, chosen: dict[str, Any], config: PreTrainedConfig, report: ConversionReport
 ) -> PreTrainedTokenizerBase | None:
     """The tokenizer to save with the model; where segments end at separators, sets these in `config`."""
     tokenizer = read_tokenizer(folder)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config)
     if config.segmentation == "separators":
-        tokenizer = _separate(tokenizer, levels, config, report)
+        tokenizer = _separate(tokenizer, chosen, config, report)
     elif isinstance(tokenizer, BipeTokenizer):  # its segment ids would override the model's own segmentation
         tokenizer = tokenizer.without_segments()
     report.notes.append(
@@ -317,11 +316,15 @@ def _tokenizer(
 
 def _separate(
     tokenizer: PreTrainedTokenizerBase | None,
-    levels: Sequence[str | Sequence[int | str]],
+    chosen: dict[str, Any],
     config: PreTrainedConfig,
     report: ConversionReport,
 ) -> PreTrainedTokenizerBase | None:
-    """Sets the separators in `config`, and returns the tokenizer with segments, where there is one."""
+    """Sets the separators in `config`, and returns the tokenizer with segments, where there is one.
+
+    `chosen` has the `separators` or the `levels` that [`BipeTokenizer.from_tokenizer`] takes.
+    """
+    levels = chosen.get("levels", [chosen.get("separators")])
     for separators in levels if tokenizer is None else ():
         if isinstance(separators, str) or any(isinstance(item, str) for item in separators):
             raise InputError(
@@ -329,7 +332,7 @@ def _separate(
                 " (--separator-token-ids)"
             )
     if tokenizer is not None:
-        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=levels)
+        tokenizer = BipeTokenizer.from_tokenizer(tokenizer, **chosen)
         levels = [tokenizer.separator_token_ids, *tokenizer.inner_separator_token_ids]
     config.separator_token_ids, config.inner_separator_token_ids = levels[0], levels[1:]
     config.validate_bipe_fields()
@@ -470,6 +473,17 @@ def note_step_zero(config: PreTrainedConfig, report: ConversionReport) -> None:
         report.notes.append(
             "--encoding bipe_hybrid or bipe_rope starts where the stock model is, and moves from there while it trains"
         )
+    _note_schedule(config, report)
+
+
+def _note_schedule(config: PreTrainedConfig, report: ConversionReport) -> None:
+    """Notes what moves a model that starts as the stock one, or leads an adapter to one that does not."""
+    behind = schedule_to(config)
+    if behind:
+        report.notes.append(
+            "an adapter for this model can start as the stock model: scripts/finetune_lora.py --schedule"
+            f" '{json.dumps(behind)}' (docs/finetune.md)"
+        )
         return
     schedule = {}
     if config.token_share > 0:
@@ -481,3 +495,13 @@ def note_step_zero(config: PreTrainedConfig, report: ConversionReport) -> None:
             f"continued pretraining moves it from there: encoding_schedule: {json.dumps(schedule)} (see"
             " configs/continue_from_stock.yaml)"
         )
+
+
+def schedule_to(config: PreTrainedConfig) -> dict[str, list[float]]:
+    """The `encoding_schedule` from what computes about as the stock model does to the encoding of a configuration."""
+    if config.inter_encoding == "hybrid" and config.hybrid_slow_pairs != "segments":
+        return {}
+    own = config.to_dict()
+    first = first_fields(own, config.max_position_embeddings)
+    moving = {name: first[name] for name in ("token_share", "hybrid_alibi_scale") if name in first}
+    return {name: [value, own[name]] for name, value in moving.items() if value != own[name]}

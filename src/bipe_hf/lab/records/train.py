@@ -84,6 +84,8 @@ def train_records(
     form = form_of(records.source.kind, records.columns)
     levels = record_args.levels or list(form.levels)
     check_form_levels(records.source.kind, form, levels)
+    if len(levels) < len(form.levels):
+        say(f"levels {', '.join(map(str, levels))} alone: the model will not tell {list(form.levels)[-1]} apart")
     say(_what_is_learnt(records, order, levels))
     digest = _digest(records, form)
     split = _split(records, order, record_args.validation_fraction)

@@ -212,13 +212,12 @@ def fit_tokenizer(
             f" {config.vocab_size}"
         )
     if ends_segments_at_separators(config):
-        levels = data_args.levels
-        if levels is None and data_args.separators is not None:
-            levels = [data_args.separators]
-        if levels is None and model_args.initial_model is not None and config.separator_token_ids:
+        chosen = {"separators": data_args.separators, "levels": data_args.levels}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if not chosen and model_args.initial_model is not None and config.separator_token_ids:
             tokenizer = with_separators_of(config, tokenizer)
         else:
-            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, levels=["sentences"] if levels is None else levels)
+            tokenizer = BipeTokenizer.from_tokenizer(tokenizer, **chosen)
         config.separator_token_ids = tokenizer.separator_token_ids
         config.inner_separator_token_ids = tokenizer.inner_separator_token_ids
         config.check_values()
