@@ -74,17 +74,22 @@ def good_for() -> str:
     stopped = tables.less_at_best("levels with axes", ["RoPE", "ALiBi", "hybrid over tokens"])
     names = ("hybrid over tokens", "hybrid", "RoPE")
     tokens, segments, plain = (python.cell(name, 128, "perplexity", 1) for name in names)
+    names = ("hybrid over tokens", "hybrid over segments", "RoPE")
+    code, prose = (
+        ", ".join(Comparison(f"kinds/{kind}").cell(name, 256, "perplexity", 1) for name in names)
+        for kind in ("python", "novels")
+    )
     alibi, hybrid, rope = (deep.cell(name, 1024, "perplexity", 1) for name in ("ALiBi", "hybrid", "RoPE"))
     of_mix, of_axes = (mixed.cell(name, 256, "perplexity", 1) for name in ("hybrid over tokens", "levels with axes"))
     return f"""\
-- **Code and prose: no clear gain from segments.** Perplexity on Python is {tokens} with RoPE and ALiBi mixed over
-  tokens (`hybrid`, one seed), {segments} with the mix over segments (`bipe_hybrid`), {plain} with RoPE
-  ([results](results/compare_python/comparison.md)). On a novel `bipe_hybrid` is level with RoPE
-  ([results](results/compare_books/comparison.md)); with 12 layers, one seed and other slopes, it has {hybrid}, ALiBi
-  {alibi}, RoPE {rope} ([results](results/compare_12_layers/comparison.md)).
+- **Code and prose: no gain from segments.** Perplexity on [Python](results/compare_python/comparison.md) is {tokens}
+  with RoPE and ALiBi mixed over tokens (`hybrid`, one seed), {segments} with the mix over segments
+  (`bipe_hybrid`), {plain} with RoPE. After fewer steps it is {code}, on novels {prose}
+  ([map](results/kinds/kinds.md), one seed). With [12 layers](results/compare_12_layers/comparison.md), one seed and
+  other slopes, `bipe_hybrid` has {hybrid}, ALiBi {alibi}, RoPE {rope}.
 - **The paper's gains: in part.** Beyond the train length BiPE-RoPE gets worse more slowly than RoPE on Python and
-  tables, not with 12 layers. At the train length BiPE-RoPE is behind RoPE, and BiPE-ALiBi behind ALiBi, on Python and
-  a novel; on tables each is ahead. See the [claims](docs/claims.md) one by one.
+  tables, not with 12 layers. At the train length BiPE-RoPE is behind RoPE, and BiPE-ALiBi behind ALiBi, on Python
+  (level after fewer steps) and novels; on tables each is ahead. See the [claims](docs/claims.md) one by one.
 - **Tables: yes.** With rows as segments and fields as a level inside (`bipe_levels_axes`), a small model needs
   {shorter} fewer bits per byte than ALiBi, the best encoding over tokens, at the train length and {longer_by} at 16
   times it (three seeds, [results](results/compare_tables_longer/comparison.md)). Where each stops at its lowest
@@ -232,6 +237,27 @@ def kinds() -> str:
     return numbers(rows)
 
 
+# What `encoding: auto` takes of them, as `scripts/kinds_of_text.py` prints it; `hybrid` of the others.
+AUTO = {"tables": "levels with axes", "json_lines": "hybrid over segments", "logs_unseen": "hybrid over segments"}
+
+
+def auto() -> str:
+    """How far what `auto` takes is behind the best of each kind of text that has results."""
+    rows = [["perplexity behind the best", "`auto` takes", "256 tokens", "1,024", "4,096", "the best of these"]]
+    for name, shown in KIND_NAMES.items():
+        if not (ROOT / "results" / "kinds" / name / "comparison.json").is_file():
+            continue
+        found, chosen = Comparison(f"kinds/{name}"), AUTO.get(name, "hybrid over tokens")
+        behind, best = [], []
+        for length in (256, 1024, 4096):
+            means = {e: found.mean(e, length, "perplexity") for e in KIND_ENTRIES if found.has(e, length)}
+            best.append(min(means, key=means.get))
+            behind.append(f"{100 * (means[chosen] / means[best[-1]] - 1):.1f} %")
+        named = ", ".join(KIND_ENTRIES[entry] for entry in dict.fromkeys(best))
+        rows.append([shown, KIND_ENTRIES[chosen], *behind, named])
+    return numbers(rows)
+
+
 def longer() -> str:
     """Bits per byte of tables after 800 steps."""
     found = Comparison("compare_tables_longer")
@@ -309,6 +335,7 @@ PARTS: dict[str, Callable[[], str]] = {
         mix,
         kinds,
         longer,
+        auto,
         rates,
     )
 }

@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from datasets import Dataset
 from kinds.archives import Package, check_packages
 from kinds.documents import Document, Splits, digest, up_to, without_repeats, write_splits
 from kinds.local import (
@@ -63,6 +64,7 @@ from tqdm import tqdm
 from bipe_hf.lab.common.files import read_json
 from bipe_hf.lab.common.results import check_writable
 from bipe_hf.lab.common.tables import aligned
+from bipe_hf.lab.training.auto import choose_encoding, sample
 from bipe_hf.model.errors_bipe import InputError, InputExistsError, did_you_mean
 from bipe_hf.model.travel_bipe import write_whole
 
@@ -150,8 +152,10 @@ def make_kind(name: str, places: Places) -> tuple[Splits, dict]:
     for split, documents in splits.items():
         if not documents:
             raise InputError(f"the sources give no {split} text")
+    choice = choose_encoding(sample(Dataset.from_dict({"text": [document.text for document in splits["train"]]})))
     return splits, {
         "levels": list(kind.levels),
+        "auto": ", ".join((choice.encoding, *choice.levels)),
         "documents": kind.documents,
         "sources": [asdict(source) for source in material.sources],
         "splits": {split: describe(documents) for split, documents in splits.items()},
@@ -200,7 +204,7 @@ def write_kind(output: Path, name: str, splits: Splits, record: dict) -> None:
 
 def table(record: dict) -> str:
     """The kinds of a record, one a row."""
-    rows = [("kind", "levels", "train documents", "MB", "validation documents", "MB")]
+    rows = [("kind", "levels", "auto takes", "train documents", "MB", "validation documents", "MB")]
     for name in [name for name in KINDS if name in record["kinds"]]:
         entry = record["kinds"][name]
         cells = [
@@ -208,7 +212,7 @@ def table(record: dict) -> str:
             for split in ("train", "validation")
             for cell in (str(entry["splits"][split]["documents"]), f"{entry['splits'][split]['bytes'] / 1e6:.2f}")
         ]
-        rows.append((name, ", ".join(entry["levels"]), *cells))
+        rows.append((name, ", ".join(entry["levels"]), entry["auto"], *cells))
     return aligned(rows)
 
 

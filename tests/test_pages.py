@@ -244,7 +244,7 @@ def after_evaluate(place, names):
 def after_finetune(place, names):
     folder = place / "runs" / "finetune_classification"
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label == {0: "1", 1: "5"}
-    assert AutoModelForCausalLM.from_pretrained("runs/sft/merged").config.model_type == "bipe_llama"
+    assert AutoModelForCausalLM.from_pretrained("runs/merged").config.model_type == "bipe_llama"
 
 
 # What the blocks of a page have made, looked at.

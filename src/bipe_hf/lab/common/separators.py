@@ -43,7 +43,7 @@ def check_levels(encoding: str, separators: Any, levels: Sequence | None) -> Non
         return
     if separators is not None:
         raise InputError(f"separators: encoding {encoding!r} has levels inside segments; give levels instead")
-    if levels is not None and len(levels) < 2 and levels[0] not in list(LEVELS):
+    if levels is not None and len(levels) == 1 and levels[0] not in list(LEVELS):
         raise InputError(
             f"levels: {levels} is one level, but encoding {encoding!r} tells those inside a segment apart: give two or"
             " more, such as [lines, fields] (docs/levels.md)"
