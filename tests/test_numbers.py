@@ -1,6 +1,7 @@
 """README and pages have the numbers that the committed results have."""
 
 import importlib.util
+import sys
 
 import pytest
 from paths import ROOT
@@ -10,7 +11,9 @@ from paths import ROOT
 def fill_numbers():
     spec = importlib.util.spec_from_file_location("fill_numbers", ROOT / "scripts" / "fill_numbers.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+        spec.loader.exec_module(module)
     return module
 
 
@@ -22,6 +25,20 @@ def test_every_number_is_that_of_the_results(fill_numbers):
 def test_every_part_stands_in_a_page(fill_numbers):
     found = [part[1] for page in fill_numbers.pages() for part in fill_numbers.PART.findall(page.read_text())]
     assert sorted(set(found)) == sorted(fill_numbers.PARTS)
+
+
+def test_every_sentence_with_numbers_stands_in_one_page(fill_numbers):
+    pages = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    sentences = sys.modules["filling.sentences"]
+    found = {text: sum(len(sentences.pattern(text).findall(page)) for page in pages) for text in sentences.SENTENCES}
+    assert set(found.values()) == {1}, {text: count for text, count in found.items() if count != 1}
+
+
+def test_another_number_in_a_sentence_is_put_right(fill_numbers):
+    page = (ROOT / "docs" / "claims.md").read_text()
+    wrong = page.replace("BiPE-ALiBi 56 %;", "BiPE-ALiBi 1.5 %;").replace("(85 % and 206 %", "(8 % and 9 %")
+    assert wrong.count("1.5 %;") == wrong.count("(8 % and 9 %") == 1
+    assert fill_numbers.filled(wrong) == page
 
 
 def test_another_number_in_a_page_is_put_right(fill_numbers):

@@ -1,0 +1,1 @@
+"""What `scripts/fill_numbers.py` writes numbers with."""

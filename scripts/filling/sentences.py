@@ -1,0 +1,185 @@
+"""Sentences of the pages with numbers of results/ in them.
+
+Each is a piece of text with `{}` where a number stands, and what gives these numbers. Line breaks count as spaces. To
+add a number to a page is to write its sentence there and here.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from .comparison import ROOT, Comparison
+
+
+AXES = "levels with axes"
+
+
+def filled_sentences(page: str) -> str:
+    """The text of a page with the numbers as the results have them in every sentence that it has."""
+    for sentence, numbers in SENTENCES.items():
+        found = pattern(sentence).search(page)
+        if found:
+            values = numbers()
+            for at in reversed(range(len(values))):
+                page = page[: found.start(at + 1)] + values[at] + page[found.end(at + 1) :]
+    return page
+
+
+def pattern(sentence: str) -> re.Pattern[str]:
+    """What matches a sentence with any numbers in it, each a group."""
+    words = [re.escape(word).replace(r"\{\}", r"([-+\d.,]*\d(?: %)?)") for word in sentence.split()]
+    return re.compile(r"\s+".join(words))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as it is written."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def spread(shares: Iterable[float]) -> tuple[str, str]:
+    """The least without its sign, and the greatest with it."""
+    shares = list(shares)
+    return f"{100 * min(shares):.0f}", percent(max(shares))
+
+
+def of_tables() -> Comparison:
+    return Comparison("compare_tables_longer")
+
+
+def fewer_bits(digits: int = 0) -> list[str]:
+    """By how much levels with axes are below ALiBi on tables, at the train length and 16 times it."""
+    return [percent(1 - of_tables().ratio(AXES, "ALiBi", length, "bits_per_byte"), digits) for length in (256, 4096)]
+
+
+def at_lowest() -> str:
+    """The same below the best over tokens, where each stops at its lowest validation loss."""
+    return of_tables().less_at_best(AXES, ["RoPE", "ALiBi", "hybrid over tokens"])
+
+
+def below_segments() -> tuple[str, str]:
+    """By how much the mix over tokens is below the same over segments, on Python and novels at each length."""
+    found = [Comparison(f"kinds/{kind}") for kind in ("python", "novels")]
+    names = ("hybrid over tokens", "hybrid over segments")
+    return spread(1 - each.ratio(*names, length) for each in found for length in (256, 1024, 4096))
+
+
+def four_times() -> list[str]:
+    """How much better RoPE is at four times the length on JSON lines, and how much worse on mathematics."""
+    better = 1 - Comparison("kinds/json_lines").growth("RoPE", 256, 1024)
+    return [percent(better), percent(Comparison("compare_math").growth("RoPE", 128, 512) - 1)]
+
+
+def rises() -> list[str]:
+    """What BiPE-RoPE and RoPE lose beyond the train length: tables, Python, the demo."""
+    names = ("BiPE-RoPE", "RoPE")
+    found = [of_tables().growth(name, 256, 4096) for name in names]
+    found += [Comparison("compare_python").growth(name, 128, 4096) for name in names]
+    rows = json.loads((ROOT / "results" / "demo" / "evaluation.json").read_text(encoding="utf-8"))["results"]
+    lengths = sorted({row["length"] for row in rows})
+    for name in names:
+        first, last = (
+            next(row["perplexity"] for row in rows if (row["encoding"], row["length"]) == (name, length))
+            for length in (lengths[0], lengths[-1])
+        )
+        found.append(last / first)
+    return [percent(growth - 1) for growth in found]
+
+
+def answers() -> list[str]:
+    """Right answers at two operators."""
+    found = Comparison("compare_arithmetic")
+    return [percent(found.mean(name, 2, "accuracy")) for name in ("ALiBi", "NoPE", "BiPE-ALiBi")]
+
+
+def place() -> list[str]:
+    """What the learnt vector for the place costs on Python."""
+    return [percent(Comparison("compare_ablations").ratio("learned intra", "hybrid", 128) - 1)]
+
+
+def parts_of_the_mix() -> tuple[str, str]:
+    """What bias and rotation are worth at the train length."""
+    found = Comparison("compare_ablations")
+    return spread(found.ratio(name, "hybrid", 128) - 1 for name in ("no bias", "no rotation"))
+
+
+def one_slope() -> list[str]:
+    return [percent(1 - Comparison("compare_ablations").ratio("one slope", "hybrid", 128))]
+
+
+def mix_of_kinds() -> list[str]:
+    """By how much the mix over tokens is below levels with axes on a mix of kinds."""
+    return [percent(1 - Comparison("compare_learning_rates").ratio("hybrid over tokens", AXES, 256))]
+
+
+def lower_rate() -> tuple[str, str]:
+    """By how much the rest is above RoPE and ALiBi with half its learning rate, on JSON lines and logs."""
+    behind = []
+    for name in ("json_lines", "logs_unseen"):
+        lower, higher = Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")
+        entries = {row["entry"] for row in higher.rows} - {"RoPE", "ALiBi"}
+        behind += [
+            higher.mean(entry, 256, "perplexity") / lower.mean(first, 256, "perplexity") - 1
+            for entry in entries
+            for first in ("RoPE", "ALiBi")
+        ]
+    return spread(behind)
+
+
+def of_stock(*cells: tuple[str, int]) -> list[str]:
+    """Perplexity of SmolLM2: each a model of the report and a length."""
+    rows = json.loads((ROOT / "results" / "from_stock" / "smollm2.json").read_text(encoding="utf-8"))["results"]
+    found = {row["model"]: row["perplexity"] for row in rows}
+    return [f"{found[model][str(length)]:.1f}" for model, length in cells]
+
+
+def _tables_of_page() -> list[str]:
+    near, far = fewer_bits()
+    return [near.removesuffix(" %"), far]
+
+
+SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
+    # choose.md
+    "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi,": fewer_bits,
+    "the best over tokens, and {} fewer than `hybrid` where each stops": lambda: [at_lowest()],
+    "and of the same mix over segments by {} to {} ([numbers]": below_segments,
+    "RoPE is between {} better ([JSON lines](../results/kinds/kinds.md)) and {} worse": four_times,
+    "where RoPE's perplexity rises to {} times its own (one textbook;": lambda: [
+        f"{Comparison('compare_math').growth('RoPE', 128, 4096):.1f}"
+    ],
+    # claims.md
+    "on tables yes (perplexity {} up at 16 times the length, RoPE, at twice its best rate, {}), on Python ({} and {}"
+    " up at 32 times) and in the demo ({} and {} up at 16 times)": rises,
+    "on Python the place costs {} and every token as a segment is better": place,
+    "at two operators ALiBi {} and no encoding {}, BiPE-ALiBi {};": answers,
+    # levels.md
+    "Levels with axes have {} fewer bits than ALiBi, the best over tokens, at the train length and {} fewer at 16": (
+        lambda: fewer_bits(1)
+    ),
+    "Where each stops at its lowest, levels with axes are {} below `hybrid`, then": lambda: [at_lowest()],
+    "On that mix `hybrid` over plain tokens is ahead of all, {} below levels with axes.": mix_of_kinds,
+    # measured.md
+    "on tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
+    "and by {} to {} on Python and novels in the [map]": below_segments,
+    "The bias and the rotation by token are worth {} to {} each at the train length": parts_of_the_mix,
+    "for the place in the segment costs {} this early.": place,
+    "and one slope for all heads is {} better than the recipe.": one_slope,
+    # what_did_not_work.md
+    "other seven with the higher one by {} to {}, which says": lower_rate,
+    "It costs {} after 300 steps on Python": place,
+    "It ended at {} where the stock model has {} at 2,048 tokens, and at {} where it has {} at 16,384.": lambda: (
+        of_stock(
+            ("LoRA with the schedule", 2048), ("stock", 2048), ("LoRA with the schedule", 16384), ("stock", 16384)
+        )
+    ),
+    "The same LoRA without the schedule got {} and {} (": lambda: of_stock(
+        ("LoRA without", 2048), ("LoRA without", 16384)
+    ),
+    # finetune.md
+    "On SmolLM2 twenty steps ended at perplexity {}, where LoRA on its own encoding has {} and the stock model {} (": (
+        lambda: of_stock(("LoRA with the schedule", 2048), ("LoRA without", 2048), ("stock", 2048))
+    ),
+    # from_stock.md
+    "The way over costs {} at 2,048 tokens and doubles": lambda: [
+        percent(float(of_stock(("converted, not trained", 2048))[0]) / float(of_stock(("stock", 2048))[0]) - 1)
+    ],
+}
