@@ -166,9 +166,9 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     # what_did_not_work.md
     "other seven with the higher one by {} to {}, which says": lower_rate,
     "It costs {} after 300 steps on Python": place,
-    "It ended at {} where the stock model has {} at 2,048 tokens, and at {} where it has {} at 16,384.": lambda: (
-        of_stock(
-            ("LoRA with the schedule", 2048), ("stock", 2048), ("LoRA with the schedule", 16384), ("stock", 16384)
+    "It ended at {} where the stock model has {} at 2,048 tokens, and at {} where it has {} at 16,384.": (
+        lambda: of_stock(
+            *((model, length) for length in (2048, 16384) for model in ("LoRA with the schedule", "stock"))
         )
     ),
     "The same LoRA without the schedule got {} and {} (": lambda: of_stock(
