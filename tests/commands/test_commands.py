@@ -364,6 +364,18 @@ def test_generate_prints_the_prompt_and_the_likeliest_text(model_folder, capsys)
     assert output == greedy(model_folder, "the cat sat. it", 12) + "\n"
 
 
+def test_generate_says_where_a_text_is_longer_than_the_model_is_declared_for(model_folder, tmp_path, capsys):
+    model = BipeLlamaForCausalLM.from_pretrained(model_folder)
+    model.config.max_position_embeddings = 20
+    for part in (model, BipeTokenizer.from_pretrained(model_folder)):
+        part.save_pretrained(tmp_path)
+    words = ["generate", str(tmp_path), "cat", "--device", "cpu", "--max-new-tokens"]
+    assert main([*words, "2"]) == 0
+    assert "is declared for" not in capsys.readouterr().err
+    assert main([*words, "20"]) == 0
+    assert "the model is declared for 20 (max_position_embeddings)" in capsys.readouterr().err
+
+
 def test_generate_asks_a_chat_model_by_its_template_and_says_so(model_folder, tmp_path, capsys):
     folder = shutil.copytree(model_folder, tmp_path / "chat")
     tokenizer = BipeTokenizer.from_pretrained(folder)

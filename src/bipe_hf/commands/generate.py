@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     from transformers import TextStreamer, set_seed
 
     from ..lab.common.chat import Chat
-    from ..lab.common.checkpoints import open_checkpoint
+    from ..lab.common.checkpoints import is_bipe, open_checkpoint
     from ..lab.common.devices import check_device
     from ..lab.common.generation import chat_prompt
 
@@ -111,6 +111,13 @@ def run(arguments: argparse.Namespace) -> None:
         inputs = chat_prompt(tokenizer, [{"role": "user", "content": prompt}], "--raw continues it as it stands")
     else:
         inputs = tokenizer(prompt, return_tensors="pt")
+    length = inputs.input_ids.shape[1] + arguments.max_new_tokens
+    if is_bipe(model.config) and length > model.config.max_position_embeddings:
+        print(
+            f"prompt and answer are {length:,} tokens, the model is declared for"
+            f" {model.config.max_position_embeddings:,} (max_position_embeddings)",
+            file=sys.stderr,
+        )
     with torch.inference_mode():
         model.generate(
             input_ids=inputs.input_ids.to(device),

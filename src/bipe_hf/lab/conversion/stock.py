@@ -310,6 +310,7 @@ def _tokenizer(
         "no tokenizer.json in the checkpoint: save a tokenizer into the output folder"
         if tokenizer is None
         else f"tokenizer saved as {type(tokenizer).__name__}"
+        + ("" if isinstance(tokenizer, BipeTokenizer) else ", without segments, which this model does not read")
     )
     return tokenizer
 
