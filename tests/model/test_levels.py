@@ -326,7 +326,7 @@ def test_json_stands_for_two_levels():
     [
         ("lines", "levels: 'lines' is not accepted; give a list of separators"),
         ([], "levels: .* is not accepted"),
-        (["linse"], "separators: 'linse' is not accepted"),
+        (["linse"], "levels: 'linse' is not accepted"),
         ([["."], "lines"], "levels: 'lines' finds no separator in this vocabulary, so it is no level"),
         (
             [[".", ","], ["."]],
