@@ -43,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path in seen or not path.exists():
             continue
         seen.add(path)
-        content = _listing(path) if path.is_dir() else _notebook(path) if path.suffix == NOTEBOOK else None
+        content = _made(path)
         if not path.is_relative_to(docs):
             source = {"abs_src_path": str(path)} if content is None else {"content": content}
             uri = _uri(path, root, docs)
@@ -89,6 +89,13 @@ def _targets(markdown: str, folder: Path, root: Path) -> list[Path]:
     text = "".join(FENCE.split(markdown)[::2])
     found = [_target(match.group(2), folder, root) for match in LINK.finditer(text)]
     return [target for target in found if target is not None]
+
+
+def _made(path: Path) -> str | None:
+    """The page that is made of a folder or a notebook; None for what is a file of the site as it is."""
+    if path.is_dir():
+        return _listing(path)
+    return _notebook(path) if path.suffix == NOTEBOOK else None
 
 
 def _listing(folder: Path) -> str:

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filling.comparison import ROOT, Comparison
-from filling.sentences import filled_sentences
+from filling.comparison import ROOT, Comparison, percent
+from filling.sentences import at_lowest, fewer_bits, filled_sentences
 
 from bipe_hf.lab.common.tables import markdown
 
@@ -24,10 +24,9 @@ PART = re.compile(r"(<!-- (\w+): filled by scripts/fill_numbers\.py -->\n).*?(<!
 
 def good_for() -> str:
     """What the README says first."""
-    tables, deep, mixed = (Comparison(f"compare_{name}") for name in ("tables_longer", "12_layers", "learning_rates"))
-    python = Comparison("compare_python")
-    shorter, longer_by = (tables.less("levels with axes", "ALiBi", length) for length in (256, 4096))
-    stopped = tables.less_at_best("levels with axes", ["RoPE", "ALiBi", "hybrid over tokens"])
+    python, deep, mixed = (Comparison(f"compare_{name}") for name in ("python", "12_layers", "learning_rates"))
+    shorter, longer_by = fewer_bits()
+    stopped = at_lowest()
     names = ("hybrid over tokens", "hybrid", "RoPE")
     tokens, segments, plain = (python.cell(name, 128, "perplexity", 1) for name in names)
     names = ("hybrid over tokens", "hybrid over segments", "RoPE")
@@ -177,40 +176,38 @@ KIND_ENTRIES = {
 }
 
 
-def kinds() -> str:
-    """Bits per byte of each kind of text that has results, at the train length and 16 times it; the best are bold."""
-    rows = [["bits per byte", "tokens", *KIND_ENTRIES.values()]]
-    for name, shown in KIND_NAMES.items():
-        if not (ROOT / "results" / "kinds" / name / "comparison.json").is_file():
-            continue
-        found = Comparison(f"kinds/{name}")
-        for length in (256, 4096):
-            means = {entry: found.mean(entry, length) for entry in KIND_ENTRIES if found.has(entry, length)}
-            cells = {entry: f"{mean:.2f}" for entry, mean in means.items()}
-            best = min(means, key=means.get)
-            cells[best] = f"**{cells[best]}**"
-            rows.append([shown, f"{length:,}", *(cells.get(entry, "-") for entry in KIND_ENTRIES)])
-    return numbers(rows)
-
-
 # What `encoding: auto` takes of them, as `scripts/kinds_of_text.py` prints it; `hybrid` of the others.
 AUTO = {"tables": "levels with axes", "json_lines": "hybrid over segments", "logs_unseen": "hybrid over segments"}
 
 
+def measured_kinds() -> dict[str, Comparison]:
+    """The kinds of text that have results."""
+    there = [name for name in KIND_NAMES if (ROOT / "results" / "kinds" / name / "comparison.json").is_file()]
+    return {name: Comparison(f"kinds/{name}") for name in there}
+
+
+def kinds() -> str:
+    """Bits per byte of each kind of text that has results, at the train length and 16 times it; the best are bold."""
+    rows = [["bits per byte", "tokens", *KIND_ENTRIES.values()]]
+    for name, found in measured_kinds().items():
+        for length in (256, 4096):
+            cells = {entry: f"{found.mean(entry, length):.2f}" for entry in KIND_ENTRIES if found.has(entry, length)}
+            best = found.best(KIND_ENTRIES, length)
+            cells[best] = f"**{cells[best]}**"
+            rows.append([KIND_NAMES[name], f"{length:,}", *(cells.get(entry, "-") for entry in KIND_ENTRIES)])
+    return numbers(rows)
+
+
 def auto() -> str:
     """How far what `auto` takes is behind the best of each kind of text that has results."""
+    lengths = (256, 1024, 4096)
     rows = [["perplexity behind the best", "`auto` takes", "256 tokens", "1,024", "4,096", "the best of these"]]
-    for name, shown in KIND_NAMES.items():
-        if not (ROOT / "results" / "kinds" / name / "comparison.json").is_file():
-            continue
-        found, chosen = Comparison(f"kinds/{name}"), AUTO.get(name, "hybrid over tokens")
-        behind, best = [], []
-        for length in (256, 1024, 4096):
-            means = {e: found.mean(e, length, "perplexity") for e in KIND_ENTRIES if found.has(e, length)}
-            best.append(min(means, key=means.get))
-            behind.append(f"{100 * (means[chosen] / means[best[-1]] - 1):.1f} %")
-        named = ", ".join(KIND_ENTRIES[entry] for entry in dict.fromkeys(best))
-        rows.append([shown, KIND_ENTRIES[chosen], *behind, named])
+    for name, found in measured_kinds().items():
+        chosen = AUTO.get(name, "hybrid over tokens")
+        best = {length: found.best(KIND_ENTRIES, length, "perplexity") for length in lengths}
+        behind = (percent(found.ratio(chosen, best[length], length) - 1, 1) for length in lengths)
+        named = ", ".join(KIND_ENTRIES[entry] for entry in dict.fromkeys(best.values()))
+        rows.append([KIND_NAMES[name], KIND_ENTRIES[chosen], *behind, named])
     return numbers(rows)
 
 

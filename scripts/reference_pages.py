@@ -11,8 +11,9 @@ import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bipe_hf.commands import COMMANDS
@@ -22,7 +23,7 @@ from bipe_hf.lab.comparison.entries import GeneratedMeasurement, TextMeasurement
 from bipe_hf.lab.comparison.experiments import EXPERIMENTS
 from bipe_hf.lab.comparison.plan import ENTRY_KEYS, KEYS, OWN_SETTINGS
 from bipe_hf.lab.finetuning import FinetuneSettings
-from bipe_hf.lab.records.arguments import DEFAULTS, RecordSettings
+from bipe_hf.lab.records.arguments import RecordSettings
 from bipe_hf.lab.tasks.synthetic.arguments import SyntheticSettings
 from bipe_hf.lab.training import PretrainSettings
 from bipe_hf.model.configuration_bipe import own_fields
@@ -187,7 +188,7 @@ def yaml_page() -> str:
     parts += _settings("pretrain", PretrainSettings)
     parts += _settings("finetune", FinetuneSettings)
     parts += _settings("synthetic", SyntheticSettings)
-    parts += _settings("records train", RecordSettings, DEFAULTS)
+    parts += _settings("records train", RecordSettings)
     parts += [
         "## compare",
         _table(("key", "what it is"), ((f"`{name}`", _text(text)) for name, text in KEYS.items())),
@@ -216,13 +217,12 @@ def yaml_page() -> str:
     return _page(parts)
 
 
-def _settings(command: str, settings: type[RunSettings], defaults: dict[str, Any] | None = None) -> list[str]:
+def _settings(command: str, settings: type[RunSettings]) -> list[str]:
     """The keys of a command, by the classes that hold them."""
     parts = [f"## {command}"]
     for name, arguments in settings.parts().items():
-        parts += [f"### {command}: the {name}", _keys(arguments, defaults, settings.reserved_keys)]
-    shown = {name for arguments in settings.parts().values() for name in _fields_by_name(arguments)}
-    others = {name: value for name, value in (defaults or {}).items() if name not in shown}
+        parts += [f"### {command}: the {name}", _keys(arguments, settings.defaults, settings.reserved_keys)]
+    others = settings.training_defaults()
     if others:
         parts.append(f"Other defaults of `{command}`: {', '.join(f'`{k}: {_plain(v)}`' for k, v in others.items())}.")
     parts += [
@@ -232,13 +232,13 @@ def _settings(command: str, settings: type[RunSettings], defaults: dict[str, Any
     return parts
 
 
-def _keys(arguments: type, defaults: dict[str, Any] | None = None, reserved: Collection[str] = ()) -> str:
+def _keys(arguments: type, defaults: Mapping[str, Any] = MappingProxyType({}), reserved: Collection[str] = ()) -> str:
     """The keys of a class, but for those that cannot be set."""
     rows = []
     for name, field in _fields_by_name(arguments).items():
         if name in reserved:
             continue
-        default = (defaults or {}).get(name, field.default)
+        default = defaults.get(name, field.default)
         rows.append((f"`{name}`", _type(field.type), _value(default), _text(field.metadata["help"])))
     return _table(("key", "type", "default", "what it is"), rows)
 

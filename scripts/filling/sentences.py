@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from .comparison import ROOT, Comparison
+from .comparison import ROOT, Comparison, percent
 
 
 AXES = "levels with axes"
@@ -31,11 +31,6 @@ def pattern(sentence: str) -> re.Pattern[str]:
     return re.compile(r"\s+".join(words))
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share as it is written."""
-    return f"{100 * share:.{digits}f} %"
-
-
 def spread(shares: Iterable[float]) -> tuple[str, str]:
     """The least without its sign, and the greatest with it."""
     shares = list(shares)
@@ -48,7 +43,7 @@ def of_tables() -> Comparison:
 
 def fewer_bits(digits: int = 0) -> list[str]:
     """By how much levels with axes are below ALiBi on tables, at the train length and 16 times it."""
-    return [percent(1 - of_tables().ratio(AXES, "ALiBi", length, "bits_per_byte"), digits) for length in (256, 4096)]
+    return [of_tables().less(AXES, "ALiBi", length, digits=digits) for length in (256, 4096)]
 
 
 def at_lowest() -> str:
@@ -103,12 +98,12 @@ def parts_of_the_mix() -> tuple[str, str]:
 
 
 def one_slope() -> list[str]:
-    return [percent(1 - Comparison("compare_ablations").ratio("one slope", "hybrid", 128))]
+    return [Comparison("compare_ablations").less("one slope", "hybrid", 128, "perplexity")]
 
 
 def mix_of_kinds() -> list[str]:
     """By how much the mix over tokens is below levels with axes on a mix of kinds."""
-    return [percent(1 - Comparison("compare_learning_rates").ratio("hybrid over tokens", AXES, 256))]
+    return [Comparison("compare_learning_rates").less("hybrid over tokens", AXES, 256, "perplexity")]
 
 
 def lower_rate() -> tuple[str, str]:

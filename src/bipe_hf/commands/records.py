@@ -75,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from ..lab.records import RecordSettings
-    from ..lab.records.arguments import DEFAULTS
 
     parser.usage = "bipe-hf records train FILE ... --output RUN [--config CONFIG.yaml] [--overwrite] [--key value ...]"
     parser.add_argument(
@@ -85,9 +84,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="CONFIG.yaml", help="file of settings (default: as in configs/records.yaml)"
     )
-    settings.add_key_arguments(
-        parser, TRAIN, RecordSettings, output_dir="RUN of --output, whatever else is given", defaults=DEFAULTS
-    )
+    settings.add_key_arguments(parser, TRAIN, RecordSettings, output_dir="RUN of --output, whatever else is given")
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 
@@ -42,7 +42,6 @@ def add_key_arguments(
     description: str,
     settings_class: type["RunSettings"],
     output_dir: str = "runs/<name of CONFIG>",
-    defaults: dict[str, Any] | None = None,
 ) -> None:
     """Adds what every training takes beside its file of settings.
 
@@ -51,16 +50,13 @@ def add_key_arguments(
         description: as in [`add_settings_arguments`].
         settings_class: as in [`add_settings_arguments`].
         output_dir: where a run goes by default.
-        defaults: of this command, where they differ from those of the keys themselves.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = description
     listings = [
-        _listing(f"keys of the {part}:", arguments, settings_class.reserved_keys, defaults or {})
-        for part, arguments in settings_class.parts().items()
+        _listing(f"keys of the {part}:", each, settings_class) for part, each in settings_class.parts().items()
     ]
-    of_training = {key: value for key, value in (defaults or {}).items() if key not in _own_keys(settings_class)}
-    ends = [f"  {key:<24} {json.dumps(value).strip(chr(34))}" for key, value in of_training.items()]
+    ends = [f"  {key:<24} {_shown(value)}" for key, value in settings_class.training_defaults().items()]
     parser.epilog = "\n\n".join([*listings, "\n".join([TRAINING_KEYS.format(output_dir=output_dir), *ends])])
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the run that output_dir holds and train again from the start"
@@ -90,18 +86,18 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def _own_keys(settings_class: type["RunSettings"]) -> set[str]:
-    return {field.name for part in settings_class.parts().values() for field in dataclasses.fields(part)}
-
-
-def _listing(title: str, arguments: type, reserved: Collection[str], defaults: dict[str, Any]) -> str:
-    """The keys of a class that can be set, each with its help."""
-    lines = [title]
+def _listing(title: str, arguments: type, settings_class: type["RunSettings"]) -> str:
+    """The keys of a class of arguments that can be set, each with its help."""
+    lines, defaults = [title], settings_class.defaults
     for field in dataclasses.fields(arguments):
-        if field.name in reserved:
+        if field.name in settings_class.reserved_keys:
             continue
         text = field.metadata["help"]
         if field.name in defaults and defaults[field.name] != field.default:
-            text += f" (here: {json.dumps(defaults[field.name]).strip(chr(34))})"
+            text += f" (here: {_shown(defaults[field.name])})"
         lines += textwrap.wrap(text, width=100, initial_indent=f"  {field.name + ' ':<25}", subsequent_indent=" " * 27)
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

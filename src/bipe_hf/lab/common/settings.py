@@ -39,6 +39,8 @@ class RunSettings:
 
     reserved_keys: ClassVar[dict[str, str]]
     """Keys that are not the user's to set, and why."""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """What holds of the command where nothing is given, as far as its keys say otherwise."""
 
     @classmethod
     def read(cls, config: str | Path, overrides: list[str]) -> Self:
@@ -141,6 +143,11 @@ class RunSettings:
     def all_keys(cls) -> set[str]:
         """All keys, those that cannot be set included."""
         return set().union(*map(_names, (*cls.parts().values(), TrainingArguments)))
+
+    @classmethod
+    def training_defaults(cls) -> dict[str, Any]:
+        """Those of the `defaults` that are of fields of `TrainingArguments`."""
+        return {key: value for key, value in cls.defaults.items() if key in _names(TrainingArguments)}
 
     def with_training(self, **fields: Any) -> Self:
         """The same with other fields of `TrainingArguments`."""

@@ -13,14 +13,7 @@ from ..common.messages import check_counts
 from ..common.separators import parsed_levels
 from ..common.settings import RunSettings
 from ..common.yaml_file import read_yaml
-from ..training.arguments import (
-    MEASURED,
-    OF_INITIAL_WEIGHTS,
-    ModelArguments,
-    check_metric,
-    check_model,
-    check_training,
-)
+from ..training.arguments import ModelArguments, check_from_random_weights, reserved_from_random_weights
 from .reading import Given
 
 
@@ -57,18 +50,7 @@ DEFAULTS = {
     "early_stopping_patience": 4,
     "seed": 42,
 }
-RESERVED_KEYS = {
-    "do_eval": "records always measures at the end",
-    "do_predict": "records only trains and measures",
-    "do_train": "records always trains",
-    "hub_token": "settings are written to the run folder; log in with `hf auth login`",
-    "include_num_input_tokens_seen": "records always counts the tokens",
-    "initial_model": "the vocabulary is that of the records: training starts from random weights",
-    "label_names": "the labels are the tokens",
-    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
-    "resume_from_checkpoint": "records resumes from the last checkpoint in the run folder by itself",
-    "save_only_model": "a run could not be resumed",
-} | OF_INITIAL_WEIGHTS
+RESERVED_KEYS = reserved_from_random_weights("records", "that of the records", "the run folder")
 ORDERS = ("any", "file")
 
 
@@ -163,6 +145,7 @@ class RecordSettings(RunSettings):
     model: RecordModelArguments
 
     reserved_keys: ClassVar[dict[str, str]] = RESERVED_KEYS
+    defaults: ClassVar[dict[str, Any]] = DEFAULTS
 
     @classmethod
     def read(cls, config: str | Path | None, overrides: list[str], output_dir: str | Path) -> Self:
@@ -201,8 +184,4 @@ def check_arguments(records: RecordArguments, model: ModelArguments, training: T
         raise InputError(f"order: {records.order!r} given, one of {', '.join(ORDERS)} is accepted")
     if records.early_stopping_patience is not None and not training.load_best_model_at_end:
         raise InputError("early_stopping_patience: give load_best_model_at_end and an eval_strategy too")
-    check_model(model)
-    if model.alibi_slope_scale == MEASURED:
-        raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
-    check_training(training)
-    check_metric(training)
+    check_from_random_weights(model, training)

@@ -41,12 +41,30 @@ RESERVED_KEYS = {
     "save_only_model": "a run could not be resumed",
 }
 
-# Of a training that starts from random weights, as those of synthetic and records do.
-OF_INITIAL_WEIGHTS = {
-    "encoding_schedule": "training starts from random weights, which nothing has to be led away from",
-    "encoding_schedule_steps": "there is no encoding_schedule",
-    "revision": "there is no initial_model",
-}
+
+def reserved_from_random_weights(command: str, vocabulary: str, folder: str) -> dict[str, str]:
+    """Keys that are not the user's to set where training starts from random weights, and why.
+
+    Args:
+        command: that trains.
+        vocabulary: whose it is, in words.
+        folder: what the command calls that of the run.
+    """
+    return {
+        "do_eval": f"{command} always measures at the end",
+        "do_predict": f"{command} only trains and measures",
+        "do_train": f"{command} always trains",
+        "encoding_schedule": "training starts from random weights, which nothing has to be led away from",
+        "encoding_schedule_steps": "there is no encoding_schedule",
+        "hub_token": "settings are written to the run folder; log in with `hf auth login`",
+        "include_num_input_tokens_seen": f"{command} always counts the tokens",
+        "initial_model": f"the vocabulary is {vocabulary}: training starts from random weights",
+        "label_names": "the labels are the tokens",
+        "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
+        "resume_from_checkpoint": f"{command} resumes from the last checkpoint in {folder} by itself",
+        "revision": "there is no initial_model",
+        "save_only_model": "a run could not be resumed",
+    }
 
 
 @dataclass
@@ -355,6 +373,15 @@ def check_model(model_args: ModelArguments) -> None:
                     f"{key}: the weights of initial_model {model_args.initial_model} decide it; leave it out (null,"
                     " where a file that yours extends has it)"
                 )
+
+
+def check_from_random_weights(model_args: ModelArguments, training_args: TrainingArguments) -> None:
+    """Refuses settings of the model and the Trainer with which nothing can be trained from random weights."""
+    check_model(model_args)
+    if model_args.alibi_slope_scale == MEASURED:
+        raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
+    check_training(training_args)
+    check_metric(training_args)
 
 
 def check_flags(model_args: ModelArguments, flagged: Set[str]) -> None:

@@ -6,10 +6,11 @@ rule is as good as what was measured: `docs/levels.md` says on which kinds of te
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from re import Pattern
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 
@@ -65,11 +66,7 @@ def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:
         pieces: the lines of each.
         separator: matches one.
     """
-    regular = []
-    for lines in pieces:
-        counts = [len(separator.findall(line)) for line in lines]
-        regular += [count == before and count >= FEWEST_SEPARATORS for before, count in pairwise(counts)]
-    return share(regular)
+    return _repeated(pieces, lambda line: len(separator.findall(line)), lambda count: count >= FEWEST_SEPARATORS)
 
 
 def likeness(pieces: Iterable[list[str]]) -> float:
@@ -78,11 +75,13 @@ def likeness(pieces: Iterable[list[str]]) -> float:
     Args:
         pieces: the lines of each.
     """
-    alike = []
-    for lines in pieces:
-        shapes = [_shape(line) for line in lines]
-        alike += [shape == before and "0" in shape for before, shape in pairwise(shapes)]
-    return share(alike)
+    return _repeated(pieces, _shape, lambda shape: "0" in shape)
+
+
+def _repeated(pieces: Iterable[list[str]], trait: Callable[[str], Any], counts: Callable[[Any], bool]) -> float:
+    """The share of the lines that have the same of something as the line before, where that counts."""
+    traits = (map(trait, lines) for lines in pieces)
+    return share(each == before and counts(each) for of_piece in traits for before, each in pairwise(of_piece))
 
 
 def _shape(line: str) -> str:

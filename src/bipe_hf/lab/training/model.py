@@ -63,8 +63,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         config_class = CONFIG_MAPPING[model_args.model_type or DEFAULT_MODEL_TYPE]
         given.setdefault("max_position_embeddings", data_args.train_length)
     else:
-        source = initial_source(model_args.initial_model, model_args.revision)
-        initial = load_part(AutoConfig, "initial_model", source)
+        initial = _initial_config(model_args)
         config_class = type(initial)
     defaults = {field.name: field.default for field in dataclasses.fields(config_class)}
     unknown = given.keys() - defaults.keys() - config_class.attribute_map.keys()
@@ -85,6 +84,7 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         else:
             if model_args.rope_parameters is not None:
                 given["rope_parameters"] = replaced_rope_parameters(initial, model_args.rope_parameters)
+            source = initial_source(model_args.initial_model, model_args.revision)
             config = config_class.from_pretrained(source, **given)
     except StrictDataclassError as error:
         raise InputError(f"config of the model: {error.__cause__ or error}") from error
@@ -96,6 +96,11 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         fitted.separator_token_ids = [0]  # holds the place of those that fit_tokenizer finds
     check_use_of_segments(fitted, model_args, data_args)
     return config
+
+
+def _initial_config(model_args: ModelArguments) -> PreTrainedConfig:
+    source = initial_source(model_args.initial_model, model_args.revision)
+    return load_part(AutoConfig, "initial_model", source)
 
 
 def _check_separators(
@@ -151,9 +156,8 @@ def jumps(model_args: ModelArguments) -> dict[str, tuple[float, float]]:
     """Fields that the first value of `encoding_schedule` changes at once: that of the initial model, and the first."""
     if model_args.initial_model is None or model_args.encoding_schedule is None:
         return {}
-    initial = load_part(AutoConfig, "initial_model", initial_source(model_args.initial_model, model_args.revision))
-    first = first_values(model_args.encoding_schedule)
-    both = {name: (vars(initial)[name], value) for name, value in first.items()}
+    initial = vars(_initial_config(model_args))
+    both = {name: (initial[name], value) for name, value in first_values(model_args.encoding_schedule).items()}
     return {name: values for name, values in both.items() if not math.isclose(*values)}
 
 

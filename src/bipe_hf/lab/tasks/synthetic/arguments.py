@@ -10,30 +10,12 @@ from transformers import TrainingArguments
 from ....model.errors_bipe import InputError
 from ...common.messages import check_counts, parsed_json
 from ...common.settings import RunSettings
-from ...training.arguments import (
-    MEASURED,
-    OF_INITIAL_WEIGHTS,
-    ModelArguments,
-    check_metric,
-    check_model,
-    check_training,
-)
+from ...training.arguments import ModelArguments, check_from_random_weights, reserved_from_random_weights
 from .tasks import find_task
 
 
 # Keys that are not the user's to set, and why.
-RESERVED_KEYS = {
-    "do_eval": "synthetic always measures at the end",
-    "do_predict": "synthetic only trains and measures",
-    "do_train": "synthetic always trains",
-    "hub_token": "settings are written to the run folder; log in with `hf auth login`",
-    "include_num_input_tokens_seen": "synthetic always counts the tokens",
-    "initial_model": "the vocabulary is the task's own: training starts from random weights",
-    "label_names": "the labels are the tokens",
-    "label_smoothing_factor": "Trainer would smooth the validation loss, too, and none could be compared with it",
-    "resume_from_checkpoint": "synthetic resumes from the last checkpoint in output_dir by itself",
-    "save_only_model": "a run could not be resumed",
-} | OF_INITIAL_WEIGHTS
+RESERVED_KEYS = reserved_from_random_weights("synthetic", "the task's own", "output_dir")
 
 
 @dataclass
@@ -102,11 +84,7 @@ def check_arguments(
         raise InputError("give max_operators")
     check_counts(vars(generator_args), ["max_operators", "test_samples"])
     check_sizes("test_operators", generator_args.test_operators)
-    check_model(model_args)
-    if model_args.alibi_slope_scale == MEASURED:
-        raise InputError(f"alibi_slope_scale: give a number, {MEASURED} needs a text to train on")
-    check_training(training_args)
-    check_metric(training_args)
+    check_from_random_weights(model_args, training_args)
     if training_args.max_steps < 1:
         raise InputError("give max_steps: examples are made without end")
 
