@@ -23,6 +23,9 @@ from .models import FAMILIES, Setting, build, loss, tokens
 
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
 
+Loss = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+"""The loss of a model on token ids, from which a step of training goes back."""
+
 
 class NotMeasurableError(Exception):
     """This machine cannot measure it; the message says why."""
@@ -43,7 +46,7 @@ class Work:
     """Steps in a run; the time of one is what counts."""
 
 
-def training_step(model: torch.nn.Module, setting: Setting, length: int) -> Work:
+def training_step(model: torch.nn.Module, setting: Setting, length: int, loss: Loss = loss) -> Work:
     """Forward, backward and AdamW; the gradient buffers stay allocated, as in a long run."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -260,7 +263,7 @@ def compare_times(times: dict[str, list[float]], against: dict[str, str]) -> dic
 # Peak memory
 
 
-def training_peak(model: torch.nn.Module, setting: Setting, length: int) -> int:
+def training_peak(model: torch.nn.Module, setting: Setting, length: int, loss: Loss = loss) -> int:
     """Bytes that forward and backward take beyond the weights, their gradients and the optimizer's state."""
     training_step(model, setting, 32).run()  # allocates gradients and optimizer state, loads all code
     ids = tokens(setting, length)
@@ -316,6 +319,26 @@ def compare_memory(peaks: dict[str, int], against: dict[str, str]) -> dict[str, 
     return records
 
 
+# Packing
+
+DOCUMENTS, TOKENS_OF_DOCUMENT = 16, 1024
+
+
+def packed_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The loss of documents that stand in one row."""
+    positions = torch.arange(TOKENS_OF_DOCUMENT, device=ids.device).repeat(DOCUMENTS)[None]
+    return model(ids, position_ids=positions, labels=ids, use_cache=False).loss
+
+
+def rows_loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """The loss of the same documents, each in a row of its own."""
+    return loss(model, ids.view(DOCUMENTS, TOKENS_OF_DOCUMENT))
+
+
+def packing_loss(name: str) -> Loss:
+    return packed_loss if name.startswith("packed") else rows_loss
+
+
 # The list
 
 
@@ -344,6 +367,19 @@ class Measurement:
     def own(self, setting: Setting) -> Setting:
         """What its models share, where that differs."""
         return setting
+
+
+class Packing:
+    """Documents in one row beside the same documents in rows of their own, with two of twelve layers."""
+
+    table = "packing"
+
+    @property
+    def against(self) -> dict[str, str]:
+        return {"packed_rope": "bipe_rope", "packed_alibi": "bipe_alibi"}
+
+    def own(self, setting: Setting) -> Setting:
+        return replace(setting, parts=6)
 
 
 class LayerBiases:
@@ -377,6 +413,13 @@ class PeakMemory(Measurement):
         """Bytes, in a process that has done nothing else."""
         setting = self.own(setting)
         return self.peak(build(setting, name), setting)
+
+
+@dataclass(frozen=True)
+class PackingMemory(Packing, PeakMemory):
+    def measure(self, setting: Setting, name: str) -> int:
+        setting = self.own(setting)
+        return self.peak(build(setting, name), setting, loss=packing_loss(name))
 
 
 @dataclass(frozen=True)
@@ -423,6 +466,13 @@ class LevelsTiming(Timing):
     @property
     def against(self) -> dict[str, str]:
         return {"bipe_levels": "bipe_rope"}
+
+
+@dataclass(frozen=True)
+class PackingTiming(Packing, Timing):
+    def work_of(self, setting: Setting, name: str) -> Work:
+        setting = self.own(setting)
+        return self.work(build(setting, name), setting, loss=packing_loss(name))
 
 
 @dataclass(frozen=True)
@@ -497,6 +547,13 @@ MEASUREMENTS: dict[str, Timing | PeakMemory] = {
     ),
     "levels_train_1024": LevelsTiming("training step, 1024 tokens", _training(1024), budget=110),
     "levels_decode_1024": LevelsTiming("decoding a token, 1024 cached", _decoding(1024, count=10), budget=60),
+    "packing_train": PackingTiming(
+        "training step, 16 documents of 1024 tokens", _training(DOCUMENTS * TOKENS_OF_DOCUMENT), budget=240
+    ),
+    "packing_memory_train": PackingMemory(
+        "peak memory, training step, 16 documents of 1024 tokens",
+        partial(training_peak, length=DOCUMENTS * TOKENS_OF_DOCUMENT),
+    ),
     "biases_train_4096": BiasesTiming("training step, 4096 tokens", _training(4096), budget=240),
     **{
         f"biases_memory_train_{length}": BiasesMemory(

@@ -55,7 +55,7 @@ class Setting:
 
 
 def build(setting: Setting, name: str) -> torch.nn.Module:
-    """The model `stock`, `bipe_levels`, `authors_rope`, `authors_alibi`, or `bipe_` and an inter encoding."""
+    """The model `stock`, `bipe_levels`, or `authors_`, `packed_` or `bipe_` and an inter encoding."""
     config_class, model_class, bipe_config_class, bipe_model_class = FAMILIES[setting.family]
     torch.manual_seed(0)
     maker, _, inter_encoding = name.partition("_")

@@ -7,6 +7,7 @@ from .models import FAMILIES
 LIMITS = {
     "stock": {"bipe_rope": 1.02, "bipe_alibi": 1.10},
     "levels": {"bipe_levels": 1.02},
+    "packing": {"packed_rope": 1.02, "packed_alibi": 1.02},
     "biases": {"bipe_fox": 1.15, "bipe_cable": 1.15},
     "logits": {},
     "authors": {},
@@ -34,9 +35,14 @@ LOGITS_NOTE = (
     "With a third of the layers and of the vocabulary. Queries are taken in blocks, each of which is computed again "
     "in the backward."
 )
+PACKING_NOTE = (
+    "With a sixth of the layers and of the vocabulary. The documents stand in one row, beside the same documents each "
+    "in a row of its own. On `sdpa` each is attended to by itself, without a mask."
+)
 TABLES = {
     "stock": ("", None),
     "levels": (" with levels", None),
+    "packing": (" on packed documents", PACKING_NOTE),
     "biases": (" with biases that every layer learns", None),
     "logits": (" with logits that every layer changes", LOGITS_NOTE),
     "authors": (" beside the authors' way", AUTHORS_NOTE),
@@ -47,6 +53,8 @@ LABELS = {
     "bipe_rope": "BiPE-RoPE",
     "bipe_alibi": "BiPE-ALiBi",
     "bipe_levels": "with two levels inside segments",
+    "packed_rope": "BiPE-RoPE, packed",
+    "packed_alibi": "BiPE-ALiBi, packed",
     "bipe_fox": "BiPE-FoX",
     "bipe_cable": "BiPE-CABLE",
     "bipe_cope": "BiPE-CoPE",

@@ -15,6 +15,7 @@ from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms
 from .layer_pattern_bipe import LayerInputs, layer_kind
 from .logits_bipe import all_own_keys, attention_with_logits
+from .packing_bipe import Documents, attention_by_document
 from .tape_bipe import angles_of
 
 
@@ -60,6 +61,7 @@ def bilevel_attention(
     rotate: Callable,
     eager_attention: Callable,
     rotary_state: torch.Tensor | None = None,
+    documents: Documents | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, ...]:
     """Applies the terms, updates the cache and calls the attention backend of the configuration.
@@ -81,6 +83,7 @@ def bilevel_attention(
         eager_attention: the family's `eager_attention_forward`.
         rotary_state (`torch.FloatTensor` of shape `(batch, length, heads, rotary dimensions)`, *optional*):
             What queries and keys turn by where layers hand it on (see [`TapeUpdates`]).
+        documents ([`Documents`], *optional*): of packed rows, where they stand for the mask.
 
     Returns:
         Output of shape `(batch, length, heads * head_dim)`, and the weights where the backend gives them; with a
@@ -133,6 +136,10 @@ def bilevel_attention(
             backend=backend,
             own_queries=own_queries,
         )
+    elif documents is not None:
+        given = {"scaling": scaling, "dropout": dropout, "window": kwargs.get("sliding_window")}
+        sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        output, weights = attention_by_document(sdpa, layer, query, key, value, documents, **given)
     else:
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_attention)
         output, weights = attention(

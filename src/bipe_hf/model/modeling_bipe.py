@@ -37,6 +37,7 @@ from .layer_encoding_bipe import LayerEncoding
 from .layer_mixing_bipe import LayerMixing
 from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
+from .packing_bipe import find_documents
 from .paged_bipe import check_paged, paged_mask, paged_segments
 from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
@@ -468,7 +469,11 @@ class BipeModelMixin:
             }
             if "local" in other_layers:
                 given = inputs_embeds, attention_mask, cache, starts_document, is_token, sees
-                other_layers["local"] = LayerInputs(other_layers["local"].terms, *self._local_mask(mask, *given))
+                if layer_kwargs or "flash" in self.config._attn_implementation:
+                    of_local = mask, {"sliding_window": self.config.local_window}
+                else:
+                    of_local = self._local_mask(mask, *given)
+                other_layers["local"] = LayerInputs(other_layers["local"].terms, *of_local)
         mask = self._mask_of_logits(mask)
         is_packed = starts_document is not None and not is_tracing()
         inputs = BilevelInputs(hidden_states, mask, terms, layer_kwargs, is_packed, other_layers=other_layers)
@@ -526,8 +531,6 @@ class BipeModelMixin:
     ) -> tuple[torch.Tensor | BlockMask | None, dict]:
         """As [`_mask`], whose `mask` the other layers have, within the window of local layers."""
         window = self.config.local_window
-        if "flash" in self.config._attn_implementation:
-            return mask, {"sliding_window": window}
         past_length = 0 if cache is None else cache.get_seq_length()
         total_length = past_length + inputs_embeds.shape[1]
         if mask is None and not is_tracing() and isinstance(total_length, int) and total_length <= window:
@@ -640,7 +643,9 @@ class BipeModelMixin:
         is_token: torch.Tensor | None,
         sees: Callable | None,
     ) -> tuple[torch.Tensor | None, dict]:
-        """The causal mask in the form of the attention backend, and what flash attention wants instead of one."""
+        """The causal mask in the form of the attention backend, or what is wanted instead of one: by flash attention,
+        and on `sdpa` by attention that takes each packed document by itself.
+        """
         if starts_document is None:
             # Without a mask blocks of queries could not tell the empty places of a static cache.
             can_skip = self.inter_encoding.logits_class is None or cache is None or not cache.is_compileable
@@ -666,6 +671,9 @@ class BipeModelMixin:
             (starts_q, starts_k), (longest_q, longest_k) = prepare_fa_kwargs_from_position_ids(position_ids)
             lengths = {"cu_seq_lens_q": starts_q, "cu_seq_lens_k": starts_k}
             return None, {**lengths, "max_length_q": longest_q, "max_length_k": longest_k}
+        if sees is None and self._takes_documents(attention_mask, starts_document):
+            is_token = None if attention_mask is None else attention_mask.bool()
+            return None, {"documents": find_documents(positions_in_document(starts_document, is_token))}
         if attention_mask is None and sees is None:
             position_ids = positions_in_document(starts_document)
             return create_causal_mask(self.config, inputs_embeds, None, None, position_ids=position_ids), {}
@@ -678,6 +686,17 @@ class BipeModelMixin:
         all_of = of_document if sees is None else and_masks(of_document, sees)
         mask = create_causal_mask(self.config, inputs_embeds, attention_mask, None, and_mask_function=all_of)
         return mask, {}
+
+    def _takes_documents(self, attention_mask: torch.Tensor | None, starts_document: torch.Tensor) -> bool:
+        """Whether attention can take each packed document by itself: on `sdpa`, outside of a traced graph, where
+        nothing is done to the logits of each pair and no padding stands between the tokens of a document.
+        """
+        per_pair = self.inter_encoding.has_bias or self.inter_encoding.logits_class is not None
+        if self.config._attn_implementation != "sdpa" or per_pair or is_tracing():
+            return False
+        if attention_mask is None:
+            return True
+        return attention_mask.ndim == 2 and not _resumes_document(attention_mask.bool(), starts_document).any()
 
 
 class BipeLayerMixin:

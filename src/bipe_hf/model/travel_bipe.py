@@ -49,6 +49,7 @@ FILES = (
     "modeling_bipe.py",
     "modeling_bipe_gpt_neox.py",
     "modeling_bipe_llama.py",
+    "packing_bipe.py",
     "paged_bipe.py",
     "pair_bipe.py",
     "path_bipe.py",
