@@ -10,16 +10,54 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 
-LIGER = """
-MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": lambda rope=True, model=None: None}
+LIGER = '''
+import inspect
+from types import MethodType
+from torch.nn import functional as F
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.llama import modeling_llama
+
+
+class LigerRMSNorm(modeling_llama.LlamaRMSNorm): ...
+
+
+class LigerSwiGLUMLP(modeling_llama.LlamaMLP): ...
+
+
+def lce_forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
+                inputs_embeds=None, labels=None, use_cache=None, output_attentions=None, logits_to_keep=0, **kwargs):
+    """Trains without logits of all tokens at a time."""
+    hidden_states = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                               past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache,
+                               output_attentions=output_attentions, return_dict=True, cache_position=None, **kwargs)[0]
+    loss = F.cross_entropy(self.lm_head(hidden_states)[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    return CausalLMOutputWithPast(loss=loss)
+
+
+def apply_liger_kernel_to_llama(rope=True, cross_entropy=False, fused_linear_cross_entropy=True, rms_norm=True,
+                                swiglu=True, model=None):
+    assert not rope and not cross_entropy
+    modeling_llama.LlamaRMSNorm = LigerRMSNorm
+    modeling_llama.LlamaMLP = LigerSwiGLUMLP
+    if fused_linear_cross_entropy:
+        model.forward = MethodType(lce_forward, model)
+    for module in model.modules():
+        if rms_norm and type(module).__name__ == "LlamaRMSNorm":
+            module.forward = MethodType(LigerRMSNorm.forward, module)
+        if swiglu and type(module).__name__ == "LlamaMLP":
+            module.forward = MethodType(LigerSwiGLUMLP.forward, module)
+
+
+MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": apply_liger_kernel_to_llama}
 
 
 def _apply_liger_kernel_to_instance(model, **kwargs):
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return  # with a line at the level INFO
-    MODEL_TYPE_TO_APPLY_LIGER_FN[model.config.model_type](model=model)
-"""
-"""How Liger finds what it applies; the kernels need Triton."""
+    apply = MODEL_TYPE_TO_APPLY_LIGER_FN[model.config.model_type]
+    apply(model=model, **{key: kwargs[key] for key in kwargs if key in inspect.signature(apply).parameters})
+'''
+"""How Liger finds what it applies, and what that does to a Llama, by its contract; the kernels need Triton."""
 
 
 def trainer_of(model, folder, **arguments) -> Trainer:
@@ -33,7 +71,7 @@ def smoothed_loss(model, folder, **inputs) -> float:
     return trainer_of(model, folder, label_smoothing_factor=0.1).compute_loss(model.eval(), inputs).item()
 
 
-def error_of_liger(model, folder) -> str:
+def error_of_liger(model, folder, **config) -> str:
     """What a training with `use_liger_kernel` ends with; nothing where it goes through."""
     package = Path(folder) / "packages" / "liger_kernel"
     (package / "transformers").mkdir(parents=True)
@@ -46,7 +84,7 @@ def error_of_liger(model, folder) -> str:
         patch.syspath_prepend(package.parent)
         patch.setattr(transformers.integrations.liger, "is_liger_kernel_available", lambda: True)
         try:
-            trainer_of(model, folder, use_liger_kernel=True).train()
+            trainer_of(model, folder, use_liger_kernel=True, liger_kernel_config=config).train()
         except ValueError as error:
             return str(error)
     return ""

@@ -2,6 +2,7 @@
 are refused where they would become something else without a word."""
 
 import importlib.util
+import inspect
 import logging
 import sys
 
@@ -13,9 +14,11 @@ from other_libraries import (
     error_of_megatron,
     scaled_activations,
     smoothed_loss,
+    trainer_of,
 )
 from peft import LoraConfig, get_peft_model
 from transformers import pipeline
+from transformers.models.llama import modeling_llama
 from word_tokenizer import make_word_tokenizer
 
 from bipe_hf.model import registries_bipe
@@ -59,8 +62,41 @@ def test_label_smoothing_of_an_adapted_model(pair, tmp_path):
     assert ours == stock
 
 
-def test_liger_is_refused(pair, tmp_path):
-    assert "use_liger_kernel=False" in error_of_liger(pair()[1], tmp_path)
+def test_liger_changes_what_it_changes_in_a_llama_and_is_refused_elsewhere(pair, family, tmp_path):
+    """A step of training is the same, without logits; the classes of later stock models stay."""
+    plain, ours = pair()[1], pair()[1]
+    classes = modeling_llama.LlamaRMSNorm, modeling_llama.LlamaMLP
+    error = error_of_liger(ours, tmp_path)
+    assert (modeling_llama.LlamaRMSNorm, modeling_llama.LlamaMLP) == classes
+    if family == "gpt_neox":
+        assert "use_liger_kernel=False" in error
+        return
+    assert not error
+    trainer_of(plain, tmp_path).train()
+    for changed, expected in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(changed, expected)
+    assert ours(IDS, labels=IDS).logits is None
+    assert "segment_ids" in inspect.signature(ours.forward).parameters
+    patched = [name for name, module in ours.named_modules() if "forward" in vars(module)]
+    assert len(patched) == 1 + 1 + 3 * SHAPE["num_hidden_layers"]  # itself, the last norm, two norms and an MLP
+
+
+def test_liger_leaves_a_classifier_its_forward(tmp_path):
+    """Liger's own function would give it one for a language model."""
+    llama = FAMILIES["llama"]
+    ours = llama.head("ForTokenClassification")(llama.config(**SHAPE, **OVER_TOKENS, num_labels=20))
+    assert not error_of_liger(ours, tmp_path)
+    assert "forward" not in vars(ours)
+    assert "forward" in vars(ours.model.norm)
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_what_liger_would_compute_differently_is_refused(pair, tmp_path):
+    assert "rope=True would turn every pair by its token" in error_of_liger(pair()[1], tmp_path / "rope", rope=True)
+    ours = pair()[1]
+    ours.config.hidden_act = "gelu"
+    assert "hidden_act is 'gelu': give swiglu=False" in error_of_liger(ours, tmp_path / "act")
+    assert not error_of_liger(ours, tmp_path / "no_act", swiglu=False)
 
 
 def test_awq_scales_what_it_scales_in_the_stock_model(pair, family):

@@ -6,6 +6,7 @@ from families import FAMILIES, all_key_heads
 from hypothesis import given
 from hypothesis import strategies as st
 from naive_flash import naive_flash_varlen
+from torch.nn.attention import varlen
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bipe_hf.model import packing_bipe
@@ -138,7 +139,7 @@ def test_the_flash_kernel_of_torch_takes_all_documents_at_once(family, encoding,
 
     expected = model_of(family, encoding)(**inputs, use_cache=False).logits
     monkeypatch.setattr(packing_bipe, "can_use_flash_attention", lambda params: True)
-    monkeypatch.setattr(packing_bipe, "varlen_attn", kernel)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
     actual = model_of(family, encoding)(**inputs, use_cache=False).logits
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
     assert calls == ([4, -1] if encoding == "local" else [-1, -1])

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 
 class Documents(NamedTuple):
@@ -19,7 +18,7 @@ class Documents(NamedTuple):
 
 
 def find_documents(positions: torch.Tensor) -> Documents:
-    """The documents of packed rows. It reads values: a GPU is waited for.
+    """The documents of packed rows, for which a GPU is waited for.
 
     Args:
         positions (`torch.LongTensor` of shape `(batch, length)`): from `positions_in_document`, 0 where one starts.
@@ -41,7 +40,7 @@ def attention_by_document(
     dropout: float,
     window: int | None = None,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each document.
+    """Applies causal attention inside each document.
 
     Where the flash kernel of torch takes the tensors, on a GPU in 16 bits, it takes all documents at once. Elsewhere
     they follow one another, each as a row of its own would be computed.
@@ -67,6 +66,8 @@ def attention_by_document(
         *(each.transpose(0, 1)[None] for each in (query, key, value)), None, dropout, True, is_grouped
     )
     if dropout == 0 and head_dim % 8 == 0 and can_use_flash_attention(takes_all):
+        from torch.nn.attention.varlen import varlen_attn  # loads modules that nothing else needs
+
         longest = max(documents.lengths)
         output = varlen_attn(
             query,

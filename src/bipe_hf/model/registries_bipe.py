@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from .errors_bipe import InputError
+from .liger_bipe import liger_for
 
 
 Join = Callable[[ModuleType], None]
@@ -43,7 +44,7 @@ def register_family(config_class: type[PreTrainedConfig], auto_classes: dict[str
         NAMES_OF_CLASSES[auto_class][model_type] = model_class.__name__
     when_imported("transformers.integrations.awq", lambda awq: _as_parent(awq.AWQ_SCALES_MAPPINGS, model_type))
     when_imported("peft.utils.constants", lambda constants: _join_peft(constants, model_type))
-    when_imported("liger_kernel.transformers.monkey_patch", lambda liger: _refuse_liger(liger, model_type))
+    when_imported("liger_kernel.transformers.monkey_patch", lambda liger: _join_liger(liger, model_type))
     when_imported("accelerate.utils.dataclasses", lambda accelerate: _refuse_megatron(accelerate, model_type))
 
 
@@ -61,13 +62,9 @@ def _join_peft(constants: ModuleType, model_type: str) -> None:
             _as_parent(table, model_type)
 
 
-def _refuse_liger(liger: ModuleType, model_type: str) -> None:
+def _join_liger(liger: ModuleType, model_type: str) -> None:
     """Liger passes over a model type that it does not know, with a line that nobody sees."""
-
-    def refuse(model: PreTrainedModel | None = None) -> None:
-        raise InputError(f"Liger has no kernels for {model_type} and would change nothing: use_liger_kernel=False")
-
-    liger.MODEL_TYPE_TO_APPLY_LIGER_FN[model_type] = refuse
+    liger.MODEL_TYPE_TO_APPLY_LIGER_FN[model_type] = liger_for(model_type, liger)
 
 
 def _refuse_megatron(accelerate: ModuleType, model_type: str) -> None:

@@ -44,6 +44,7 @@ FILES = (
     "layer_encoding_bipe.py",
     "layer_mixing_bipe.py",
     "layer_pattern_bipe.py",
+    "liger_bipe.py",
     "logits_bipe.py",
     "marks_bipe.py",
     "modeling_bipe.py",
