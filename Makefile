@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 
-.PHONY: demo test test-all test-upstream test-vllm lint docs bench clean
+.PHONY: demo test test-all test-upstream test-vllm lint docs bench gpu clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
@@ -40,6 +40,10 @@ docs: $(VENV)/.docs
 # An hour on an idle machine. Goes on where it was stopped; after a change of the model code: make bench ARGS=--fresh
 bench: $(INSTALLED)
 	$(BIN)/python scripts/benchmark.py --output results/benchmark.json $(ARGS)
+
+# What only a GPU can say, at most eight minutes a call; the same command goes on. Needs torch and transformers, no network.
+gpu:
+	PYTHONPATH=src $(PYTHON) scripts/gpu.py --output results/gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VLLM) runs build src/*.egg-info .pytest_cache .ruff_cache .hypothesis
