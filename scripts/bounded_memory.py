@@ -2,14 +2,17 @@
 
     python scripts/bounded_memory.py --output results/bounded_memory.json
 
-A step of decoding with a SepLLMCache beside one with a full cache, and one of the stock Llama, after 1,024 to 32,768
-tokens: seconds and bytes of the cache. From these follows what it takes to generate as many. Then `edit_cache`, which
-puts 12 tokens and one more separator in the place of 8 in the middle of a prompt, beside a forward of the edited
-prompt, both with the logits of the next token. Weights and tokens are random, as in scripts/benchmark.py, whose manner
-of timing this has: in turns, ratios within a round, and a machine with nothing else to do.
+A step of decoding with a SepLLMCache beside one with a full cache, one of the stock Llama, and one of a stock Llama
+whose layers see a window of as many tokens as the SepLLMCache holds (transformers calls it Mistral), after 1,024 to
+102,400 tokens: seconds and bytes of the cache. From these follows what it takes to generate as many. Then
+`edit_cache`, which puts 12 tokens and one more separator in the place of 8 in the middle of a prompt, beside a forward
+of the edited prompt, both with the logits of the next token. Weights and tokens are random, as in
+scripts/benchmark.py, whose manner of timing this has: in turns, ratios within a round, and a machine with nothing else
+to do.
 
 The file is written after every row, tables and a picture beside it; the same command goes on with what is missing, on
-the same machine with the same code, and `--fresh` starts over. All rows take about 40 minutes on two cores.
+the same machine with the same code, and `--fresh` starts over. All rows take about an hour on two cores; the last one
+of decoding holds 16 GB.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from benchmark import environment, results_to_go_on_with
 from benchmarking.measurements import ShareOfOthers, Work, compare_times, repeated_cache, times_in_turn, warm_up
 from benchmarking.models import SHAPES, Setting, build, tokens
 from benchmarking.report import DISTURBED
-from transformers import Cache
+from transformers import Cache, DynamicCache, MistralConfig, MistralForCausalLM
 
 from bipe_hf import SepLLMCache, edit_cache
 from bipe_hf.lab.common.figures import add_legend, label_lengths, label_values, line_looks, new_panels, save_figure
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-DECODED = [1024, 4096, 8192, 16384, 32768]
+DECODED = [1024, 4096, 8192, 16384, 32768, 102400]
 EDITED = [1024, 4096, 16384]
 LIMITS = {"initial_tokens": 4, "separators": 64, "neighbors": 256, "capacity": 800}  # those of the authors
 STEPS, CHUNK = 20, 256
@@ -45,6 +48,7 @@ OLD_TOKENS, NEW_TOKENS = 8, 12
 BUDGET = 60
 NAMES = {
     "stock": "Llama, full cache",
+    "windowed": "Llama, sliding window",
     "full": "BiPE-RoPE, full cache",
     "bounded": "BiPE-RoPE, SepLLMCache",
     "prefill": "forward of the edited prompt",
@@ -73,22 +77,36 @@ def steps_of(model: torch.nn.Module, cache: Cache, ids: torch.Tensor, length: in
     return Work(steps, warm_up=steps, prepare=crop, count=ids.shape[1])
 
 
+def windowed_llama(setting: Setting) -> torch.nn.Module:
+    """The stock Llama with a window in every layer, which is what Mistral is."""
+    torch.manual_seed(0)
+    heads = setting.fields["num_attention_heads"]
+    fields = {**setting.fields, "num_key_value_heads": heads, "attn_implementation": "sdpa"}
+    model = MistralForCausalLM(MistralConfig(**fields, sliding_window=LIMITS["capacity"]))
+    return model.to(device=setting.device, dtype=getattr(torch, setting.dtype)).eval()
+
+
 def decoding(setting: Setting, length: int, rounds: int | None) -> dict:
-    """Times and bytes of all three after `length` tokens."""
+    """Times and bytes of all four after `length` tokens."""
     stock, model = (build(setting, name).eval() for name in ("stock", "bipe_rope"))
-    bounded = SepLLMCache(model.config, **LIMITS)
+    windowed = windowed_llama(setting)
+    bounded, window = SepLLMCache(model.config, **LIMITS), DynamicCache(config=windowed.config)
     with torch.inference_mode():
         for chunk in tokens(setting, length).split(CHUNK, dim=1):
             model(chunk, past_key_values=bounded, logits_to_keep=1)
+            windowed(chunk, past_key_values=window, logits_to_keep=1)
     caches = {name: repeated_cache(each, setting, length) for name, each in (("stock", stock), ("full", model))}
     ids = tokens(setting, STEPS)
     works = {
         "stock": steps_of(stock, caches["stock"], ids, length),
         "full": steps_of(model, caches["full"], ids, length),
         "bounded": steps_of(model, bounded, ids, None),
+        "windowed": steps_of(windowed, window, ids, None),
     }
-    sizes = {name: cache_bytes(cache) for name, cache in {**caches, "bounded": bounded}.items()}
-    return measured(works, {"full": "stock", "bounded": "full"}, setting, rounds) | {"bytes": sizes}
+    caches |= {"bounded": bounded, "windowed": window}
+    sizes = {name: cache_bytes(cache) for name, cache in caches.items()}
+    against = {"full": "stock", "bounded": "full", "windowed": "stock"}
+    return measured(works, against, setting, rounds) | {"bytes": sizes}
 
 
 def editing(setting: Setting, length: int, rounds: int | None) -> dict:
@@ -156,7 +174,7 @@ def document(record: dict) -> str:
     ]
     decoded, edited = of_kind(record, "decoding"), of_kind(record, "editing")
     if decoded:
-        names = ("stock", "full", "bounded")
+        names = ("stock", "windowed", "full", "bounded")
         table = [["tokens before", *(f"{NAMES[name]}: ms a token" for name in names)]]
         table[0] += ["SepLLMCache / full", *(f"{NAMES[name]}: MiB" for name in names)]
         for length, row in sorted(decoded.items()):
@@ -189,7 +207,8 @@ def draw(record: dict) -> "Figure":
     """Time of a step, bytes of the cache and time of an edit by the number of tokens."""
     decoded, edited = of_kind(record, "decoding"), of_kind(record, "editing")
     models, ways = (
-        {name: NAMES[name] for name in names} for names in (("stock", "full", "bounded"), ("prefill", "edit"))
+        {name: NAMES[name] for name in names}
+        for names in (("stock", "windowed", "full", "bounded"), ("prefill", "edit"))
     )
     panels = [
         ("ms a token", models, lambda name, row: 1e3 * row["models"][name]["seconds"], decoded),
