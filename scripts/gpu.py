@@ -2,10 +2,11 @@
 
     python scripts/gpu.py --dry-run --output runs/gpu
 
-It needs torch, transformers and a clone, no network and no installation: `make gpu` calls it for `results/gpu`. A call
-takes at most eight minutes, and the same command goes on with what is missing; every row is in its file as soon as it
-is found: `checks.json`, `speed.json`, `parallel.json`. `--dry-run` does all of it on a CPU at sizes of no interest, to
-see that it runs.
+It needs torch and transformers in the versions of pyproject.toml and a clone, no network and no installation: `make
+gpu` calls it for `results/gpu`. A call takes at most eight minutes, and the same command goes on with what is missing;
+every row is in its file as soon as it is found: `checks.json`, `speed.json`, `parallel.json`. Where a machine keeps
+nothing between calls, copy these files into the folder of the next one (`make gpu ARGS="--output FOLDER"`). `--dry-
+run` does all of it on a CPU at sizes of no interest, to see that it runs.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from on_gpu import checks, parallel, speed
-from on_gpu.record import Machine, Part, Row
+from on_gpu.record import DeviceLostError, Machine, Part, Row
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,31 +31,38 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("torch sees no GPU; --dry-run does all of it on a CPU, at tiny sizes")
     end = time.monotonic() + 60 * options.minutes
     machine = Machine("cpu" if options.dry_run else "cuda")
-    parts = {"checks": checks.rows(), "speed": speed.rows(machine), "parallel": parallel.rows()}
-    selected = {
-        name: [row for row in rows if not options.only or any(text in row.name for text in options.only)]
-        for name, rows in parts.items()
-    }
-    if not any(selected.values()):
+    rows = {"checks": checks.rows(), "speed": speed.rows(machine), "parallel": parallel.rows()}
+    selected = [
+        (name, row)
+        for name, own in rows.items()
+        for row in own
+        if not options.only or any(text in row.name for text in options.only)
+    ]
+    if not selected:
         parser.error(f"--only {' '.join(options.only)}: no row is called so")
-    left, wrong = 0, []
-    for name, rows in selected.items():
+    try:
+        parts = {name: Part(options.output / f"{name}.json", machine, options.fresh) for name in rows}
+    except ValueError as error:
+        parser.error(str(error))
+    if options.fresh:
+        for name, row in selected:
+            parts[name].rows.pop(row.name, None)
+    left = 0
+    for name, row in sorted(selected, key=lambda each: each[1].turn):
+        if not parts[name].lacks(row):
+            continue
+        if time.monotonic() + row.most_seconds > end:
+            left += 1
+            continue
         try:
-            part = Part(options.output / f"{name}.json", machine, options.fresh)
-        except ValueError as error:
-            parser.error(str(error))
-        for row in rows:
-            if row.name not in part.rows:
-                if time.monotonic() + row.most_seconds > end:
-                    left += 1
-                    continue
-                print(line(row, part.find(row, machine)), flush=True)
-            if part.rows[row.name].get("ok") is False:
-                wrong.append(row.name)
+            print(line(row, parts[name].find(row, machine)), flush=True)
+        except DeviceLostError as error:
+            sys.exit(f"the device is lost: {error}; the same command goes on")
     if left:
         print(f"{left} rows are left: the same command goes on", file=sys.stderr)
+    wrong = [row.name for name, row in selected if parts[name].rows.get(row.name, {}).get("ok") is False]
     if wrong:
-        sys.exit(f"over the limit: {'; '.join(wrong)}")
+        sys.exit(f"not as it should be: {'; '.join(wrong)}")
 
 
 def line(row: Row, found: dict) -> str:

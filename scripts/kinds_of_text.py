@@ -152,7 +152,8 @@ def make_kind(name: str, places: Places) -> tuple[Splits, dict]:
     for split, documents in splits.items():
         if not documents:
             raise InputError(f"the sources give no {split} text")
-    choice = choose_encoding(sample(Dataset.from_dict({"text": [document.text for document in splits["train"]]})))
+    texts = {name: Dataset.from_dict({"text": [each.text for each in own]}) for name, own in splits.items()}
+    choice = choose_encoding(sample(texts["train"]), sample(texts["validation"]))
     return splits, {
         "levels": list(kind.levels),
         "auto": ", ".join((choice.encoding, *choice.levels)),

@@ -10,7 +10,7 @@ from paths import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import gpu
-from on_gpu import checks, parallel, speed
+from on_gpu import checks, parallel, speed, versions
 from on_gpu.record import Machine, Row
 
 
@@ -22,6 +22,8 @@ ONE_OF_EACH = [
     "llama, 32 tokens",
     "packing, bipe_rope",
     "fused loss",
+    "Liger = plain, alibi",
+    "packed = alone, llama, alibi, autocast",
     "data parallel, bipe_rope",
 ]
 
@@ -44,7 +46,7 @@ def run(tmp_path, capsys):
 def test_every_kind_of_row_runs_and_nothing_is_found_twice(run, tmp_path):
     printed = run("--only", *ONE_OF_EACH).out.splitlines()
     rows = {name: row for part in found(tmp_path).values() for name, row in part.items()}
-    assert len(printed) == len(rows) == 22
+    assert len(printed) == len(rows) == 24
     assert all("ok" in row or row["not_run"] for row in rows.values())
     kinds = {line[6:].split(",")[0] for line in printed if line.startswith(" ok ")}
     assert {"columns", "cached = uncached", "packed = alone", "sdpa = eager", "compiled = eager"} <= kinds
@@ -65,22 +67,62 @@ def test_a_call_leaves_what_it_has_no_time_for(run, tmp_path):
 
 def test_a_difference_over_its_limit_fails(run, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "FLOAT32_LIMIT", 0.0)
-    with pytest.raises(SystemExit, match="over the limit: sdpa = eager, llama, alibi, float32"):
+    with pytest.raises(SystemExit, match="not as it should be: sdpa = eager, llama, alibi, float32"):
         run("--only", "sdpa = eager, llama, alibi, float32")
     assert found(tmp_path)["checks"]["sdpa = eager, llama, alibi, float32"]["ok"] is False
 
 
 def test_a_row_that_ends_in_an_error_costs_the_others_nothing(run, tmp_path, monkeypatch):
+    tried = []
+
     def broken(machine):
+        tried.append("broken")
         raise RuntimeError("the device is lost\nand more")
 
-    monkeypatch.setattr(parallel, "rows", lambda: [Row("broken", broken), Row("next", lambda machine: {"ok": True})])
-    monkeypatch.setattr(checks, "rows", list)
+    def fine(machine):
+        tried.append("next")
+        return {"ok": True}
+
+    monkeypatch.setattr(parallel, "rows", lambda: [Row("broken", broken), Row("next", fine)])
     monkeypatch.setattr(gpu, "line", lambda row, found: row.name)
-    with pytest.raises(SystemExit, match="over the limit: broken"):
-        run("--only", "broken", "next")
-    rows = found(tmp_path)["parallel"]
-    assert rows == {"broken": {"ok": False, "error": "RuntimeError: the device is lost"}, "next": {"ok": True}}
+    error = {"ok": False, "error": "RuntimeError: the device is lost"}
+    for rows in ({"broken": error, "next": {"ok": True}},) * 2:  # it is tried again
+        with pytest.raises(SystemExit, match="not as it should be: broken"):
+            run("--only", "broken", "next")
+        assert found(tmp_path)["parallel"] == rows
+        assert tried.count("broken") == len(tried) - 1
+
+
+def test_fresh_finds_again_what_is_asked_for_and_keeps_the_rest(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "rows", lambda: [Row(name, lambda machine: {"ok": True}) for name in ("1st", "2nd")])
+    monkeypatch.setattr(gpu, "line", lambda row, found: row.name)
+    assert run("--only", "1st", "2nd").out.split() == ["1st", "2nd"]
+    assert run("--only", "1st", "--fresh").out.split() == ["1st"]
+    assert list(found(tmp_path)["parallel"]) == ["2nd", "1st"]
+
+
+def test_a_lost_device_ends_the_call(run, monkeypatch):
+    def lost(machine):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(parallel, "rows", lambda: [Row("lost", lost), Row("next", lambda machine: {"ok": True})])
+    monkeypatch.setattr(gpu, "line", lambda row, found: row.name)
+    with pytest.raises(SystemExit, match="the device is lost: lost: RuntimeError: CUDA error"):
+        run("--only", "lost", "next")
+
+
+def test_rows_of_a_lower_turn_come_first(run, monkeypatch):
+    late, soon = (Row(name, lambda machine: {"ok": True}, turn=turn) for name, turn in (("late", 1), ("soon", 0)))
+    monkeypatch.setattr(parallel, "rows", lambda: [late, soon])
+    monkeypatch.setattr(gpu, "line", lambda row, found: row.name)
+    assert run("--only", "late", "soon").out.split() == ["soon", "late"]
+
+
+def test_older_versions_are_refused(monkeypatch):
+    assert not versions.too_old()
+    monkeypatch.setattr(versions, "version", {"torch": "2.11.0+cu130", "transformers": "5.23.0"}.get)
+    with pytest.raises(SystemExit, match=r"torch 2\.11\.0\+cu130 is installed, torch>=2\.13 is needed"):
+        versions.check_versions()
 
 
 def test_a_file_of_another_machine_is_not_mixed_with(run, tmp_path, capsys):
@@ -109,7 +151,7 @@ def test_names_of_rows_differ():
 
 def test_the_share_of_the_peak_is_that_of_the_formula(monkeypatch):
     """1,000 tokens, 100 parameters, 2 layers 8 wide: 6 operations a parameter, 6 * 2 * 8 * 1000 besides, a token."""
-    monkeypatch.setattr(Machine, "environment", {"device": "NVIDIA H100 PCIe"})
+    monkeypatch.setattr(Machine, "environment", {"device": "NVIDIA H100 80GB HBM3"})
     fields = {"num_hidden_layers": 2, "hidden_size": 8}
     share = speed.share_of_peak(Machine("cuda"), fields, 100, 5e9, length=1000)
     assert share == pytest.approx(5e9 * (600 + 96000) / 989e12)

@@ -19,7 +19,7 @@ STEPS, WARM_UP = 10, 3
 
 
 def train(rank: int, world: int, own: Setting, encoding: str, folder: str, length: int) -> None:
-    """What a process does: steps on tokens of its own; the first one writes what they took."""
+    """What a process does: steps on the same tokens as the others; the first one writes what they took."""
     is_cpu = own.device == "cpu"
     device = "cpu" if is_cpu else f"cuda:{rank}"
     own = Setting(own.family, own.shape, device, own.dtype)
@@ -70,4 +70,4 @@ def data_parallel(machine: Machine, encoding: str) -> dict:
 
 def rows() -> list[Row]:
     encodings = ("stock", "bipe_rope", "bipe_alibi")
-    return [Row(f"data parallel, {name}", partial(data_parallel, encoding=name), 120) for name in encodings]
+    return [Row(f"data parallel, {name}", partial(data_parallel, encoding=name), 120, turn=1) for name in encodings]

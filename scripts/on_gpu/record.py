@@ -13,6 +13,7 @@ from benchmarking.code import code_hash
 from benchmarking.measurements import NotMeasurableError
 
 import bipe_hf
+from bipe_hf.model.travel_bipe import write_whole
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Row:
     """What stands in the file. It raises `NotMeasurableError` with the reason where the machine cannot say."""
     most_seconds: float = 60
     """No call begins it with less time left."""
+    turn: int = 0
+    """Rows of a lower one come first, whatever their part: what counts most, and what is quick."""
+
+
+class DeviceLostError(Exception):
+    """After an error of the device nothing else can run in this process."""
 
 
 class Part:
@@ -56,28 +63,38 @@ class Part:
     Args:
         path: of the file.
         machine: where they are found.
-        fresh: whether what the file has is found again.
+        fresh: whether a file of another machine, other versions or other model code may go.
 
     Raises:
-        ValueError: if the file is of another machine, other versions or other model code, and `fresh` does not say
-            that it may go.
+        ValueError: if the file is such a one and may not.
     """
 
     def __init__(self, path: Path, machine: Machine, fresh: bool):
         self.path, self.rows = path, {}
         self.environment = machine.environment
-        if path.exists() and not fresh:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            for key, value in self.environment.items():
-                if found["environment"].get(key) != value:
-                    raise ValueError(
-                        f"{path} was made with {key} {found['environment'].get(key)}, this is {value}: --fresh starts"
-                        " over, --output takes another folder"
-                    )
+        if not path.exists():
+            return
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differs = {key: value for key, value in self.environment.items() if found["environment"].get(key) != value}
+        if not differs:
             self.rows = found["rows"]
+        elif not fresh:
+            key, value = next(iter(differs.items()))
+            raise ValueError(
+                f"{path} was made with {key} {found['environment'].get(key)}, this is {value}: --fresh starts over,"
+                " --output takes another folder"
+            )
+
+    def lacks(self, row: Row) -> bool:
+        """Whether it is still to be found; what ended in an error is."""
+        return row.name not in self.rows or "error" in self.rows[row.name]
 
     def find(self, row: Row, machine: Machine) -> dict:
-        """Finds a row and writes the file."""
+        """Finds a row and writes the file.
+
+        Raises:
+            DeviceLostError: after an error of the device.
+        """
         try:
             found = row.find(machine)
         except NotMeasurableError as reason:
@@ -88,5 +105,7 @@ class Part:
         self.rows[row.name] = found
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"environment": self.environment, "rows": self.rows}, indent=2)
-        self.path.write_text(text + "\n", encoding="utf-8")
+        write_whole(self.path, text + "\n")
+        if "CUDA error" in found.get("error", ""):
+            raise DeviceLostError(f"{row.name}: {found['error']}")
         return found

@@ -16,7 +16,7 @@ from words import WORDS
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
 from bipe_hf.commands import main
-from bipe_hf.lab.common import extras
+from bipe_hf.lab.common import session
 from bipe_hf.lab.common.messages import as_input_error
 from bipe_hf.lab.data import train_tokenizer
 from bipe_hf.model.errors_bipe import InputError
@@ -193,7 +193,7 @@ def test_a_prompt_that_is_no_text_is_one_line(monkeypatch, capsys):
         ("attn_implementation", "flex_attention", "attn_implementation: flex_attention is not trained on a CPU"),
         ("attn_implementation", "flash_attention_2", "the model cannot be built (FlashAttention2 has been toggled"),
         ("attn_implementation", "kernels-community/any", "the model cannot be built (`kernels` is"),
-        ("use_liger_kernel", "true", "use_liger_kernel needs liger_kernel, which is not installed"),
+        ("use_liger_kernel", "true", "use_liger_kernel needs liger-kernel, which is not installed"),
         ("deepspeed", "any.json", "the Trainer does not accept its settings ("),
         ("parallelism_config", "{}", "parallelism_config: invalid ParallelismConfig value"),
         ("accelerator_config", '{"nonsense": 1}', "the Trainer does not accept its settings ("),
@@ -210,7 +210,7 @@ def test_a_prompt_that_is_no_text_is_one_line(monkeypatch, capsys):
 def test_a_setting_that_a_library_refuses_is_one_line_before_anything_is_written(
     settings, capsys, monkeypatch, flag, value, message
 ):
-    monkeypatch.setattr(extras, "is_installed", lambda library: library != "liger_kernel")
+    monkeypatch.setattr(session, "is_liger_kernel_available", lambda: False)
     assert main(["pretrain", settings, f"--{flag}", value]) == 2
     assert not list(Path().rglob("pretrain.yaml"))
     line = capsys.readouterr().err.splitlines()[-1]

@@ -22,6 +22,7 @@ from transformers.models.llama import modeling_llama
 from word_tokenizer import make_word_tokenizer
 
 from bipe_hf.model import registries_bipe
+from bipe_hf.model.liger_bipe import liger_for
 from bipe_hf.model.registries_bipe import when_imported
 
 
@@ -93,6 +94,10 @@ def test_liger_leaves_a_classifier_its_forward(tmp_path):
 @pytest.mark.parametrize("family", ["llama"])
 def test_what_liger_would_compute_differently_is_refused(pair, tmp_path):
     assert "rope=True would turn every pair by its token" in error_of_liger(pair()[1], tmp_path / "rope", rope=True)
+    error = error_of_liger(pair()[1], tmp_path / "loss", cross_entropy=True)
+    assert "cross_entropy=True would change the loss of every model" in error
+    with pytest.raises(ValueError, match="load it with AutoModelForCausalLM"):
+        liger_for("bipe_llama", None)()
     ours = pair()[1]
     ours.config.hidden_act = "gelu"
     assert "hidden_act is 'gelu': give swiglu=False" in error_of_liger(ours, tmp_path / "act")

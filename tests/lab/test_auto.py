@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from words import WORDS
 
 from bipe_hf.lab.training import pretrain
-from bipe_hf.lab.training.auto import PIECES, choose_encoding, likeness, regularity, sample
+from bipe_hf.lab.training.auto import PIECES, choose_encoding, familiarity, likeness, regularity, sample
 from bipe_hf.model.encodings_bipe import ENCODINGS
 from bipe_hf.model.errors_bipe import InputError
 
@@ -37,7 +37,7 @@ def test_regularity_of_lines_counted_by_hand():
 @given(st.integers(3, 12), st.sampled_from(",\t;|"), st.integers(3, 60))
 @settings(max_examples=30, deadline=None)
 def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
-    choice = choose_encoding([table(rows, columns, delimiter)])
+    choice = choose_encoding([table(rows, columns, delimiter)], [])
     assert (choice.encoding, choice.levels) == ("bipe_levels_axes", ("lines", "fields"))
 
 
@@ -45,9 +45,18 @@ def test_a_table_has_levels_whatever_its_delimiter(columns, delimiter, rows):
 @settings(max_examples=30, deadline=None)
 def test_json_lines_have_segments_that_are_lines(keys, rows):
     lines = [json.dumps(dict.fromkeys(keys, row)) for row in range(rows)]
-    choice = choose_encoding(["\n".join(lines)])
+    of_training = "\n".join(lines)
+    choice = choose_encoding([of_training], ["quite another source"])
     assert (choice.encoding, choice.levels) == ("bipe_hybrid", ("lines",))
-    assert choice.reason == "JSON lines, since 100% of the lines begin with a brace"
+    assert choice.reason == (
+        "JSON lines, since 100% of the lines begin with a brace; 0% of the words held out occur in training, fewer "
+        "than 75%: of other sources"
+    )
+    choice = choose_encoding([of_training], [of_training])
+    assert (choice.encoding, choice.levels) == ("hybrid", ())
+    assert choice.reason.endswith(
+        "100% of the words held out occur in training, no fewer than 75%: of the same sources"
+    )
 
 
 LINES_OF_LOGS = {
@@ -71,9 +80,18 @@ def test_logs_have_segments_that_are_lines(kind, count, seed):
         )
         for _ in range(count)
     ]
-    choice = choose_encoding(["\n".join(lines)])
+    of_training = "\n".join(lines)
+    choice = choose_encoding([of_training], ["quite another source"])
     assert (choice.encoding, choice.levels) == ("bipe_hybrid", ("lines",))
     assert choice.reason.startswith("a log, since of the lines ")
+    choice = choose_encoding([of_training], [of_training[len(of_training) // 2 :]])
+    assert (choice.encoding, choice.levels) == ("hybrid", ())
+
+
+def test_familiarity_of_words_counted_by_hand():
+    assert familiarity(["one two, three4"], ["two six", "three 5 a"]) == 2 / 3  # numbers and letters are no words
+    assert familiarity(["one"], []) == familiarity([], ["1 2"]) == 1
+    assert familiarity([], ["one"]) == 0
 
 
 def test_likeness_of_lines_counted_by_hand():
@@ -84,7 +102,7 @@ def test_likeness_of_lines_counted_by_hand():
 
 @pytest.mark.parametrize("text", [prose(200), "", "\n\n", "one word", "a,b\nc,d\ne,f", "1\n2\nthe end\nof it"])
 def test_what_is_no_record_has_none(text):
-    choice = choose_encoding([text])
+    choice = choose_encoding([text], ["quite another source"])
     assert choice.levels == ()
     assert "levels" not in ENCODINGS[choice.encoding].label
 

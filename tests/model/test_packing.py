@@ -145,6 +145,23 @@ def test_the_flash_kernel_of_torch_takes_all_documents_at_once(family, encoding,
     assert calls == ([4, -1] if encoding == "local" else [-1, -1])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("encoding", ["rope", "alibi", "fox"])
+def test_autocast_gives_the_kernel_16_bits(family, encoding, monkeypatch):
+    """Rotation computes in float32 under autocast, which `scaled_dot_product_attention` alone would cast."""
+    dtypes = []
+
+    def takes(params):
+        dtypes.extend(each.dtype for each in (params.query, params.key, params.value))
+        return False
+
+    monkeypatch.setattr(packing_bipe, "can_use_flash_attention", takes)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model_of(family, encoding).float()(**packed_and_padded(), use_cache=False).logits
+    assert set(dtypes) == {torch.bfloat16}
+    assert logits.isfinite().all()
+
+
 def test_what_the_kernel_does_not_take_is_not_given_to_it(monkeypatch):
     """It knows no dropout, and head dimensions that are multiples of 8."""
     monkeypatch.setattr(packing_bipe, "can_use_flash_attention", lambda params: True)

@@ -23,9 +23,9 @@ def liger_for(model_type: str, liger: ModuleType) -> Callable:
 
     Returns:
         A function of the model and of what `liger_kernel_config` of Trainer may hold; one that raises `ValueError`
-        for a family whose parent Liger does not know.
+        for GPT-NeoX, which Liger does not know.
     """
-    if model_type.removeprefix("bipe_") not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
+    if model_type != "bipe_llama":
 
         def refuse(model: PreTrainedModel | None = None) -> None:
             raise InputError(f"Liger has no kernels for {model_type} and would change nothing: use_liger_kernel=False")
@@ -40,10 +40,20 @@ def liger_for(model_type: str, liger: ModuleType) -> Callable:
         swiglu: bool = True,
         model: PreTrainedModel | None = None,
     ) -> None:
+        if model is None:
+            raise InputError(
+                "Liger can change a BiPE model that is there, not those to come: load it with AutoModelForCausalLM,"
+                " and train with use_liger_kernel=True"
+            )
         if rope:
             raise InputError(
                 "liger_kernel_config: rope=True would turn every pair by its token, which BiPE does in another way."
                 " Leave it out"
+            )
+        if cross_entropy:
+            raise InputError(
+                "liger_kernel_config: cross_entropy=True would change the loss of every model of this process. Leave"
+                " it out; fused_linear_cross_entropy, which is on, takes its place"
             )
         if swiglu and model.config.hidden_act not in ("silu", "swish"):
             raise InputError(
@@ -51,13 +61,13 @@ def liger_for(model_type: str, liger: ModuleType) -> Callable:
                 " swiglu=False"
             )
         has_fused_loss = fused_linear_cross_entropy and isinstance(model, BipeCausalLMMixin)
+        kernels = {"fused_linear_cross_entropy": has_fused_loss, "rms_norm": rms_norm, "swiglu": swiglu}
         classes = {name: getattr(modeling_llama, name) for name in CLASSES_OF_LLAMA}
-        kernels = {"rms_norm": rms_norm, "swiglu": swiglu, "cross_entropy": cross_entropy}
-        liger.apply_liger_kernel_to_llama(
-            rope=False, fused_linear_cross_entropy=has_fused_loss, model=model, **kernels
-        )
-        for name, class_ in classes.items():  # stock models that are built later are none of our business
-            setattr(modeling_llama, name, class_)
+        try:
+            liger.apply_liger_kernel_to_llama(rope=False, cross_entropy=False, model=model, **kernels)
+        finally:  # stock models that are built later are none of our business
+            for name, class_ in classes.items():
+                setattr(modeling_llama, name, class_)
         if has_fused_loss:  # in a forward that does not name `segment_ids`, so Trainer would drop them
             named = takes("labels", "use_cache", "logits_to_keep")(model.forward.__func__)
             model.forward = MethodType(named, model)

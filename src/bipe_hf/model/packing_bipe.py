@@ -7,6 +7,8 @@ import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn import functional as F
 
+from .alibi_bipe import kernel_dtype
+
 
 class Documents(NamedTuple):
     """Where the documents of packed rows lie, the rows one behind the other; a run of padding counts as one."""
@@ -60,7 +62,8 @@ def attention_by_document(
         Output of shape `(batch, length, heads, head_dim)`, and None for the weights.
     """
     batch_size, _, length, head_dim = query.shape
-    query, key, value = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))  # tokens, heads, head_dim
+    dtype = kernel_dtype(query)  # autocast leaves what turns in float32, and knows nothing of the flash kernel
+    query, key, value = (each.transpose(1, 2).flatten(0, 1).to(dtype) for each in (query, key, value))
     is_grouped = query.shape[1] != key.shape[1]
     takes_all = SDPAParams(
         *(each.transpose(0, 1)[None] for each in (query, key, value)), None, dropout, True, is_grouped
@@ -84,11 +87,11 @@ def attention_by_document(
     else:
         # One split: the gradient of a slice would be as large as all documents.
         parts = (each.split(documents.lengths) for each in (query, key, value))
+        masks = {length: _window_mask(length, window, query.device) for length in set(documents.lengths)}
         outputs = []
         for part in zip(*parts, strict=True):
             rows = (each.transpose(0, 1)[None] for each in part)
-            mask = _window_mask(len(part[0]), window, query.device)
-            outputs.append(sdpa(layer, *rows, mask, dropout=dropout, scaling=scaling)[0][0])
+            outputs.append(sdpa(layer, *rows, masks[len(part[0])], dropout=dropout, scaling=scaling)[0][0])
         output = torch.cat(outputs)
     return output.unflatten(0, (batch_size, length)), None
 

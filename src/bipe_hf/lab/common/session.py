@@ -14,12 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, get_scheduler
 from transformers.trainer_utils import has_length
+from transformers.utils import is_liger_kernel_available
 
 from ...hub.card_file import write_model_card
 from ...model.errors_bipe import InputError
 from .checkpoints import LoadedModel
-from .extras import require
-from .messages import as_input_error
+from .messages import as_input_error, install_hint
 from .run_folder import RunFiles, finish_run
 
 
@@ -54,8 +54,8 @@ class RunTrainer(Trainer):
         installed, schedules without their numbers, loaders of no batch."""
         with as_input_error(f"optim: {self.args.optim.value} cannot be used", ImportError):
             self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        if self.args.use_liger_kernel:
-            require("liger_kernel", "liger", "use_liger_kernel")
+        if self.args.use_liger_kernel and not is_liger_kernel_available():
+            raise InputError(f"use_liger_kernel needs liger-kernel, which is not installed; {install_hint('liger')}")
         if self.model.config._attn_implementation == "flex_attention" and self.args.device.type == "cpu":
             raise InputError(
                 "attn_implementation: flex_attention is not trained on a CPU, torch has no gradients for it there:"

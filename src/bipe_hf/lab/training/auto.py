@@ -1,12 +1,12 @@
 """The encoding that suits a text: `encoding: auto`.
 
 Where every line has as many fields as the line before, as in tables, rows and fields are what a model should see: an
-encoding with levels. In JSON lines and logs it is the hybrid over lines, everywhere else the hybrid over tokens. The
-rule is as good as what was measured: `docs/levels.md` says on which kinds of text.
+encoding with levels. In JSON lines and logs of sources that are not trained on it is the hybrid over lines, everywhere
+else the hybrid over tokens. The rule is as good as what was measured: `docs/levels.md` says on which kinds of text.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from re import Pattern
@@ -26,6 +26,9 @@ FEWEST_SEPARATORS = 2
 FIRST_WORDS = 3
 # From this share of such lines on, a text is taken for a table, for JSON lines or for a log.
 MOST = 0.65
+# Where fewer of the words that are held out occur in training, they are of other sources.
+FAMILIAR = 0.75
+WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,17 @@ class Choice:
         return f"encoding {self.encoding}{levels}: {self.reason} (else: encoding)"
 
 
-def choose_encoding(pieces: Iterable[str]) -> Choice:
-    """The encoding that suits a text of which these are pieces, each of whole lines."""
+def choose_encoding(pieces: Sequence[str], held_out: Sequence[str]) -> Choice:
+    """The encoding that suits a text.
+
+    Args:
+        pieces: of the text to train on, each of whole lines.
+        held_out: likewise, of the text that the model is validated on.
+    """
     lines = [[line for line in piece.split("\n") if line.strip()] for piece in pieces]
     objects = share(line.lstrip().startswith("{") for own in lines for line in own)
     if objects >= MOST:
-        return Choice("bipe_hybrid", ("lines",), f"JSON lines, since {objects:.0%} of the lines begin with a brace")
+        return _of_lines(f"JSON lines, since {objects:.0%} of the lines begin with a brace", pieces, held_out)
     regular = regularity(lines, PRESET_PATTERNS["fields"])
     fields = f"{regular:.0%} of the lines have as many fields as the line before"
     if regular >= MOST:
@@ -55,8 +63,24 @@ def choose_encoding(pieces: Iterable[str]) -> Choice:
     alike = likeness(lines)
     beginnings = f"{alike:.0%} begin like the line before, with a number"
     if alike >= MOST:
-        return Choice("bipe_hybrid", ("lines",), f"a log, since of the lines {beginnings}")
+        return _of_lines(f"a log, since of the lines {beginnings}", pieces, held_out)
     return Choice("hybrid", (), f"neither table nor log, since {fields} and {beginnings}; {MOST:.0%} would be one")
+
+
+def _of_lines(what: str, pieces: Sequence[str], held_out: Sequence[str]) -> Choice:
+    """The encoding for lines that are alike: over them where those held out are of sources that training lacks."""
+    known = familiarity(pieces, held_out)
+    found = f"{what}; {known:.0%} of the words held out occur in training, {{}} than {FAMILIAR:.0%}: {{}}"
+    if known < FAMILIAR:
+        return Choice("bipe_hybrid", ("lines",), found.format("fewer", "of other sources"))
+    return Choice("hybrid", (), found.format("no fewer", "of the same sources"))
+
+
+def familiarity(pieces: Iterable[str], held_out: Iterable[str]) -> float:
+    """The share of the words held out that occur in training; 1 where there are none."""
+    known = {word for piece in pieces for word in WORD.findall(piece)}
+    words = [word for piece in held_out for word in WORD.findall(piece)]
+    return share(word in known for word in words) if words else 1.0
 
 
 def regularity(pieces: Iterable[list[str]], separator: Pattern[str]) -> float:

@@ -64,7 +64,7 @@ def pretrain(settings: PretrainSettings | dict[str, Any], *, overwrite: bool = F
     if model_args.encoding == AUTO:
         with training_args.main_process_first(desc="looking at the data"):
             documents = read_documents(data_args)
-            choice = choose_encoding(sample(documents["train"]))
+            choice = choose_encoding(sample(documents["train"]), sample(documents["validation"]))
         say(str(choice))
         settings = settings.chosen(choice)
         model_args, data_args = settings.model, settings.data
