@@ -12,6 +12,7 @@ from .comparison import ROOT, Comparison, percent
 
 
 AXES = "levels with axes"
+WRITTEN = ("novels", "mathematics", "python", "cpp", "plays", "verse", "chinese")
 
 
 def filled_sentences(page: str) -> str:
@@ -52,10 +53,35 @@ def at_lowest() -> str:
 
 
 def below_segments() -> tuple[str, str]:
-    """By how much the mix over tokens is below the same over segments, on Python and novels at each length."""
-    found = [Comparison(f"kinds/{kind}") for kind in ("python", "novels")]
-    names = ("hybrid over tokens", "hybrid over segments")
-    return spread(1 - each.ratio(*names, length) for each in found for length in (256, 1024, 4096))
+    """By how much the mix over tokens is below the same over segments, on what people write, at each length."""
+    return spread(1 - ratio for ratio in of_the_mixes("hybrid over tokens", "hybrid over segments"))
+
+
+def above_tokens() -> tuple[str, str]:
+    """By how much the mix over segments is above the same over tokens."""
+    return spread(ratio - 1 for ratio in of_the_mixes("hybrid over segments", "hybrid over tokens"))
+
+
+def of_the_mixes(name: str, base: str) -> list[float]:
+    """Their ratios in perplexity on each kind of text that people write, at each length."""
+    found = [Comparison(f"kinds/{kind}") for kind in WRITTEN]
+    return [each.ratio(name, base, length) for each in found for length in (256, 1024, 4096)]
+
+
+def on_known_logs() -> tuple[str, str]:
+    """By how much levels with rotation are above the mix over tokens on logs of systems that were trained on."""
+    found = Comparison("kinds/logs_seen")
+    return spread(
+        found.ratio("levels with rotation", "hybrid over tokens", length) - 1 for length in (256, 1024, 4096)
+    )
+
+
+def on_mathematics() -> tuple[str, str]:
+    """By how much the mix over segments is above the same over tokens on mathematics."""
+    found = Comparison("kinds/mathematics")
+    return spread(
+        found.ratio("hybrid over segments", "hybrid over tokens", length) - 1 for length in (256, 1024, 4096)
+    )
 
 
 def four_times() -> list[str]:
@@ -137,6 +163,7 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi,": fewer_bits,
     "the best over tokens, and {} fewer than `hybrid` where each stops": lambda: [at_lowest()],
     "and of the same mix over segments by {} to {} ([numbers]": below_segments,
+    "comes near: in the map it has {} to {} more perplexity than `hybrid`.": on_mathematics,
     "RoPE is between {} better ([JSON lines](../results/kinds/kinds.md)) and {} worse": four_times,
     "where RoPE's perplexity rises to {} times its own (one textbook;": lambda: [
         f"{Comparison('compare_math').growth('RoPE', 128, 4096):.1f}"
@@ -147,6 +174,8 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "on Python the place costs {} and every token as a segment is better": place,
     "at two operators ALiBi {} and no encoding {}, BiPE-ALiBi {};": answers,
     # levels.md
+    "over lines, sentences or paragraphs comes second, and has {} to {} more perplexity.": above_tokens,
+    "Levels with rotation, the best over segments beyond the train length, have {} to {} more": on_known_logs,
     "Levels with axes have {} fewer bits than ALiBi, the best over tokens, at the train length and {} fewer at 16": (
         lambda: fewer_bits(1)
     ),
@@ -154,7 +183,7 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "On that mix `hybrid` over plain tokens is ahead of all, {} below levels with axes.": mix_of_kinds,
     # measured.md
     "on tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
-    "and by {} to {} on Python and novels in the [map]": below_segments,
+    "and by {} to {} on what people write in the [map]": below_segments,
     "The bias and the rotation by token are worth {} to {} each at the train length": parts_of_the_mix,
     "for the place in the segment costs {} this early.": place,
     "and one slope for all heads is {} better than the recipe.": one_slope,
