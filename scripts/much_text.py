@@ -34,7 +34,7 @@ from datasets import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM, BipeTokenizer
-from bipe_hf.lab.common.figures import add_legend, label_values, line_looks, new_panels, save_figure
+from bipe_hf.lab.common.figures import add_legend, line_looks, new_panels, save_figure
 from bipe_hf.lab.common.results import in_words
 from bipe_hf.lab.common.tables import markdown
 from bipe_hf.lab.data import train_tokenizer
