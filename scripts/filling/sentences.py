@@ -52,9 +52,31 @@ def at_lowest() -> str:
     return of_tables().less_at_best(AXES, ["RoPE", "ALiBi", "hybrid over tokens"])
 
 
-def below_segments() -> tuple[str, str]:
-    """By how much the mix over tokens is below the same over segments, on what people write, at each length."""
-    return spread(1 - ratio for ratio in of_the_mixes("hybrid over tokens", "hybrid over segments"))
+def fewer_bits_of_map() -> list[str]:
+    """The same after 400 steps, in the map."""
+    return [Comparison("kinds/tables").less(AXES, "ALiBi", length) for length in (256, 4096)]
+
+
+def spread_of_map() -> tuple[str, str]:
+    near, far = fewer_bits_of_map()
+    return near.removesuffix(" %"), far
+
+
+def kinds_of_map() -> list[Comparison]:
+    """All kinds of text that the map has."""
+    found = sorted(path.parent.name for path in (ROOT / "results" / "kinds").glob("*/comparison.json"))
+    return [Comparison(f"kinds/{name}") for name in found]
+
+
+def slower_rises() -> list[str]:
+    """On how many kinds of the map BiPE-RoPE gets worse more slowly than RoPE, and how many there are."""
+    growths = [[each.growth(name, 256, 4096) for name in ("BiPE-RoPE", "RoPE")] for each in kinds_of_map()]
+    return [str(sum(ours < theirs for ours, theirs in growths)), str(len(growths))]
+
+
+def lower_on(name: str, other: str, length: int) -> str:
+    """On how many kinds of the map an entry is below another one."""
+    return str(sum(each.ratio(name, other, length) < 1 for each in kinds_of_map()))
 
 
 def above_tokens() -> tuple[str, str]:
@@ -87,7 +109,7 @@ def on_mathematics() -> tuple[str, str]:
 def four_times() -> list[str]:
     """How much better RoPE is at four times the length on JSON lines, and how much worse on mathematics."""
     better = 1 - Comparison("kinds/json_lines").growth("RoPE", 256, 1024)
-    return [percent(better), percent(Comparison("compare_math").growth("RoPE", 128, 512) - 1)]
+    return [percent(better), percent(Comparison("compare_math_longer").growth("RoPE", 128, 512) - 1)]
 
 
 def rises() -> list[str]:
@@ -132,6 +154,22 @@ def mix_of_kinds() -> list[str]:
     return [Comparison("compare_learning_rates").less("hybrid over tokens", AXES, 256, "perplexity")]
 
 
+def twice_the_rate() -> list[str]:
+    """What the higher rate costs on new sources, and how far encodings are behind the best with the lower one."""
+    costs, behind = [], []
+    for name in ("json_lines", "logs_unseen"):
+        pair = Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")
+        entries = sorted({row["entry"] for row in pair[0].rows})
+        by_rate = [
+            [each.mean(entry, 256, "perplexity") for each in sorted(pair, key=lambda found: found.rate(entry))]
+            for entry in entries
+        ]
+        costs += [higher / lower - 1 for lower, higher in by_rate]
+        lowest = min(lower for lower, _ in by_rate)
+        behind.append(percent(max(lower for lower, _ in by_rate) / lowest - 1))
+    return [*spread(costs), *behind]
+
+
 def lower_rate() -> tuple[str, str]:
     """By how much the rest is above RoPE and ALiBi with half its learning rate, on JSON lines and logs."""
     behind = []
@@ -160,10 +198,16 @@ def _tables_of_page() -> list[str]:
 
 SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     # choose.md
-    "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi,": fewer_bits,
-    "the best over tokens, and {} fewer than `hybrid` where each stops": lambda: [at_lowest()],
-    "and of the same mix over segments by {} to {} ([numbers]": below_segments,
+    "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi, the best over tokens, after 800 steps, and"
+    " {} to {} fewer after 400.": lambda: [*fewer_bits(), *spread_of_map()],
+    "lowest validation loss, that of levels is {} below that of `hybrid`, then the best over tokens, seed 1": lambda: [
+        at_lowest()
+    ],
+    "mix over segments has {} to {} more ([numbers]": above_tokens,
     "comes near: in the map it has {} to {} more perplexity than `hybrid`.": on_mathematics,
+    "longer it was {} ahead of RoPE at the train length,": lambda: [
+        Comparison("compare_math").less("hybrid", "RoPE", 128, "perplexity")
+    ],
     "RoPE is between {} better ([JSON lines](../results/kinds/kinds.md)) and {} worse": four_times,
     "where RoPE's perplexity rises to {} times its own (one textbook;": lambda: [
         f"{Comparison('compare_math').growth('RoPE', 128, 4096):.1f}"
@@ -173,7 +217,18 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     " up at 32 times) and in the demo ({} and {} up at 16 times)": rises,
     "on Python the place costs {} and every token as a segment is better": place,
     "at two operators ALiBi {} and no encoding {}, BiPE-ALiBi {};": answers,
+    "from 256 to 4,096 tokens it gets worse more slowly on {} of the {} kinds of the map;": slower_rises,
+    "at 4,096 tokens BiPE-ALiBi is lower on {} of the {} kinds of the map, tables": lambda: [
+        lower_on("BiPE-ALiBi", "ALiBi", 4096),
+        str(len(kinds_of_map())),
+    ],
+    "at the train length BiPE-RoPE is ahead of RoPE on {} kinds of the map, tables and C++ among them, BiPE-ALiBi"
+    " ahead of ALiBi on {};": lambda: [lower_on("BiPE-RoPE", "RoPE", 256), lower_on("BiPE-ALiBi", "ALiBi", 256)],
     # levels.md
+    "and get better with length: {} (256 tokens) and {} (4,096) fewer bits per byte than ALiBi": fewer_bits_of_map,
+    "Twice the rate costs {} to {}; at one rate encodings are up to {} (JSON lines) and {} (logs) behind the best": (
+        twice_the_rate
+    ),
     "over lines, sentences or paragraphs comes second, and has {} to {} more perplexity.": above_tokens,
     "Levels with rotation, the best over segments beyond the train length, have {} to {} more": on_known_logs,
     "Levels with axes have {} fewer bits than ALiBi, the best over tokens, at the train length and {} fewer at 16": (
@@ -182,8 +237,11 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "Where each stops at its lowest, levels with axes are {} below `hybrid`, then": lambda: [at_lowest()],
     "On that mix `hybrid` over plain tokens is ahead of all, {} below levels with axes.": mix_of_kinds,
     # measured.md
-    "on tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
-    "and by {} to {} on what people write in the [map]": below_segments,
+    "On tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
+    "the mix over segments has {} to {} more perplexity on what people write": above_tokens,
+    "and to {} times in [twice as many steps]": lambda: [
+        f"{Comparison('compare_math_longer').growth('RoPE', 128, 4096):.1f}"
+    ],
     "The bias and the rotation by token are worth {} to {} each at the train length": parts_of_the_mix,
     "for the place in the segment costs {} this early.": place,
     "and one slope for all heads is {} better than the recipe.": one_slope,

@@ -34,6 +34,7 @@ FAMILIES = {
         "tiny_bipe_rope.yaml",
         "tiny_bipe_alibi.yaml",
         "tiny_bipe_hybrid.yaml",
+        "tiny_hybrid.yaml",
         "tiny_bipe_alibi_local.yaml",
         "tiny_fox.yaml",
         "tiny_fox_pro.yaml",
