@@ -62,10 +62,20 @@ def spread_of_map() -> tuple[str, str]:
     return near.removesuffix(" %"), far
 
 
+def elsewhere() -> tuple[str, str]:
+    """By how much levels with axes are above the mix over tokens where the text is no table."""
+    others = [Comparison(f"kinds/{name}") for name in names_of_map() if not name.startswith("tables")]
+    return spread(found.ratio(AXES, "hybrid over tokens", 256) - 1 for found in others)
+
+
+def names_of_map() -> list[str]:
+    """The kinds of text that the map has."""
+    return sorted(path.parent.name for path in (ROOT / "results" / "kinds").glob("*/comparison.json"))
+
+
 def kinds_of_map() -> list[Comparison]:
-    """All kinds of text that the map has."""
-    found = sorted(path.parent.name for path in (ROOT / "results" / "kinds").glob("*/comparison.json"))
-    return [Comparison(f"kinds/{name}") for name in found]
+    """What was measured on each."""
+    return [Comparison(f"kinds/{name}") for name in names_of_map()]
 
 
 def slower_rises() -> list[str]:
