@@ -218,7 +218,7 @@ def test_the_blocks_of_a_page_run_one_after_the_other(page, place, monkeypatch, 
 
 
 def test_the_command_lines_of_the_readme_run_or_are_read(place, monkeypatch):
-    """Its Python is in `test_readme.py`. All lines of the book have two commas, so that `auto` takes it for a table."""
+    """Its Python is in `test_readme.py`. All lines of the book have two commas: `auto` takes it for a table."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = [block for block in blocks_of(text) if block.language == "bash"]
     ran = [check_line(words, monkeypatch) for block in blocks for words in lines_of(block.text)]

@@ -85,7 +85,7 @@ MALFORMED = [
     ("completions", asked("completions", "w01", 0), 400, "max_tokens: must be a whole number of at least 1"),
     ("completions", asked("completions", " ", 3), 400, "the prompt has no token"),
     ("completions", asked("completions", "w01", 3, temperature="hot"), 400, "temperature: must be a number"),
-    ("completions", asked("completions", "w01", 3, temperature=0.5), 400, "temperature: with continuous batching"),
+    ("completions", asked("completions", "w01", 3, temperature=0.5), 400, "temperature, top_p: with continuous"),
     ("completions", asked("completions", "w01", 3, stop="w02"), 400, "stop: with continuous batching"),
     ("completions", asked("completions", "w01", 3, seed="now"), 400, "seed: "),
     ("completions", asked("completions", "w01", 3, generation_config="{"), 400, "generation_config: "),
@@ -93,6 +93,37 @@ MALFORMED = [
     ("completions", "{", 422, "JSON decode error"),
     ("responses", {"input": "w01"}, 404, "answers /v1/chat/completions and /v1/completions"),
 ]
+
+
+CALL = {"type": "function", "id": "1", "function": {"name": "look", "arguments": '{"at": "w01"}'}}
+# Of both ways to write answers: what is asked for besides, of texts, of chats or of both, and the message.
+REFUSED = [
+    ("both", {"n": 2}, "n: 2 is not taken here, only 1: leave it out"),
+    ("completions", {"best_of": 3}, "best_of: 3 is not taken here, only 1"),
+    ("completions", {"echo": True}, "echo: True is not taken here, only False"),
+    ("completions", {"logprobs": 0}, "logprobs: 0 is not taken here"),
+    ("completions", {"logit_bias": {"5": 1}}, "logit_bias: taken by /v1/chat/completions alone"),
+    ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format: {'type': 'json_object'}"),
+    ("chat/completions", {"tool_choice": "required"}, "tool_choice: 'required' is not taken here, only 'auto'"),
+    ("both", {"presence_penalty": 0.5}, "presence_penalty: 0.5 is not taken here, only 0"),
+    ("both", {"frequency_penalty": -1}, "frequency_penalty: must be a number from -0.99 to 2, got -1"),
+    ("both", {"seed": 10**30}, "seed: must have 64 bits"),
+    ("both", {"seed": True}, "seed: True has the wrong type"),
+    ("both", {"stop": [1]}, "stop: must be a text or a list of texts, none of them empty, got [1]"),
+    ("both", {"stop": ""}, "stop: must be a text"),
+    ("chat/completions", {"logit_bias": {"w01": 1}}, "logit_bias: must give numbers to tokens from 0 to"),
+    ("chat/completions", {"logit_bias": {"100000": 1}}, "logit_bias: must give numbers to tokens from 0 to"),
+    ("chat/completions", {"tools": [1]}, "tools: each must be an object"),
+    ("chat/completions", {"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs: tokenize: the server"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]},
+        "tool_calls must be",
+    ),
+    ("chat/completions", {"messages": [{"role": "assistant", "tool_calls": 1}]}, "tool_calls must be a list"),
+]
+# What clients send along and means nothing.
+HARMLESS = {"n": 1, "user": "me", "seed": 7, "stop": None, "stream_options": None, "presence_penalty": 0}
 
 
 class Load(NamedTuple):
@@ -204,17 +235,74 @@ def test_a_request_of_no_length_takes_what_there_is(model, tokenizer):
         assert usage == {"prompt_tokens": 3, "completion_tokens": expected[1], "total_tokens": 3 + expected[1]}
 
 
-def test_two_requests_have_two_ids(model, tokenizer):
+def test_an_id_may_be_given_twice_and_again_by_a_client_who_left(model, tokenizer):
     with running(model, tokenizer, ContinuousBatchingConfig(**BLOCKS)) as server:
-        body, given = asked("completions", "w01", 3), {"headers": {"x-request-id": "mine"}}
+        given = {"headers": {"x-request-id": "mine"}}
+        expected = {prompt: alone(model, tokenizer, prompt, 3)[0] for prompt in ("w01", "w02")}
         with server.answers.manager._cb.pause():
-            first = post(server.url, "completions", {**body, "stream": True}, stream=True, **given)
-            again = post(server.url, "completions", body, **given)
-            assert (again.status_code, "mine is being answered" in again.text) == (409, True)
-        assert (
-            "".join(text_of(event, "completions") for event in events(first)) == alone(model, tokenizer, "w01", 3)[0]
-        )
-        assert post(server.url, "completions", body, **given).status_code == 200
+            streams = {
+                prompt: post(
+                    server.url, "completions", asked("completions", prompt, 3, stream=True), stream=True, **given
+                )
+                for prompt in expected
+            }
+            with post(server.url, "completions", asked("completions", "w03", 200, stream=True), stream=True, **given):
+                pass  # it leaves before anything is written
+            last = ThreadPoolExecutor(1).submit(
+                post, server.url, "completions", asked("completions", "w01", 3), **given
+            )
+        for prompt, stream in streams.items():
+            written = events(stream)
+            assert "".join(text_of(event, "completions") for event in written) == expected[prompt]
+            assert {event["id"] for event in written} == {"mine"}
+        assert last.result().json()["choices"][0]["text"] == expected["w01"]
+        check_nothing_is_left(server)
+
+
+@pytest.mark.parametrize("batching", [ContinuousBatchingConfig(**BLOCKS), None], ids=["together", "one by one"])
+def test_what_would_be_passed_over_or_break_is_refused(batching, model, tokenizer):
+    with running(model, tokenizer, batching) as server:
+        for path in ("completions", "chat/completions"):
+            for only, fields, message in REFUSED:
+                if only in (path, "both"):
+                    response = post(server.url, path, asked(path, "w01", 3) | fields)
+                    assert (response.status_code, message in response.text) == (400, True), (fields, response.text)
+            body = post(server.url, path, asked(path, "w01", 3) | HARMLESS).json()
+            assert text_of(body, path) == alone(model, tokenizer, "w01", 3)[0]
+        called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        said = [{"role": "user", "content": "w01", "tool_calls": None}, called, {"role": "user", "content": "w02"}]
+        response = post(server.url, "chat/completions", {"model": "tiny", "max_tokens": 3, "messages": said})
+        assert response.status_code == 200, response.text
+
+
+def test_a_seed_is_refused_where_all_draw_from_the_same_numbers(tokenizer):
+    model = make_model()
+    model.generation_config.do_sample = True
+    with running(model, tokenizer, ContinuousBatchingConfig(**BLOCKS)) as server:
+        refused = post(server.url, "completions", asked("completions", "w01", 3, seed=1))
+        assert (refused.status_code, "seed: with continuous batching all answers" in refused.text) == (400, True)
+        assert post(server.url, "completions", asked("completions", "w01", 3)).status_code == 200
+
+
+def test_an_error_in_the_middle_of_an_answer_is_json(model, tokenizer, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('no "room"\nhere')
+
+    with running(model, tokenizer, None) as server:
+        monkeypatch.setattr(model, "generate", fail)
+        (event,) = events(post(server.url, "completions", asked("completions", "w01", 3, stream=True), stream=True))
+        assert event == {"error": 'no "room"\nhere'}
+
+
+def test_a_batch_that_ends_takes_no_request_that_would_wait_for_ever(model, tokenizer):
+    with running(model, tokenizer, ContinuousBatchingConfig(**BLOCKS)) as server:
+        batch = server.answers.manager._cb
+        status = batch.background_thread_status
+        status.request_stop(status.FLUSH_AND_STOP, 0)
+        for streamed in (False, True):
+            response = post(server.url, "completions", asked("completions", "w01", 3, stream=streamed))
+            assert (response.status_code, "takes no further request" in response.text) == (503, True), response.text
+        assert not batch.output_router.result_handlers
 
 
 @pytest.mark.parametrize("encoding", ["rope", "kerple"])
