@@ -18,6 +18,8 @@ from small_pair import make_pair
 from tiny import LEVELS, TINY
 from transformers.utils import logging
 
+from bipe_hf.model.configuration_bipe import own_fields
+
 
 # Tests that take seconds with each of their parameters: those with one of these words are slow tests. Quicker ones
 # cover the same families, sizes and types, and `make test-all` runs everything.
@@ -113,13 +115,17 @@ def no_progress_bars():
     logging.enable_progress_bar()
 
 
+# CoPE starts as no encoding, TAPE as RoPE: a test would see nothing of them.
+START_AT_ZERO = ("layer_logits.table.weight", "rotary_updates.attended", "rotary_updates.up")
+
+
 @cache
 def _cached_model(family, fields):
     torch.manual_seed(0)
     model = FAMILIES[family].make_causal_lm(**{**TINY, **ast.literal_eval(fields)}).eval()
     for name, parameter in model.named_parameters():
-        if name.endswith("layer_logits.table.weight"):  # CoPE starts at 0, as no encoding: a test would see nothing
-            torch.nn.init.normal_(parameter)
+        if name.endswith(START_AT_ZERO):
+            torch.nn.init.normal_(parameter, std=1.0 if "layer_logits" in name else 0.3)
     return model
 
 
@@ -140,8 +146,16 @@ def tiny_relative():
     def relative(model, **fields):
         divides = fields.get("segmentation") != "tokens" and fields.get("intra_encoding") != "none"
         levels = LEVELS if model.config.inner_separator_token_ids and divides else {}
-        kept = ("inter_encoding", "hybrid_max_period", "dca_train_length")
-        own = {name: getattr(model.config, name) for name in kept}
+        usual = _tiny_model(family_of(model)).config
+        own = {
+            name: getattr(model.config, name)
+            for name in own_fields()
+            if getattr(model.config, name) != getattr(usual, name) and name != "inner_separator_token_ids"
+        }
+        if family_of(model) == "llama":
+            own["num_key_value_heads"] = model.config.num_key_value_heads  # TAPE has as many as heads
+        if "layer_encodings" in own and "num_hidden_layers" in fields:
+            own["layer_encodings"] = own["layer_encodings"][-fields["num_hidden_layers"] :]
         if model.config.inter_encoding == "axes" and not divides:  # nothing is left that could turn
             own = {"inter_encoding": "alibi"}
         return _tiny_model(family_of(model), **{**own, **levels, **fields})

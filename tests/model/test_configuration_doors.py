@@ -11,10 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bipe_hf.lab.common.checkpoints import with_fields
 from bipe_hf.lab.training.arguments import DataArguments, ModelArguments
 from bipe_hf.lab.training.model import build_config
+from bipe_hf.model.configuration_bipe import own_fields
 
 
 NAN = float("nan")
 HYBRID = {"inter_encoding": "hybrid", "hybrid_max_period": 8.0}
+OWN = ("segmentation", "inter_encoding", "intra_encoding")
+"""Fields with choices that have cases of their own."""
 CASES = [
     {"segmentation": "sentences"},
     {"segmentation": None},
@@ -43,7 +46,25 @@ CASES = [
     {**HYBRID, "hybrid_slow_pairs": "segment"},
     {**HYBRID, "hybrid_alibi_scale": -1.0},
     {**HYBRID, "hybrid_alibi_power": 2.0},
+    {"inter_encoding": "hybrid", "hybrid_max_period": 8.0, "token_share": 1.5},
+    {"inter_encoding": "dca"},
+    {"inter_encoding": "dca", "dca_train_length": 1},
+    {"inter_encoding": "dca", "dca_train_length": 8, "dca_chunk_size": 9},
+    {"inter_encoding": "hirope"},
+    {"inter_encoding": "fox", "fox_min_time": -1.0},
+    {"inter_encoding": "dape", "dape_width": 0},
+    {"inter_encoding": "dape_v2", "dape_kernel": 2},
+    {"inter_encoding": "tape", "tape_channels": 0},
+    {"inter_encoding": "selective_rope", "selective_rope_theta": NAN},
+    {"sepllm_neighbors": 0},
+    {"sepllm_initial_tokens": -1},
+    {"layer_encodings": ["local"]},
+    {"layer_encodings": ["inter", "global"]},
+    {"layer_encodings": ["local", "inter"], "local_window": 0},
     {"vocab_size": 19},
+]
+CASES += [
+    {name: "made up"} for name, own in own_fields().items() if own.metadata["choices"] is not None and name not in OWN
 ]
 
 
@@ -110,6 +131,32 @@ def test_settings_over_an_initial_model_are_refused_alike(folder, fields):
     with pytest.raises(ValueError, match=list(fields)[-1]) as refusal:
         build_config(ModelArguments(initial_model=str(folder), **fields), DataArguments(data="text"))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("door", ["configuration", "model"])
+def test_separators_of_a_model_that_has_none_are_asked_for(family, tmp_path, door):
+    """A model over tokens that is loaded over segments would find a single one."""
+    family.make_causal_lm(**{**TINY, "segmentation": "tokens", "separator_token_ids": []}).save_pretrained(tmp_path)
+    fields = {"segmentation": "separators"}
+    with pytest.raises(ValueError, match="segmentation: 'separators' needs separator_token_ids") as refusal:
+        DOORS[door](family, tmp_path, tmp_path, fields)
+    assert "\n" not in str(refusal.value)
+    loaded = DOORS[door](family, tmp_path, tmp_path, fields | {"separator_token_ids": [3]})
+    config = loaded if door == "configuration" else loaded.config
+    assert (config.segmentation, config.separator_token_ids) == ("separators", [3])
+    assert DOORS[door](family, tmp_path, tmp_path, {"segmentation": "document"})
+
+
+@pytest.mark.parametrize("door", ["configuration", "model"])
+def test_given_rope_parameters_keep_what_they_do_not_name(family, tmp_path, door):
+    own = {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}
+    family.make_causal_lm(**TINY, rope_parameters=own).save_pretrained(tmp_path)
+    for given in ({"factor": 2.0}, {"rope_type": "linear", "factor": 3.0}, {"rope_theta": 20.0, "factor": 5.0}):
+        loaded = DOORS[door](family, tmp_path, tmp_path, {"rope_parameters": given})
+        config = loaded if door == "configuration" else loaded.config
+        found = config.rope_parameters
+        assert (found["rope_type"], found["rope_theta"]) == ("linear", given.get("rope_theta", 500.0))
+        assert found["factor"] == given["factor"]
 
 
 @pytest.mark.parametrize("size", [{"new_num_tokens": 19}, {"new_num_tokens": 12, "pad_to_multiple_of": 8}])

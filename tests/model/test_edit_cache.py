@@ -233,6 +233,7 @@ def test_what_cannot_be_is_a_clear_error_and_changes_nothing(family, tiny_model)
         ((IDS, 2, 1, new_ids), "start and stop must be in order, from 0 to 24, got 2 and 1"),
         ((IDS, 2, 25, new_ids), "start and stop must be in order, from 0 to 24, got 2 and 25"),
         ((IDS, 0, 24, new_ids[:, :0]), "the edit leaves no token"),
+        ((IDS.roll(1, dims=1), 1, 2, new_ids), "input_ids are not the tokens that the cache was filled with"),
     ):
         with pytest.raises(ValueError, match=message):
             edit_cache(model, cache, *given)

@@ -56,6 +56,21 @@ def test_a_plain_trainer_resumes_every_weight(family, tmp_path):
     assert differing(unbroken.model, resumed.model) == []
 
 
+def test_a_class_of_somebody_else_keeps_its_head(family, tmp_path):
+    class Mine(family.causal_lm):
+        """A subclass, which transformers' tables do not know by its name."""
+
+    torch.manual_seed(0)
+    model = Mine(family.make_config(**TINY))
+    model.save_pretrained(tmp_path / "mine")
+    assert differing(model, Mine.from_pretrained(tmp_path / "mine")) == []
+    assert differing(model, family.causal_lm.from_pretrained(tmp_path / "mine")) == []
+    family.causal_lm(family.make_config(**TINY)).save_pretrained(tmp_path / "ours")
+    assert (
+        load_file(tmp_path / "ours/model.safetensors").keys() == load_file(tmp_path / "mine/model.safetensors").keys()
+    )
+
+
 def test_a_plain_trainer_ends_with_the_best_weights(family, tmp_path):
     trainer = make_trainer(
         make(family, 0),

@@ -16,7 +16,7 @@ from bipe_hf.model.packing_bipe import find_documents
 ENCODINGS = {
     "rope": {"inter_encoding": "rope"},
     "alibi": {"inter_encoding": "alibi"},
-    "hybrid": {"inter_encoding": "rope", "hybrid_max_period": 16.0, "hybrid_alibi_scale": 0.5},
+    "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16.0, "hybrid_alibi_scale": 0.5},
     "fox": {"inter_encoding": "fox"},
     "cable": {"inter_encoding": "cable"},
     "tape": {"inter_encoding": "tape"},

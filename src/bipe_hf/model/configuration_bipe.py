@@ -463,16 +463,28 @@ class BipeConfigMixin(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self | tuple[Self, dict[str, Any]]:
         """As transformers does: what is no field in a `config.json`, which may be older or newer, does no harm.
 
+        Given `rope_parameters` keep the base, the share of a head that turns and the type, unless they name them.
+
         Raises:
             ValueError: if one of `kwargs` is no field but close to one of BiPE. Others, which may be meant for a model
-                or a tokenizer, are left to the caller, as in transformers.
+                or a tokenizer, are left to the caller, as in transformers. Also if `kwargs` ask for separators, and
+                there are none.
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         given = {**config_dict, "keep_unknown": True}
+        if isinstance(kwargs.get("rope_parameters"), dict):
+            saved, _ = super().from_dict(given, return_unused_kwargs=True)
+            kwargs["rope_parameters"] = replaced_rope_parameters(saved, kwargs["rope_parameters"])
         config, unused = super().from_dict(given, return_unused_kwargs=True, **kwargs)
         for name in unused:
             cls._refuse_if_close(name)
         config.validate_bipe_fields()  # with what `kwargs` have set
+        is_new = kwargs.get("segmentation") == "separators" != config_dict.get("segmentation", "separators")
+        if is_new and not config.separator_token_ids and "separator_token_ids" not in kwargs:
+            raise InputError(
+                "segmentation: 'separators' needs separator_token_ids, which the saved model has none of: give"
+                " separator_token_ids=tokenizer.separator_token_ids along"
+            )
         return (config, unused) if wants_unused else config
 
     @classmethod
@@ -797,7 +809,7 @@ def _with_plain_errors(config_class: type[BipeConfigMixin]) -> type[BipeConfigMi
 
 
 def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) -> dict[str, Any]:
-    """`given` with the base and the share of a head that turns of `config`, unless it names them.
+    """`given` with the base, the share of a head that turns and the type of `config`, unless it names them.
 
     transformers takes given `rope_parameters` for the whole mapping and fills it with defaults.
 
@@ -806,7 +818,7 @@ def replaced_rope_parameters(config: PreTrainedConfig, given: dict[str, Any]) ->
         given: the new `rope_parameters`.
     """
     own = config.to_dict().get("rope_parameters") or {}
-    kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor") if key in own}
+    kept = {key: own[key] for key in ("rope_theta", "partial_rotary_factor", "rope_type") if key in own}
     return kept | given
 
 

@@ -59,6 +59,8 @@ def edit_cache(
             " which no turn of the keys follows. Encode the edited prompt (docs/caches.md)"
         )
     _check_prompt(history, input_ids, start, stop, new_ids)
+    if (base.segment(input_ids).state.ended != history.states[..., 2]).any():
+        raise InputError("input_ids are not the tokens that the cache was filled with: separators stand elsewhere")
 
     edited_ids = torch.cat([input_ids[:, :start], new_ids, input_ids[:, stop:]], dim=1)
     if edited_ids.shape[1] == 0:

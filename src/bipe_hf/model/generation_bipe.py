@@ -229,8 +229,10 @@ class BipeGenerationMixin:
         return F.pad(attention_mask, (0, cache.get_max_length() - attention_mask.shape[1]))
 
     def _get_static_cache_init_shape(self) -> tuple | None:
-        # Bias columns widen the keys, so the cache takes its shape from the first of them.
-        return None if self.get_decoder().inter_encoding.has_columns else super()._get_static_cache_init_shape()
+        # Bias columns widen the keys, and angles of the layers the values: the cache takes its shape from the first.
+        encoding = self.get_decoder().inter_encoding
+        widens = encoding.has_columns or encoding.updates_class is not None
+        return None if widens else super()._get_static_cache_init_shape()
 
 
 def _tokens_of(inputs: dict) -> torch.Tensor:

@@ -235,10 +235,10 @@ def _rename_head(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix:
         state_dict[f"{prefix}lm_head.weight"] = state_dict.pop(f"{prefix}embed_out.weight")
 
 
-# In a file the head of this family is called `embed_out`. transformers renames it for its own class alone.
-register_checkpoint_conversion_mapping(
-    "BipeGPTNeoXForCausalLM", [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True
-)
+# In a file the head of this family is called `embed_out`. transformers renames it for its own class alone. A subclass
+# of somebody else's has another name, but this type of model.
+for _name in ("BipeGPTNeoXForCausalLM", BipeGPTNeoXConfig.model_type):
+    register_checkpoint_conversion_mapping(_name, [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True)
 
 
 AUTO_CLASSES = {
