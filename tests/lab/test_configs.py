@@ -45,6 +45,7 @@ FAMILIES = {
         "tiny_path.yaml",
         "tiny_cope.yaml",
         "tiny_dape.yaml",
+        "tiny_dape_v2.yaml",
         "tiny_fire.yaml",
         "tiny_hirope.yaml",
         "tiny_dca.yaml",

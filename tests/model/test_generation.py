@@ -746,6 +746,16 @@ def test_a_mask_of_the_new_tokens_alone_is_refused(model):
         model(tokens(2, 1), attention_mask=torch.ones(2, 1), past_key_values=cache)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_of_a_model_with_other_levels_is_refused(family, tiny_model):
+    plain, levels = tiny_model(family), tiny_model(family, **LEVELS)
+    for filled_by, model, found in ((levels, plain, "2 levels .* has 0"), (plain, levels, "0 levels .* has 2")):
+        cache = filled_by(tokens(2, 6), use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=f"{CACHE_NAME} was filled by a model with {found}"):
+            model(tokens(2, 1), past_key_values=cache)
+        assert model(tokens(2, 1)).logits.isfinite().all()
+
+
 def test_a_cache_of_a_shallower_model_is_refused(model, tiny_relative):
     shallow = tiny_relative(model, num_hidden_layers=1)
     with pytest.raises(ValueError, match=f"{CACHE_NAME} was made for a model of 1 layers, this one has 2"):

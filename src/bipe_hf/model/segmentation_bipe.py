@@ -31,6 +31,9 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import is_tracing, logging
 
+from .compatibility_bipe import CACHE_NAME
+from .errors_bipe import InputError
+
 
 logger = logging.get_logger(__name__)
 
@@ -181,7 +184,16 @@ class Segmenter(nn.Module):
             inputs ([`SegmentInputs`]): the tokens, and what is known of them.
             past ([`SegmentState`], *optional*):
                 State after the tokens that came before, entries of shape `(batch, 1)`. None came by default.
+
+        Raises:
+            ValueError: if the state is of a model with another number of levels.
         """
+        num_inner = len(self.inner_separator_token_ids)
+        if past is not None and len(past.inner) != num_inner:
+            raise InputError(
+                f"{CACHE_NAME} was filled by a model with {len(past.inner)} levels inside segments, this one has"
+                f" {num_inner}. Pass an empty cache, or one that this model has filled."
+            )
         input_ids, is_token, starts_document, segment_ids = inputs
         if segment_ids is not None:
             is_given = (segment_ids if segment_ids.ndim == 2 else segment_ids[..., 0]) >= 0

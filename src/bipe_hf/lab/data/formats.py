@@ -30,6 +30,8 @@ _NO_TEXT = {
     b"\xd0\xcf\x11\xe0": "an office document: save it as text",
     b"PAR1": "a Parquet table: its name must end in .parquet",
     b"ARROW1": "an Arrow table: its name must end in .arrow",
+    b"ORC": "an ORC table: save it as Parquet",
+    b"Obj\1": "an Avro file: save it as Parquet or JSON lines",
     b"SQLite format 3": "an SQLite database: export its tables",
     b"\x89HDF": "an HDF5 file: save its tables as Parquet",
 }
