@@ -8,7 +8,11 @@ from families import all_key_heads, pairs
 from paged import HOLDS
 from tiny import LEVELS, TINY
 from transformers import CompileConfig, ContinuousBatchingConfig, DynamicCache, GenerationConfig
-from transformers.generation.continuous_batching import ContinuousBatchingManager, offloading_manager
+from transformers.generation.continuous_batching import (
+    ContinuousBatchingManager,
+    PagedAttentionCache,
+    offloading_manager,
+)
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState
 
 from bipe_hf import BipeLlamaConfig, BipeLlamaForCausalLM
@@ -132,45 +136,108 @@ def test_few_blocks_do_make_requests_start_again(quick, prompts, started_again):
     assert started_again
 
 
-def test_forks_go_on_where_their_parent_was(quick, prompts, started_again):
+def test_a_beginning_that_two_prompts_share_is_read_once(quick, prompts, monkeypatch):
+    """So the tokens of the second one go on from the state of the first."""
+    search, found = PagedAttentionCache.search_prefix_match, []
+
+    def counted(self, *args):
+        found.append(search(self, *args))
+        return found[-1]
+
+    monkeypatch.setattr(PagedAttentionCache, "search_prefix_match", counted)
+    assert batch(quick, prompts, max_requests_per_batch=1) == alone(quick, prompts)
+    assert max(found) >= 20  # five blocks of the 21 tokens
+    found.clear()
+    batch(quick, prompts, max_requests_per_batch=1, allow_block_sharing=False)
+    assert not any(found)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Counts the requests that are forked from another one."""
+    fork, count = RequestState.fork, []
+
+    def counted(self, request_id):
+        count.append(request_id)
+        return fork(self, request_id)
+
+    monkeypatch.setattr(RequestState, "fork", counted)
+    return count
+
+
+def check_forks(model, prompts, forked):
     twice = {**LIKELIEST, "num_return_sequences": 2}
-    expected = [answer for answer in alone(quick, prompts) for _ in range(2)]
-    assert batch(quick, prompts, sampling=twice) == expected
-    assert not started_again
-    assert batch(quick, prompts, sampling=twice, num_blocks=20) == expected  # some children find no room
+    expected = [answer for answer in alone(model, prompts) for _ in range(2)]
+    assert batch(model, prompts, sampling=twice) == expected
+    assert len(forked) == len(prompts)
+    assert batch(model, prompts, sampling=twice, num_blocks=20) == expected  # some children find no room
+
+
+@pytest.mark.slow
+def test_forks_go_on_where_their_parent_was_with_every_encoding(held, prompts, forked):
+    check_forks(held, prompts, forked)
+
+
+def test_forks_go_on_where_their_parent_was(quick, prompts, forked, started_again):
+    check_forks(quick, prompts, forked)
     assert started_again
 
 
-def test_keys_in_host_memory_come_back(quick, prompts, monkeypatch, started_again):
-    empty, restored = torch.empty, []
+@pytest.fixture
+def restored(monkeypatch):
+    """Collects the requests whose keys come back from host memory, which needs no pinned memory here."""
+    empty, found = torch.empty, []
     monkeypatch.setattr(torch, "empty", lambda *args, pin_memory=False, **kwargs: empty(*args, **kwargs))
     restore = offloading_manager.OffloadingManager.restore_scheduled_requests
 
     def counted(self, requests):
-        restored.extend(each for each in requests if each.state.is_cpu_offloaded)
+        found.extend(each for each in requests if each.state.is_cpu_offloaded)
         return restore(self, requests)
 
     monkeypatch.setattr(offloading_manager.OffloadingManager, "restore_scheduled_requests", counted)
-    space = {"cpu_offload_space": 0.001, "cpu_offload_space_safety_threshold": 1.0}
-    assert batch(quick, prompts, num_blocks=16, **space) == alone(quick, prompts)
+    return found
+
+
+SPACE = {"num_blocks": 16, "cpu_offload_space": 0.001, "cpu_offload_space_safety_threshold": 1.0}
+
+
+def test_keys_in_host_memory_come_back(quick, prompts, restored, started_again):
+    assert batch(quick, prompts, **SPACE) == alone(quick, prompts)
     assert restored
     assert not started_again
 
 
 @pytest.mark.slow
+def test_keys_in_host_memory_come_back_with_every_encoding(held, prompts, restored):
+    assert batch(held, prompts, **SPACE) == alone(held, prompts)
+    assert restored
+
+
+PADDED = {"q_padding_interval_size": 32, "kv_padding_interval_size": 256}
+
+
+@pytest.mark.slow
 def test_padded_steps_under_dynamo_have_the_same_tokens(quick, prompts):
     """As on an accelerator, where each step has one of a few shapes."""
-    padded = {"q_padding_interval_size": 32, "kv_padding_interval_size": 256}
     compiled = CompileConfig(backend="eager", mode=None, dynamic=False)
     torch.compiler.reset()
-    assert batch(quick, prompts, varlen_compile_config=compiled, **padded) == alone(quick, prompts)
+    torch._dynamo.utils.counters.clear()
+    assert batch(quick, prompts, varlen_compile_config=compiled, **PADDED) == alone(quick, prompts)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 def test_padding_of_a_step_changes_nothing(quick, prompts, monkeypatch):
     """The same shapes without dynamo, which takes half a minute."""
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
-    padded = {"q_padding_interval_size": 32, "kv_padding_interval_size": 256}
-    assert batch(quick, prompts, varlen_compile_config=CompileConfig(), **padded) == alone(quick, prompts)
+    expected, lengths = alone(quick, prompts), []
+    hook = quick.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    try:
+        assert batch(quick, prompts, varlen_compile_config=CompileConfig(), **PADDED) == expected
+    finally:
+        hook.remove()
+    assert set(lengths) == {32}
 
 
 def test_an_answer_ends_at_the_end_of_text(quick, prompts):
