@@ -121,11 +121,21 @@ def test_what_no_paged_cache_holds_is_refused(encoding, family, tiny_model, text
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}},
             "rope_type='dynamic' would turn the keys of a request by how long others are",
         ),
+        (
+            {
+                "hidden_size": 64,  # 16 numbers a head, of which GPT-NeoX turns four
+                "rope_parameters": {
+                    **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64},
+                    **{"short_factor": [1.0] * 2, "long_factor": [2.0] * 2, "partial_rotary_factor": 0.25},
+                },
+            },
+            "rope_type='longrope' would turn the keys of a request by how long others are",
+        ),
     ],
 )
 def test_masks_patterns_and_scalings_of_the_batch_are_refused(fields, message, family):
     with pytest.raises(ValueError, match=f"serve: .*{message}"):
-        check_paged(FAMILIES[family].make_config(**TINY, **fields), "serve")
+        check_paged(FAMILIES[family].make_config(**TINY | fields), "serve")
 
 
 def test_segments_that_do_not_fit_are_refused(family, tiny_model, texts):
