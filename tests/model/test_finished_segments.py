@@ -125,8 +125,12 @@ def test_what_no_paged_cache_holds_is_refused(encoding, family, tiny_model, text
             {
                 "hidden_size": 64,  # 16 numbers a head, of which GPT-NeoX turns four
                 "rope_parameters": {
-                    **{"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64},
-                    **{"short_factor": [1.0] * 2, "long_factor": [2.0] * 2, "partial_rotary_factor": 0.25},
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "original_max_position_embeddings": 64,
+                    "short_factor": [1.0] * 2,
+                    "long_factor": [2.0] * 2,
+                    "partial_rotary_factor": 0.25,
                 },
             },
             "rope_type='longrope' would turn the keys of a request by how long others are",
