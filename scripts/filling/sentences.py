@@ -6,6 +6,7 @@ add a number to a page is to write its sentence there and here.
 
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from .comparison import ROOT, Comparison, percent
@@ -106,6 +107,20 @@ def on_known_logs() -> tuple[str, str]:
     return spread(
         found.ratio("levels with rotation", "hybrid over tokens", length) - 1 for length in (256, 1024, 4096)
     )
+
+
+def deviations() -> list[str]:
+    """The largest standard deviations over seeds, in parts of the mean, at the train length and beyond it."""
+    near, far = [], []
+    for path in sorted((ROOT / "results").glob("**/comparison.json")):
+        found = Comparison(path.parent.relative_to(ROOT / "results").as_posix())
+        rows = [row for row in found.rows if "perplexity" in row["measured"]]
+        for entry in dict.fromkeys(row["entry"] for row in rows):
+            for at, length in enumerate(sorted({row["size"] for row in rows if row["entry"] == entry})):
+                values = found.values(entry, length, "perplexity")
+                if len(values) > 1:
+                    (far if at else near).append(statistics.stdev(values) / statistics.mean(values))
+    return [percent(max(near)), percent(max(far))]
 
 
 def four_times() -> list[str]:
@@ -244,6 +259,7 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "Where each stops at its lowest, levels with axes are {} below `hybrid`, then": lambda: [at_lowest()],
     "On that mix `hybrid` over plain tokens is ahead of all, {} below levels with axes.": mix_of_kinds,
     # measured.md
+    "Standard deviations over seeds are up to {} at the train length, up to {} beyond it (of RoPE),": deviations,
     "On tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
     "the mix over segments has {} to {} more perplexity on what people write": above_tokens,
     "and to {} times in [twice as many steps]": lambda: [
