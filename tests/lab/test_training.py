@@ -341,11 +341,12 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path):
 def test_best_checkpoint_of_a_gpt_neox_is_saved_with_its_head(settings):
     """The head has another name in files; Trainer alone would save the last one with the rest of the best."""
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
-    best |= {"learning_rate": 3.0, "lr_scheduler_type": "constant", "max_steps": 4}
+    # The first one, whose loss is the highest.
+    best |= {"metric_for_best_model": "eval_loss", "greater_is_better": True, "learning_rate": 1e-2, "max_steps": 4}
     pretrain(settings | best | {"model_type": "bipe_gpt_neox"})
     folder = Path(settings["output_dir"])
     chosen = json.loads((folder / "trainer_state.json").read_text())["best_model_checkpoint"]
-    assert Path(chosen).name != "checkpoint-4"
+    assert Path(chosen).name == "checkpoint-1"
     ours, theirs = weights(folder), weights(chosen)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

@@ -27,6 +27,12 @@ class Checks(BaseHandler):
     """
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
+        """As transformers does, but a field that is null is one that is left out.
+
+        Args:
+            body: what the client sent.
+            request_id: what the answer is called.
+        """
         return await super().handle_request(_without_nulls(body), request_id)
 
     def _validate_request(self, body: dict[str, Any]) -> None:
@@ -56,6 +62,7 @@ class Chats(Checks, ChatCompletionHandler):
     """The handler of `/v1/chat/completions`."""
 
     async def handle_request(self, body: dict[str, Any], request_id: str) -> Response:
+        """As transformers does, but what is null in the request or in a message is left out."""
         messages = body.get("messages")
         if isinstance(messages, list):
             body = body | {"messages": [_without_nulls(each) if isinstance(each, dict) else each for each in messages]}

@@ -84,6 +84,8 @@ def build_config(model_args: ModelArguments, data_args: DataArguments) -> PreTra
         else:
             if model_args.rope_parameters is not None:
                 given["rope_parameters"] = replaced_rope_parameters(initial, model_args.rope_parameters)
+            if is_bipe(initial) and given.get("segmentation") == "separators":
+                given.setdefault("separator_token_ids", initial.separator_token_ids)  # fit_tokenizer finds others
             source = initial_source(model_args.initial_model, model_args.revision)
             config = config_class.from_pretrained(source, **given)
     except StrictDataclassError as error:
