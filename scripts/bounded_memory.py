@@ -27,7 +27,7 @@ import torch
 from benchmark import environment, results_to_go_on_with
 from benchmarking.measurements import ShareOfOthers, Work, compare_times, repeated_cache, times_in_turn, warm_up
 from benchmarking.models import SHAPES, Setting, build, tokens
-from benchmarking.report import DISTURBED
+from benchmarking.report import disturbed
 from transformers import Cache, DynamicCache, MistralConfig, MistralForCausalLM
 
 from bipe_hf import SepLLMCache, edit_cache
@@ -180,7 +180,7 @@ def document(record: dict) -> str:
         for length, row in sorted(decoded.items()):
             times = [f"{row['models'][name]['seconds'] * 1e3:.1f}" for name in names]
             sizes = [f"{row['bytes'][name] / 2**20:.1f}" for name in names]
-            table.append([f"{length:,}{_disturbed(row)}", *times, _ratio(row["models"]["bounded"]), *sizes])
+            table.append([f"{length:,}{disturbed(row)}", *times, _ratio(row["models"]["bounded"]), *sizes])
         parts += ["## Decoding", markdown(table)]
         longest = max(decoded)
         whole = [f"{NAMES[name]} {longest / seconds_of_all(decoded, name):.1f}" for name in names]
@@ -189,7 +189,7 @@ def document(record: dict) -> str:
         table = [["tokens of the prompt", "forward: s", "edit_cache: s", "edit_cache / forward"]]
         for length, row in sorted(edited.items()):
             times = [f"{row['models'][name]['seconds']:.3f}" for name in ("prefill", "edit")]
-            table.append([f"{length:,}{_disturbed(row)}", *times, _ratio(row["models"]["edit"])])
+            table.append([f"{length:,}{disturbed(row)}", *times, _ratio(row["models"]["edit"])])
         parts += [f"## Editing: {NEW_TOKENS} tokens in the place of {OLD_TOKENS}, in the middle", markdown(table)]
     return "\n\n".join(parts) + "\n"
 
@@ -197,10 +197,6 @@ def document(record: dict) -> str:
 def _ratio(record: dict) -> str:
     low, high = record["interval"]
     return f"{record['ratio']:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _disturbed(row: dict) -> str:
-    return f" (others used {row['others']:.0%} of the processors)" if (row["others"] or 0) > DISTURBED else ""
 
 
 def draw(record: dict) -> "Figure":

@@ -15,7 +15,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filling.comparison import ROOT, Comparison, percent
-from filling.sentences import at_lowest, elsewhere, fewer_bits, fewer_bits_of_map, filled_sentences, slower_rises
+from filling.sentences import (
+    at_lowest,
+    elsewhere,
+    fewer_bits,
+    fewer_bits_of_map,
+    filled_sentences,
+    kinds_of_map,
+    slower_rises,
+)
 
 from bipe_hf.lab.common.tables import markdown
 
@@ -195,8 +203,8 @@ AUTO = {"tables": "levels with axes", "json_lines": "hybrid over segments", "log
 
 def measured_kinds() -> dict[str, Comparison]:
     """The kinds of text that have results."""
-    there = [name for name in KIND_NAMES if (ROOT / "results" / "kinds" / name / "comparison.json").is_file()]
-    return {name: Comparison(f"kinds/{name}") for name in there}
+    found = kinds_of_map()
+    return {name: found[name] for name in KIND_NAMES if name in found}
 
 
 def kinds() -> str:

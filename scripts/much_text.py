@@ -29,7 +29,7 @@ import torch
 from benchmark import environment, results_to_go_on_with
 from benchmarking.measurements import ShareOfOthers, median_interval
 from benchmarking.models import SHAPES
-from benchmarking.report import DISTURBED
+from benchmarking.report import disturbed
 from datasets import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -153,7 +153,7 @@ def document(record: dict) -> str:
         table = [["GB read", *(f"{label}: MB/s" for label in TOKENIZERS.values()), "time, ratio", "resident: MiB"]]
         for number, (row, ratio) in enumerate(zip(parts, ratios, strict=True), start=1):
             rates = [f"{rate(row['models'][name]):.2f}" for name in TOKENIZERS]
-            read = f"{number * BYTES / PARTS / 1e9:g}{_disturbed(row)}"
+            read = f"{number * BYTES / PARTS / 1e9:g}{disturbed(row)}"
             table.append([read, *rates, f"{ratio:.3f}", f"{row['resident'] / 2**20:,.0f}"])
         whole = (
             f"Time of BipeTokenizer in parts of that of {TOKENIZERS['wrapped']}: {statistics.median(ratios):.3f}, the"
@@ -168,13 +168,9 @@ def document(record: dict) -> str:
             stock, ours = (row["models"][name] for name in MODELS)
             times = [f"{each['seconds']:.1f}" for each in (stock, ours)]
             sizes = [f"{each['bytes'] / 2**20:,.0f}" for each in (stock, ours)]
-            table.append([f"{tokens:,}{_disturbed(row)}", *times, f"{ours['seconds'] / stock['seconds']:.3f}", *sizes])
+            table.append([f"{tokens:,}{disturbed(row)}", *times, f"{ours['seconds'] / stock['seconds']:.3f}", *sizes])
         sections += [f"## A stream evaluated, in blocks of {LENGTH:,} tokens", markdown(table)]
     return "\n\n".join(sections) + "\n"
-
-
-def _disturbed(row: dict) -> str:
-    return f" (others used {row['others']:.0%} of the processors)" if (row["others"] or 0) > DISTURBED else ""
 
 
 def draw(record: dict) -> "Figure":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmark import environment
 from benchmarking.measurements import ShareOfOthers, Work, compare_times, times_in_turn, warm_up
-from benchmarking.report import DISTURBED
+from benchmarking.report import disturbed
 from transformers import PreTrainedTokenizerBase
 
 from bipe_hf import BipeTokenizer
@@ -113,9 +113,8 @@ def document(record: dict) -> str:
         wrapped, levels = (row["models"][name] for name in NAMES)
         low, high = levels["interval"]
         ratio = f"{levels['ratio']:.3f} ({low:.3f} to {high:.3f}; {levels['of_least']:.3f})"
-        disturbed = f" (others used {row['others']:.0%} of the processors)" if (row["others"] or 0) > DISTURBED else ""
         numbers = [f"{row['tokens']:,}", f"{wrapped['seconds']:.2f} s", ratio]
-        rows.append([row["text"] + disturbed, row["given as"], *numbers])
+        rows.append([row["text"] + disturbed(row), row["given as"], *numbers])
     settings = f"levels {', '.join(LEVELS)}, {BYTES:,} bytes, vocabulary {VOCABULARY:,}"
     legend = (
         "Ratio: the median over rounds of the ratio within a round; in brackets where it lies with 95 % probability,"

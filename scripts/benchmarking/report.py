@@ -17,6 +17,13 @@ LIMITS = {
 DISTURBED = 0.05
 """Share of the processors that others used, from which on the table says so."""
 
+
+def disturbed(row: dict) -> str:
+    """What is said behind the title of a row beside whose measurement others used much of the processors."""
+    others = row.get("others") or 0.0
+    return f" (others used {others:.0%} of the processors)" if others >= DISTURBED else ""
+
+
 FAMILY_TITLES = {"llama": "Llama", "gpt_neox": "GPT-NeoX"}
 
 LEGEND = (
@@ -128,8 +135,7 @@ def _row(name: str, record: dict) -> list[str]:
     title = MEASUREMENTS[name].title
     if "not_measured" in record:
         return [title, f"not measured: {record['not_measured']}"]
-    others = record.get("others") or 0.0
-    cells = [title if others < DISTURBED else f"{title} (others used {others:.0%} of the processors)"]
+    cells = [title + disturbed(record)]
     shown = set()
     for model, base in MEASUREMENTS[name].against.items():
         if base not in shown:

@@ -43,9 +43,20 @@ def of_tables() -> Comparison:
     return Comparison("compare_tables_longer")
 
 
-def fewer_bits(digits: int = 0) -> list[str]:
+def fewer_bits(digits: int = 0, name: str = "compare_tables_longer") -> list[str]:
     """By how much levels with axes are below ALiBi on tables, at the train length and 16 times it."""
-    return [of_tables().less(AXES, "ALiBi", length, digits=digits) for length in (256, 4096)]
+    return [Comparison(name).less(AXES, "ALiBi", length, digits=digits) for length in (256, 4096)]
+
+
+def fewer_bits_of_map() -> list[str]:
+    """The same after 400 steps, in the map."""
+    return fewer_bits(name="kinds/tables")
+
+
+def as_range(percents: Sequence[str]) -> tuple[str, str]:
+    """Two of them as they stand with "to" between."""
+    least, greatest = percents
+    return least.removesuffix(" %"), greatest
 
 
 def at_lowest() -> str:
@@ -53,60 +64,43 @@ def at_lowest() -> str:
     return of_tables().less_at_best(AXES, ["RoPE", "ALiBi", "hybrid over tokens"])
 
 
-def fewer_bits_of_map() -> list[str]:
-    """The same after 400 steps, in the map."""
-    return [Comparison("kinds/tables").less(AXES, "ALiBi", length) for length in (256, 4096)]
-
-
-def spread_of_map() -> tuple[str, str]:
-    near, far = fewer_bits_of_map()
-    return near.removesuffix(" %"), far
+def kinds_of_map() -> dict[str, Comparison]:
+    """The kinds of text that the map has, and what was measured on each."""
+    found = sorted(path.parent.name for path in (ROOT / "results" / "kinds").glob("*/comparison.json"))
+    return {name: Comparison(f"kinds/{name}") for name in found}
 
 
 def elsewhere() -> tuple[str, str]:
     """By how much levels with axes are above the mix over tokens where the text is no table."""
-    others = [Comparison(f"kinds/{name}") for name in names_of_map() if not name.startswith("tables")]
+    others = [found for name, found in kinds_of_map().items() if not name.startswith("tables")]
     return spread(found.ratio(AXES, "hybrid over tokens", 256) - 1 for found in others)
-
-
-def names_of_map() -> list[str]:
-    """The kinds of text that the map has."""
-    return sorted(path.parent.name for path in (ROOT / "results" / "kinds").glob("*/comparison.json"))
-
-
-def kinds_of_map() -> list[Comparison]:
-    """What was measured on each."""
-    return [Comparison(f"kinds/{name}") for name in names_of_map()]
 
 
 def slower_rises() -> list[str]:
     """On how many kinds of the map BiPE-RoPE gets worse more slowly than RoPE, and how many there are."""
-    growths = [[each.growth(name, 256, 4096) for name in ("BiPE-RoPE", "RoPE")] for each in kinds_of_map()]
+    growths = [[each.growth(name, 256, 4096) for name in ("BiPE-RoPE", "RoPE")] for each in kinds_of_map().values()]
     return [str(sum(ours < theirs for ours, theirs in growths)), str(len(growths))]
 
 
 def lower_on(name: str, other: str, length: int) -> str:
     """On how many kinds of the map an entry is below another one."""
-    return str(sum(each.ratio(name, other, length) < 1 for each in kinds_of_map()))
+    return str(sum(each.ratio(name, other, length) < 1 for each in kinds_of_map().values()))
 
 
 def above_tokens() -> tuple[str, str]:
-    """By how much the mix over segments is above the same over tokens."""
-    return spread(ratio - 1 for ratio in of_the_mixes("hybrid over segments", "hybrid over tokens"))
-
-
-def of_the_mixes(name: str, base: str) -> list[float]:
-    """Their ratios in perplexity on each kind of text that people write, at each length."""
-    found = [Comparison(f"kinds/{kind}") for kind in WRITTEN]
-    return [each.ratio(name, base, length) for each in found for length in (256, 1024, 4096)]
+    """By how much the mix over segments is above the same over tokens, on what people write, at each length."""
+    return over_tokens("hybrid over segments", WRITTEN)
 
 
 def on_known_logs() -> tuple[str, str]:
     """By how much levels with rotation are above the mix over tokens on logs of systems that were trained on."""
-    found = Comparison("kinds/logs_seen")
-    return spread(
-        found.ratio("levels with rotation", "hybrid over tokens", length) - 1 for length in (256, 1024, 4096)
-    )
+    return over_tokens("levels with rotation", ["logs_seen"])
+
+
+def over_tokens(name: str, kinds: Iterable[str]) -> tuple[str, str]:
+    """By how much an entry is above the mix over tokens, on these kinds of text, at each length."""
+    found = [Comparison(f"kinds/{kind}") for kind in kinds]
+    return spread(each.ratio(name, "hybrid over tokens", at) - 1 for each in found for at in (256, 1024, 4096))
 
 
 def deviations() -> list[str]:
@@ -171,27 +165,26 @@ def mix_of_kinds() -> list[str]:
     return [Comparison("compare_learning_rates").less("hybrid over tokens", AXES, 256, "perplexity")]
 
 
+def of_both_rates() -> list[tuple[Comparison, Comparison]]:
+    """What was measured on each text of new sources with the lower and with the higher rate."""
+    names = ("json_lines", "logs_unseen")
+    return [(Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")) for name in names]
+
+
 def twice_the_rate() -> list[str]:
     """What the higher rate costs on new sources, and how far encodings are behind the best with the lower one."""
     costs, behind = [], []
-    for name in ("json_lines", "logs_unseen"):
-        pair = Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")
-        entries = sorted({row["entry"] for row in pair[0].rows})
-        by_rate = [
-            [each.mean(entry, 256, "perplexity") for each in sorted(pair, key=lambda found: found.rate(entry))]
-            for entry in entries
-        ]
-        costs += [higher / lower - 1 for lower, higher in by_rate]
-        lowest = min(lower for lower, _ in by_rate)
-        behind.append(percent(max(lower for lower, _ in by_rate) / lowest - 1))
+    for lower, higher in of_both_rates():
+        means = {row["entry"]: lower.mean(row["entry"], 256, "perplexity") for row in lower.rows}
+        costs += [higher.mean(entry, 256, "perplexity") / mean - 1 for entry, mean in means.items()]
+        behind.append(percent(max(means.values()) / min(means.values()) - 1))
     return [*spread(costs), *behind]
 
 
 def lower_rate() -> tuple[str, str]:
     """By how much the rest is above RoPE and ALiBi with half its learning rate, on JSON lines and logs."""
     behind = []
-    for name in ("json_lines", "logs_unseen"):
-        lower, higher = Comparison(f"kinds/{name}"), Comparison(f"kinds_rates/{name}_rates")
+    for lower, higher in of_both_rates():
         entries = {row["entry"] for row in higher.rows} - {"RoPE", "ALiBi"}
         behind += [
             higher.mean(entry, 256, "perplexity") / lower.mean(first, 256, "perplexity") - 1
@@ -208,15 +201,10 @@ def of_stock(*cells: tuple[str, int]) -> list[str]:
     return [f"{found[model][str(length)]:.1f}" for model, length in cells]
 
 
-def _tables_of_page() -> list[str]:
-    near, far = fewer_bits()
-    return [near.removesuffix(" %"), far]
-
-
 SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     # choose.md
     "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi, the best over tokens, after 800 steps, and"
-    " {} to {} fewer after 400.": lambda: [*fewer_bits(), *spread_of_map()],
+    " {} to {} fewer after 400.": lambda: [*fewer_bits(), *as_range(fewer_bits_of_map())],
     "lowest validation loss, that of levels is {} below that of `hybrid`, then the best over tokens, seed 1": lambda: [
         at_lowest()
     ],
@@ -260,7 +248,7 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     "On that mix `hybrid` over plain tokens is ahead of all, {} below levels with axes.": mix_of_kinds,
     # measured.md
     "Standard deviations over seeds are up to {} at the train length, up to {} beyond it (of RoPE),": deviations,
-    "On tables levels with axes have {} to {} fewer bits per byte than ALiBi": _tables_of_page,
+    "On tables levels with axes have {} to {} fewer bits per byte than ALiBi": lambda: as_range(fewer_bits()),
     "the mix over segments has {} to {} more perplexity on what people write": above_tokens,
     "and to {} times in [twice as many steps]": lambda: [
         f"{Comparison('compare_math_longer').growth('RoPE', 128, 4096):.1f}"
