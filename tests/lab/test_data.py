@@ -351,12 +351,17 @@ def test_what_is_no_text_is_named_whatever_it_is_called(tmp_path, data, message)
     ("suffix", "content"),
     [
         (".tsv", 'text\tn\n"a, b"\t1\nNA\t2\n'),
+        (".tab", 'text\tn\n"a, b"\t1\nNA\t2\n'),
+        (".psv", 'text|n\n"a, b"|1\nNA|2\n'),
         (".ndjson", '{"text": "a, b"}\n{"text": "NA"}\n'),
+        (".jsonlines", '{"text": "a, b"}\n{"text": "NA"}\n'),
     ],
 )
 def test_tables_are_tables_whatever_their_ending(tmp_path, suffix, content, is_folder):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / f"rows{suffix}").write_text(content)
+    if is_folder:
+        (tmp_path / "folder" / "README.md").write_text("# Rows")
     source = tmp_path / "folder" if is_folder else tmp_path / "folder" / f"rows{suffix}"
     splits = load_documents(str(source), validation_fraction=0.5)
     assert sorted(row["text"] for documents in splits.values() for row in documents) == ["NA", "a, b"]

@@ -50,8 +50,8 @@ def load_documents(
       library without tests and generated tables, read from the running installation: about 10 MB.
     - a text file: any UTF-8 file. As there is but one document, its last `validation_fraction`, from a blank line on,
       is the validation document.
-    - a table (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`): each row is a document, its text is
-      in `text_column`.
+    - a table (its ending is one of `TABLES` of tables.py: `.jsonl`, `.csv`, `.tsv`, `.parquet`, ...): each row is a
+      document, its text is in `text_column`.
     - a folder saved by `save_to_disk`: each row is a document.
     - any other folder, searched recursively without hidden files: each text file is a document, with the subfolders
       `train` and `validation`, where it has both, as the splits; or a folder of tables, which `datasets` reads and

@@ -18,15 +18,23 @@ from .formats import check_zstd, content_suffix
 TABLES = {  # suffix -> builder of `datasets`
     ".csv": "csv",
     ".tsv": "csv",
+    ".tab": "csv",
+    ".psv": "csv",
     ".json": "json",
     ".jsonl": "json",
+    ".jsonlines": "json",
     ".ndjson": "json",
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
+_DELIMITERS = {".tsv": "\t", ".tab": "\t", ".psv": "|"}  # other than a comma
+_NOT_OF_DATASETS = {".tab", ".psv", ".jsonlines"}  # endings by which `datasets` knows no builder
 _TEXTS = {".html", ".md", ".py", ".rst", ".tex", ".txt"}  # only to tell a missing file from a Hub name
 _SAVED_DATA_SET = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
-_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # of .csv, .tsv: NA, None and null are words, not gaps
+_AS_WRITTEN = {
+    "keep_default_na": False,
+    "na_values": [""],
+}  # of csv: NA, None and null are words
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
@@ -86,7 +94,7 @@ def check_one_kind(folder: Path, files: Iterable[Path]) -> str:
     for file in files:
         suffix = content_suffix(file)
         if file.name != "README.md":
-            kinds.setdefault("text" if suffix not in TABLES else suffix if suffix == ".tsv" else TABLES[suffix], file)
+            kinds.setdefault(suffix if suffix in _DELIMITERS else TABLES.get(suffix, "text"), file)
     if len(kinds) > 1:
         mixed = ", ".join(str(file.relative_to(folder)) for file in kinds.values())
         raise InputError(f"the folder {folder} mixes kinds of files ({mixed}); give each kind a folder of its own")
@@ -110,8 +118,8 @@ def visible_files(folder: Path) -> list[Path]:
 def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | IterableDataset]:
     """The splits of what `holds_tables` is true for, or else of a data set of the Hub; one of them is `train`.
 
-    In local `.csv` files only an empty cell is missing; `datasets` alone would take words such as NA, None and null
-    for missing, too.
+    In local files of the builder `csv` only an empty cell is missing; `datasets` alone would take words such as NA,
+    None and null for missing, too.
     """
     path = user_path(source)
     if path.is_dir() and is_saved_data_set(path):
@@ -125,15 +133,16 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
         kind = check_one_kind(path, files)
         for file in files:
             _check_compression(file)
-        options = _AS_WRITTEN if kind in ("csv", ".tsv") else {}
+        builder, options = _builder(kind)
+        # The full path, as `datasets` would take a folder named "json" for its own builder.
+        named = {"path": str(path.resolve())}
+        if any(content_suffix(file) in _NOT_OF_DATASETS for file in files):
+            named = {"path": builder, "data_dir": str(path.resolve())}
         with reading(source):
-            # The full path, as `datasets` would take a folder named "json" for its own builder.
-            splits = datasets.load_dataset(str(path.resolve()), streaming=streaming, **options)
+            splits = datasets.load_dataset(**named, streaming=streaming, **options)
     elif path.is_file():
-        suffix = content_suffix(path)
-        builder = TABLES[suffix]
+        builder, options = _builder(content_suffix(path))
         _check_compression(path)
-        options = _AS_WRITTEN | ({"sep": "\t"} if suffix == ".tsv" else {}) if builder == "csv" else {}
         with reading(source):
             splits = datasets.load_dataset(builder, data_files=str(path), streaming=streaming, **options)
     else:
@@ -145,6 +154,13 @@ def read_tables(source: str, *, streaming: bool = False) -> dict[str, Dataset | 
     if "train" not in splits:
         raise InputError(f"{source} has no split train; it has: {', '.join(splits)}")
     return dict(splits)
+
+
+def _builder(kind: str) -> tuple[str, dict]:
+    """The builder of `datasets` and its options, for an ending of tables or a kind of `check_one_kind`."""
+    builder = TABLES.get(kind, kind)
+    delimiter = {"sep": _DELIMITERS[kind]} if kind in _DELIMITERS else {}
+    return builder, _AS_WRITTEN | delimiter if builder == "csv" else {}
 
 
 def _check_compression(file: Path) -> None:

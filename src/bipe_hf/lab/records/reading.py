@@ -4,7 +4,7 @@ What a file does not say is guessed, and the guess is said:
 
 - whether it is compressed (gzip, bzip2, xz, zstd), by its first bytes: then what it holds is read;
 - its encoding: that of its byte order mark (UTF-8, UTF-16, UTF-32), else UTF-8, else Latin-1, which takes any byte;
-- its kind: by its ending (`.csv`, `.tsv`, `.tab`; `.jsonl`, `.ndjson`, `.json`; `.log`), else JSON lines where each of
+- its kind: by its ending (`KIND_OF_ENDING`), else JSON lines where each of
   the first lines is a JSON object, a table where the first rows have the same number of fields, at least two, else a
   log;
 - delimiter and quotes of a table: clevercsv, which compares whole parses of the file (van den Burg et al. 2019,
@@ -33,8 +33,8 @@ from .schema import KINDS, Source
 
 
 KIND_OF_ENDING = {
-    **dict.fromkeys((".csv", ".tsv", ".tab"), "table"),
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".psv"), "table"),
+    **dict.fromkeys((".jsonl", ".jsonlines", ".ndjson", ".json"), "json"),
     ".log": "log",
 }
 DELIMITERS = ",\t;|"
