@@ -62,6 +62,26 @@ def test_another_tokenizer_in_the_folder_is_named_on_saving_and_on_loading(famil
     assert str(tmp_path) in message
     assert AutoTokenizer.from_pretrained(tmp_path).levels == levels
     assert set(said(log)) == {message}
+    type(pair[0]).from_pretrained(tmp_path)
+    assert set(said(log)) == {message}
+
+
+def test_a_model_that_is_loaded_with_other_separators_is_compared_as_it_is(family, log, tmp_path):
+    model = family.make_causal_lm(**TINY)
+    model.save_pretrained(tmp_path)
+    tokenizer_with([TINY["separator_token_ids"]]).save_pretrained(tmp_path)
+    model, _ = type(model).from_pretrained(tmp_path, separator_token_ids=[4], output_loading_info=True)
+    assert model.config.separator_token_ids == [4]
+    assert said(log) != []
+
+
+def test_a_tokenizer_of_a_derived_class_is_compared(family, log, tmp_path):
+    class Derived(BipeTokenizer):
+        pass
+
+    family.make_causal_lm(**TINY).save_pretrained(tmp_path)
+    Derived.from_tokenizer(make_word_tokenizer(), levels=[[4]]).save_pretrained(tmp_path)
+    assert said(log) != []
 
 
 @pytest.mark.parametrize("fields", [{}, LEVELS])

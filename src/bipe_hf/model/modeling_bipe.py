@@ -39,7 +39,7 @@ from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
 from .packing_bipe import find_documents
 from .paged_bipe import check_paged, paged_mask, paged_segments
-from .pair_bipe import compare_pair
+from .pair_bipe import HUB, compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segmenter,
@@ -124,8 +124,17 @@ class BipePreTrainedMixin(PushMixin):
             compare_pair(save_directory)
 
     @classmethod
-    def from_pretrained(cls, *args, gguf_file: str | None = None, **kwargs):
-        """As transformers does.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args,
+        gguf_file: str | None = None,
+        **kwargs,
+    ):
+        """As transformers does; warns where the tokenizer beside the model finds other segments.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a name on the Hub, or None where `state_dict` is given.
 
         Raises:
             ValueError: for `gguf_file`, which lacks weights that would be random then.
@@ -135,7 +144,12 @@ class BipePreTrainedMixin(PushMixin):
                 f"gguf_file={gguf_file!r}: GGUF has no architecture with segments, so what such a file holds is no "
                 f"{cls.__name__}. Load a checkpoint in safetensors (docs/does_not_work.md)."
             )
-        return super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded  # beside it what `output_loading_info` asks for
+            where = {name: kwargs[name] for name in HUB if name in kwargs}
+            compare_pair(pretrained_model_name_or_path, model.config, **where)
+        return loaded
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args, **kwargs

@@ -3,38 +3,52 @@
 import json
 from pathlib import Path
 
-from transformers.utils import logging
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file, logging
 
 
 logger = logging.get_logger(__name__)
 
 
-def compare_pair(folder: str | Path) -> None:
-    """Warns where the `BipeTokenizer` saved in a folder finds other segments than the BiPE model saved there.
+HUB = ("cache_dir", "revision", "subfolder")
+"""Arguments of `from_pretrained` that say where files are."""
+
+
+def compare_pair(name: str | Path, loaded: PreTrainedConfig | None = None, **where: str | None) -> None:
+    """Warns where a [`BipeTokenizer`] finds other segments than the BiPE model that is saved beside it.
 
     The model's own hold in any case (see `renumber` of `segmentation_bipe`); what the tokenizer says of a text is then
-    not what the model does with it. A name on the Hub is no folder, and is not looked at.
+    not what the model does with it.
+
+    Args:
+        name: a folder, or a name on the Hub, of which the files that were fetched before are looked at.
+        loaded: configuration of the model, where it is not the saved one.
+        where: those of `HUB` that were given.
     """
-    files = [Path(folder) / name for name in ("config.json", "tokenizer_config.json")]
-    if not all(file.is_file() for file in files):
-        return
-    try:
-        config, tokenizer = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    except ValueError:  # a file of somebody else, which is not ours to judge
-        return
-    if "segmentation" not in config or tokenizer.get("tokenizer_class") != "BipeTokenizer":
+    config = _read(name, "config.json", where) if loaded is None else loaded.to_dict()
+    tokenizer = _read(name, "tokenizer_config.json", where)
+    if "segmentation" not in config or "separator_token_ids" not in tokenizer:
         return
     if config["segmentation"] != "separators":
         logger.warning(
-            f"{folder}: the tokenizer ends segments at separators, the model has segmentation"
+            f"{name}: the tokenizer ends segments at separators, the model has segmentation"
             f" {config['segmentation']!r}. BipeTokenizer.without_segments() gives the tokenizer that belongs to it."
         )
     elif _levels(tokenizer) != _levels(config):
         logger.warning(
-            f"{folder}: the tokenizer ends segments at other tokens than the model, whose own hold. What belongs to it"
+            f"{name}: the tokenizer ends segments at other tokens than the model, whose own hold. What belongs to it"
             " is BipeTokenizer.from_tokenizer(tokenizer, levels=[config.separator_token_ids,"
             " *config.inner_separator_token_ids])."
         )
+
+
+def _read(name: str | Path, file: str, where: dict) -> dict:
+    """What a file of JSON holds; nothing where there is none or it is not ours to judge."""
+    path = cached_file(name, file, local_files_only=True, _raise_exceptions_for_missing_entries=False, **where)
+    try:
+        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
 
 
 def _levels(fields: dict) -> list[list[int]]:
