@@ -71,6 +71,17 @@ def test_a_class_of_somebody_else_keeps_its_head(family, tmp_path):
     )
 
 
+def test_a_class_of_somebody_else_takes_the_head_of_a_stock_file(family, tmp_path):
+    class Mine(family.causal_lm):
+        """Another subclass."""
+
+    torch.manual_seed(0)
+    stock = family.make_stock_causal_lm(**TINY)
+    stock.save_pretrained(tmp_path)
+    mine = Mine.from_pretrained(tmp_path, config=family.make_config(**TINY))
+    assert torch.equal(mine.lm_head.weight, stock.lm_head.weight)
+
+
 def test_a_plain_trainer_ends_with_the_best_weights(family, tmp_path):
     trainer = make_trainer(
         make(family, 0),
