@@ -5,7 +5,8 @@ in a batch.
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -49,29 +50,44 @@ class SegmentCounter:
             masks: for each text a list of its length, 0 at padding, which stands on one side; None where nothing is
                 padding.
         """
-        known: dict = {}
+        if self._levels == 1:
+            of_row = self._segments
+        else:
+            of_row = self._levels_of_text if len(rows) == 1 else partial(self._levels_of_one_of_many, known={})
         was_enabled = gc.isenabled()
         gc.disable()  # it looks for garbage again and again while lists come, and finds none
         try:
             if masks is None:
-                return [self._of_row(ids, known) for ids in rows]
-            return [self._of_padded_row(ids, mask, known) for ids, mask in zip(rows, masks, strict=True)]
+                return [of_row(ids) for ids in rows]
+            return [self._of_padded_row(ids, mask, of_row) for ids, mask in zip(rows, masks, strict=True)]
         finally:
             if was_enabled:
                 gc.enable()
 
-    def _of_padded_row(self, ids: Sequence[int], mask: Sequence[int], known: dict) -> list:
+    def _of_padded_row(self, ids: Sequence[int], mask: Sequence[int], of_row: Callable[[Sequence[int]], list]) -> list:
         count = sum(mask)
         if count == len(ids):
-            return self._of_row(ids, known)
+            return of_row(ids)
         padding = [self.padding] * (len(ids) - count)
         if mask[0] == 1:
-            return self._of_row(ids[:count], known) + padding
-        return padding + self._of_row(ids[len(padding) :], known)
+            return of_row(ids[:count]) + padding
+        return padding + of_row(ids[len(padding) :])
 
-    def _of_row(self, ids: Sequence[int], known: dict) -> list:
-        if self._levels == 1:
-            return list(accumulate(map(self._is_separator, ids[:-1]), initial=0)) if ids else []
+    def _segments(self, ids: Sequence[int]) -> list[int]:
+        return list(accumulate(map(self._is_separator, ids[:-1]), initial=0)) if ids else []
+
+    def _levels_of_text(self, ids: Sequence[int]) -> list[list[int]]:
+        found, level_of, zeros = [], self._level_of, [0] * self._levels
+        add, indices = found.append, zeros
+        for token_id in ids:
+            add(indices)
+            if token_id in level_of:
+                level = level_of[token_id]
+                indices = [*indices[:level], indices[level] + 1, *zeros[level + 1 :]]
+        return found
+
+    def _levels_of_one_of_many(self, ids: Sequence[int], known: dict) -> list[list[int]]:
+        """As [`_levels_of_text`]; texts share what is `known`, since most of their units are those of others."""
         # A unit is [the list that its tokens share, the next unit of the innermost level]; `known` has the first of
         # these in each unit of the level outside it.
         found, level_of = [], self._level_of
