@@ -1,5 +1,6 @@
 """transformers' continuous batching against `generate` of each prompt by itself: the same tokens."""
 
+import copy
 import gc
 
 import pytest
@@ -384,6 +385,21 @@ def test_texts_in_float16_do_not_see_each_other_over_any_number_of_segments(back
     )
     for output, logprobs in zip(found.values(), expected, strict=True):
         assert abs(output.logprobs[0] - float(logprobs[output.generated_tokens[0]])) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"inter_encoding": "xpos"}, "'xpos' leaves the range of float16: use bfloat16"),
+        ({"inter_encoding": "alibi", "alibi_slope_scale": 1e4}, "too large for float16.*Use bfloat16"),
+    ],
+    ids=["xpos", "alibi"],
+)
+def test_a_dtype_that_an_encoding_leaves_is_refused_before_any_request(family, fields, message, tiny_model):
+    model = copy.deepcopy(tiny_model(family, **fields)).half()
+    with pytest.raises(ValueError, match=message):
+        model.init_continuous_batching()
+    model.float().init_continuous_batching()
 
 
 @pytest.mark.parametrize("encoding", ["kerple", "dape", "fox"])

@@ -15,7 +15,7 @@ from .compatibility_bipe import CACHE_NAME, takes_cache
 from .edit_bipe import edit_cache
 from .errors_bipe import InputError
 from .paged_bipe import check_paged
-from .segmentation_bipe import SegmentState
+from .segmentation_bipe import SegmentState, initial_state
 from .sepllm_cache_bipe import SepLLMCache
 
 
@@ -180,11 +180,22 @@ class BipeGenerationMixin:
         """As transformers does, with the segments of every request.
 
         Raises:
-            ValueError: if the attention of the configuration is one that no paged cache holds (see [`check_paged`]).
+            ValueError: if the attention of the configuration is one that no paged cache holds (see [`check_paged`]),
+                or leaves the range of the dtype of the model.
         """
         check_paged(self.config, "continuous batching (generate_batch)")
+        self._encode_one_token()
         manager = super().init_continuous_batching(*args, **kwargs)
         return manager if isinstance(manager, BipeBatchingManager) else BipeBatchingManager(manager)
+
+    @torch.no_grad()
+    def _encode_one_token(self) -> None:
+        """Lets the inter encoding refuse a dtype here, and not in a step in which many requests wait for it."""
+        decoder = self.get_decoder()
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        before = initial_state(1, self.device, len(self.config.inner_separator_token_ids))
+        segments = decoder.segmenter.flat(token, token == 0, before)
+        decoder.inter_encoding(segments, decoder.get_input_embeddings()(token))
 
     def generate_batch(self, inputs: list[list[int]], *args, **kwargs) -> dict[str, GenerationOutput]:
         """As transformers does: the answers are those of [`generate`] to each prompt by itself.
