@@ -10,7 +10,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .alibi_bipe import BiasColumns
-from .errors_bipe import InputError
+from .errors_bipe import check_has_all_heads
 from .inter_bipe import INTER_ENCODINGS
 from .inter_terms_bipe import InterTerms
 from .layer_pattern_bipe import LayerInputs, layer_kind
@@ -212,11 +212,7 @@ def rotate_by_head(
         ValueError: if the number of key heads is not that of the angles, as under tensor parallelism.
     """
     key_heads = cos.shape[1]
-    if key.shape[1] != key_heads:
-        raise InputError(
-            f"inter_encoding has angles for each of {key_heads} key heads, attention got {key.shape[1]}: tensor "
-            "parallelism is not supported with it"
-        )
+    check_has_all_heads("inter_encoding has angles for each of", key_heads, key.shape[1], "key heads")
     dtype = query.dtype
     query, key = rotate(query.unflatten(1, (key_heads, -1)), key[:, :, None], cos, sin, unsqueeze_dim=2)
     return query.flatten(1, 2).to(dtype), key.squeeze(2).to(dtype)
@@ -242,11 +238,7 @@ def attach_columns(
     Raises:
         ValueError: if the number of heads is not that of the columns, as under tensor parallelism.
     """
-    if columns.query.shape[1] != query.shape[1]:
-        raise InputError(
-            f"the bias of inter_encoding has columns for each of {columns.query.shape[1]} heads, attention got "
-            f"{query.shape[1]}: tensor parallelism is not supported with it"
-        )
+    check_has_all_heads("the bias of inter_encoding has columns for each of", columns.query.shape[1], query.shape[1])
     if columns.query_factor != 1.0:
         query = query * columns.query_factor
     query = torch.cat([columns.query, query], dim=-1)

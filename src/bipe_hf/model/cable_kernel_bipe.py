@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from .cable_bipe import CableDecrements
-from .errors_bipe import InputError
+from .errors_bipe import check_has_all_heads
 from .index_steps_bipe import IndexSteps
 from .logits_bipe import LayerLogits, LogitsBlock
 from .running_bias_bipe import running_sums
@@ -39,11 +39,7 @@ class CableKernelLogits(LayerLogits):
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
         """Adds the bias. Raises `ValueError` for another number of heads than the configuration has."""
-        if logits.shape[1] != self.num_heads:
-            raise InputError(
-                f"kernel CABLE has a sum for each of {self.num_heads} heads, attention got {logits.shape[1]}: tensor "
-                "parallelism is not supported with it"
-            )
+        check_has_all_heads("kernel CABLE has a sum for each of", self.num_heads, logits.shape[1])
         query, key = (own[..., : self.num_heads].transpose(1, 2) for own in (block.own_queries, block.own_keys))
         far = (query[..., :, None] - key[..., None, :]).to(logits.dtype)
         bias = -torch.log1p(far.square())

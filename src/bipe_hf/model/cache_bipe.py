@@ -355,7 +355,8 @@ def _history_layer_for(cache: Cache, num_hidden_layers: int) -> SegmentHistoryLa
     num_key_layers = len(cache.layers) - (layer is not None)
     if num_key_layers < num_hidden_layers and not grows:
         raise InputError(
-            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}"
+            f"{CACHE_NAME} was made for a model of {num_key_layers} layers, this one has {num_hidden_layers}. Pass a"
+            " cache made from this model's config"
         )
     if layer is None:
         # A cache made without a config grows its layers on demand; ours must come after all of them.

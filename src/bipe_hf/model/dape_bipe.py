@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
 
-from .errors_bipe import InputError
+from .errors_bipe import check_has_all_heads
 from .first_values_bipe import PairMap
 from .inter_bias_bipe import AlibiPairsInterEncoding, KerpleInterEncoding, LeakyFireInterEncoding
 from .logits_bipe import LayerLogits, LogitsBlock
@@ -35,11 +35,7 @@ class DapeLogits(LayerLogits):
 
     def forward(self, logits: torch.Tensor, block: LogitsBlock) -> torch.Tensor:
         """Adds what the MLP gives. Raises `ValueError` for another number of heads than the configuration has."""
-        if logits.shape[1] != self.num_heads:
-            raise InputError(
-                f"DAPE mixes the logits of {self.num_heads} heads, attention got {logits.shape[1]}: tensor "
-                "parallelism is not supported with it"
-            )
+        check_has_all_heads("DAPE mixes the logits of", self.num_heads, logits.shape[1])
         bias = self.bias.bias(block.query_ids, block.key_ids, logits.dtype)
         both = torch.cat([logits, bias.expand_as(logits)], dim=1)
         return logits + bias + self.mixed(both, block.is_visible)

@@ -34,3 +34,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = sorted(known, key=len)
     close = difflib.get_close_matches(word, known, n=1) or [each for each in known if len(word) > 3 and word in each]
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def check_has_all_heads(what: str, expected: int, got: int, name: str = "heads") -> None:
+    """Raises `InputError` where attention has another number of heads than an encoding holds numbers for.
+
+    Args:
+        what: begins the message, which goes on with the number of heads.
+        expected: number of heads of the encoding.
+        got: number of heads that attention has, a part of them under tensor parallelism.
+        name: of such a head.
+    """
+    if got != expected:
+        raise InputError(
+            f"{what} {expected} {name}, attention got {got}: tensor parallelism is not supported with it. Use"
+            " inter_encoding='rope', or share the work by FSDP or DDP"
+        )

@@ -98,7 +98,7 @@ class XposInterEncoding(RotaryInterEncoding):
         if not is_tracing() and index.max() > MAX_XPOS_INDEX:
             raise InputError(
                 f"inter_encoding='xpos' holds up to segment index {MAX_XPOS_INDEX}, where its factors leave the range "
-                f"of float32, got {int(index.max())}"
+                f"of float32, got {int(index.max())}: give fewer segments, or use inter_encoding='rope'"
             )
         terms = super().forward(segments, hidden_states)
         turning = terms.rotary[0].shape[-1]

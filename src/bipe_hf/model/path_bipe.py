@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from .errors_bipe import InputError
+from .errors_bipe import check_has_all_heads
 from .first_values_bipe import EncodingMap
 from .index_steps_bipe import IndexSteps
 from .last_inputs_bipe import last_inputs, low_rank_convolution
@@ -127,11 +127,7 @@ class PathLogits(LayerLogits):
         has.
         """
         key_heads, keys = block.key.shape[1:3]
-        if key_heads != self.num_key_heads:
-            raise InputError(
-                f"PaTH has factors of {self.num_key_heads} key heads, attention got {key_heads}: tensor parallelism "
-                "is not supported with it"
-            )
+        check_has_all_heads("PaTH has factors of", self.num_key_heads, key_heads, "key heads")
         dtype = torch.promote_types(block.query.dtype, torch.float32)
         factors = block.own_keys[..., : self.num_factors].to(dtype)
         vectors, strengths = self.split(factors)
