@@ -1,0 +1,46 @@
+"""The benchmark of serving: its ratios, and that one under its limit fails the command."""
+
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+from paths import ROOT
+
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import benchmark_serving
+
+
+@pytest.fixture
+def seconds(monkeypatch):
+    """What a round takes with each model, without a server."""
+    seconds = {"stock": 1.0, "bipe_rope": 1.0, "bipe_alibi": 1.1}
+    monkeypatch.setattr(benchmark_serving, "served", lambda name, options: nullcontext(name))
+    monkeypatch.setattr(benchmark_serving, "answer_all", lambda url, prompts, length: seconds[url])
+    return seconds
+
+
+def test_ratios_over_their_limits_end_well(seconds, tmp_path, capsys):
+    output = tmp_path / "serving.json"
+    benchmark_serving.main(["--rounds", "2", "--requests", "3", "--answer", "10", "--output", str(output)])
+    table = output.with_suffix(".md").read_text()
+    assert table in capsys.readouterr().out + "\n"
+    assert "| stock Llama | 30.0 |" in table
+    assert "| BiPE-ALiBi | 27.3 | 0.909 (0.909 to 0.909) | 0.88 |" in table
+
+
+@pytest.mark.parametrize(("name", "title"), [("bipe_rope", "BiPE-RoPE"), ("bipe_alibi", "BiPE-ALiBi")])
+def test_a_ratio_under_its_limit_fails(seconds, name, title):
+    seconds[name] = 1.25
+    with pytest.raises(SystemExit) as end:
+        benchmark_serving.main(["--rounds", "1"])
+    assert end.value.code == f"under the limit: {title} 0.800, limit {benchmark_serving.LIMITS[name]:.2f}"
+
+
+def test_a_server_that_answers_shorter_than_asked_is_no_measurement(monkeypatch):
+    answer = SimpleNamespace(raise_for_status=lambda: None, json=lambda: {"usage": {"completion_tokens": 4}})
+    monkeypatch.setattr(benchmark_serving.requests, "post", lambda *args, **kwargs: answer)
+    with pytest.raises(AssertionError):
+        benchmark_serving.answer_all("http://nowhere", ["w1"], 5)
