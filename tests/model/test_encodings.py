@@ -1,5 +1,6 @@
 """One name, one encoding: the fields that a name stands for, where they come from, and the label as its inverse."""
 
+import every_encoding
 import pytest
 from families import FAMILIES
 from paths import ROOT
@@ -290,3 +291,7 @@ def test_those_that_change_finished_logits_are_named():
         name for name, inter in inter_bipe.INTER_ENCODINGS.items() if issubclass(inter, inter_bipe.TurnedInterEncoding)
     }
     assert turned == set(WITH_ADDED_ROTATION)
+
+
+def test_what_tests_run_with_every_encoding_forgets_none():
+    assert {fields["inter_encoding"] for fields in every_encoding.ENCODINGS.values()} == set(INTER_ENCODINGS)

@@ -5,7 +5,8 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, all_key_heads, family_of, pairs
+from every_encoding import ENCODINGS, shape_for
+from families import FAMILIES, family_of, pairs
 from tiny import LEVELS
 from transformers import DynamicCache, StaticCache
 from transformers import set_seed as seed_everything
@@ -15,30 +16,6 @@ from bipe_hf.model.compatibility_bipe import CACHE_NAME
 
 
 VOCABULARY_SIZE, SEPARATORS = 60, [3, 7, 11, 19]  # those of `tiny_model`
-ENCODINGS = {
-    "bipe_rope": {"inter_encoding": "rope"},
-    "bipe_alibi": {"inter_encoding": "alibi"},
-    "bipe_fox": {"inter_encoding": "fox"},
-    "bipe_cable": {"inter_encoding": "cable"},
-    "bipe_cope": {"inter_encoding": "cope", "cope_gates": "own_keys"},
-    "bipe_dape": {"inter_encoding": "dape"},
-    "bipe_dca": {"inter_encoding": "dca", "dca_train_length": 4},
-    "bipe_levels": {"inter_encoding": "rope", **LEVELS},
-    "bipe_levels_axes": {"inter_encoding": "axes", "hybrid_max_period": 20.0, **LEVELS},
-    "bipe_xpos": {"inter_encoding": "xpos"},
-    "bipe_hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 20.0},
-    "bipe_hirope": {"inter_encoding": "hirope", "hybrid_max_period": 20.0, "hirope_window": 4},
-    "bipe_kerple": {"inter_encoding": "kerple"},
-    "bipe_t5": {"inter_encoding": "t5"},
-    "bipe_fire": {"inter_encoding": "fire"},
-    "bipe_fox_pro": {"inter_encoding": "fox_pro"},
-    "bipe_cable_kernel": {"inter_encoding": "cable_kernel"},
-    "bipe_selective_rope": {"inter_encoding": "selective_rope"},
-    "bipe_tape": {"inter_encoding": "tape"},
-    "bipe_path_fox": {"inter_encoding": "path", "path_gates": "fox"},
-    "bipe_dape_v2": {"inter_encoding": "dape_v2"},
-    "bipe_alibi_local": {"inter_encoding": "alibi", "layer_encodings": ["local", "inter"], "local_window": 4},
-}
 REPEATING = torch.tensor([[5, 3, 9, 12, 7] * 3])  # two segments over and over, so that there is something to look up
 NEW_TOKENS = 9
 STATIC = {"cache_implementation": "static", "disable_compile": True}
@@ -55,8 +32,7 @@ WAYS_TO_CACHE = {
 @pytest.fixture(params=pairs(ENCODINGS))
 def model(request, tiny_model):
     family, encoding = request.param
-    heads = all_key_heads(family) if encoding == "bipe_tape" else {}
-    return tiny_model(family, **ENCODINGS[encoding], **heads)
+    return tiny_model(family, **ENCODINGS[encoding], **shape_for(family, encoding))
 
 
 @pytest.fixture(params=[{}, {"attn_implementation": "eager"}], ids=["sdpa", "eager"])

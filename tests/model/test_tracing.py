@@ -3,6 +3,7 @@ every batch and length, with padding."""
 
 import warnings
 
+import every_encoding
 import pytest
 import torch
 from families import FAMILIES
@@ -10,26 +11,13 @@ from tiny import LEVELS, TINY
 
 
 ENCODINGS = {
+    **{name.removeprefix("bipe_"): fields for name, fields in every_encoding.ENCODINGS.items()},
     "tokens": {"segmentation": "tokens", "intra_encoding": "none"},
     "document": {"segmentation": "document", "inter_encoding": "none"},
     "fixed": {"segmentation": "fixed", "fixed_segment_length": 4},
-    "rope": {"log_scale_train_length": 16, "logn_train_length": 16},
-    "xpos": {"inter_encoding": "xpos"},
-    "alibi": {"inter_encoding": "alibi"},
-    "hybrid": {"inter_encoding": "hybrid", "hybrid_max_period": 16.0},
-    "kerple": {"inter_encoding": "kerple"},
-    "t5": {"inter_encoding": "t5"},
-    "fox": {"inter_encoding": "fox"},
-    "cable": {"inter_encoding": "cable"},
-    "fire": {"inter_encoding": "fire"},
-    "path": {"inter_encoding": "path", "path_gates": "fox"},
-    "cope": {"inter_encoding": "cope"},
-    "dape_v2": {"inter_encoding": "dape_v2"},
-    "hirope": {"inter_encoding": "hirope", "hybrid_max_period": 16.0, "hirope_window": 4},
-    "dca": {"inter_encoding": "dca", "dca_train_length": 8},
-    "selective_rope": {"inter_encoding": "selective_rope"},
+    "factors": {"log_scale_train_length": 16, "logn_train_length": 16},
     "sinusoidal": {"intra_encoding": "sinusoidal"},
-    "levels": {"inter_encoding": "alibi", **LEVELS},
+    "alibi with levels": {"inter_encoding": "alibi", **LEVELS},
 }
 SHAPES = [(1, 2), (3, 40), (2, 12)]
 
@@ -56,7 +44,11 @@ def quiet():
 
 def model_of(family, name):
     torch.manual_seed(0)
-    return Logits(FAMILIES[family].make_causal_lm(**{**TINY, **ENCODINGS[name]}))
+    return Logits(
+        FAMILIES[family].make_causal_lm(
+            **{**TINY, **every_encoding.shape_for(family, f"bipe_{name}"), **ENCODINGS[name]}
+        )
+    )
 
 
 def inputs_of(batch_size, length):
