@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import all_key_heads
+from families import FAMILIES, all_key_heads
 from tiny import TINY
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm.engine.arg_utils import EngineArgs
@@ -14,7 +14,7 @@ def configure(folder, **settings):
     return EngineArgs(model=str(folder), **{**SETTINGS, **settings}).create_engine_config()
 
 
-@pytest.fixture(params=["llama", "gpt_neox"])
+@pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
 

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from families import FAMILIES
 from tiny import LEVELS, TINY
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm.platforms.cpu import CpuPlatform
@@ -17,10 +18,10 @@ from bipe_hf.integrations.vllm.state import BipeModelState
 NGRAMS = {"method": "ngram_gpu", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2}
 
 
-@pytest.fixture(scope="module")
-def model(saved):
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, saved):
     """A model with as much state as there is: segments and tokens, two inner levels, and columns."""
-    return saved("llama", inter_encoding="axes", hybrid_max_period=20.0, **LEVELS)
+    return saved(request.param, inter_encoding="axes", hybrid_max_period=20.0, **LEVELS)
 
 
 @pytest.fixture

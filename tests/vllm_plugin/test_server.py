@@ -1,6 +1,7 @@
 """The commands of docs/vllm.md: a server of the OpenAI protocol, asked for several completions at once."""
 
 import json
+import os
 import re
 import shlex
 import socket
@@ -12,6 +13,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hub_server import Hub, Repository
 from paths import ROOT
 from vllm_engine import SETTINGS, random_prompts, tokens_of_generate
 from word_tokenizer import make_word_tokenizer
@@ -28,22 +30,34 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
 
 
-@pytest.fixture(scope="module")
-def server(saved, tmp_path_factory):
-    """A model, and the address at which the command of the page serves the folder where it was saved."""
+@pytest.fixture(scope="module", params=["folder", "hub"])
+def server(request, saved, tmp_path_factory):
+    """A model, and the address at which the command of the page serves it, from its folder or by its name on a Hub."""
     model, folder = saved("llama", inter_encoding="alibi")
     make_word_tokenizer().save_pretrained(folder)
+    with Hub({"token": "alice"}) as hub:
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+        if request.param == "hub":
+            hub.repositories["alice/model"] = Repository()
+            hub.repositories["alice/model"].commit("main", {file.name: file.read_bytes() for file in folder.iterdir()})
+            folder = "alice/model"
+            home = str(tmp_path_factory.mktemp("home"))
+            environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        yield from serve(model, folder, environment, tmp_path_factory.mktemp("server") / "log")
+
+
+def serve(model, folder, environment, log):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (_, *words), _ = commands()
     words[words.index("--model") + 1] = str(folder)
     small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    log = tmp_path_factory.mktemp("server") / "log"
     process = subprocess.Popen(
         [sys.executable, *words, *small, "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)],
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
+        env=environment,
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)

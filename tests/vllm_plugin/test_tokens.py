@@ -1,6 +1,7 @@
 """vLLM gives the tokens of `generate`: every encoding that a paged cache holds, in both families."""
 
 import pytest
+from families import FAMILIES
 from tiny import LEVELS
 from vllm_engine import engine, random_prompts, run, tokens_of, tokens_of_generate
 
@@ -18,11 +19,10 @@ ENCODINGS = {
     "tokens": {"inter_encoding": "rope", "segmentation": "tokens", "intra_encoding": "none"},
     "document": {"inter_encoding": "none", "segmentation": "document", "max_segment_length": 64},
 }
-OF_GPT_NEOX = ("rope", "alibi", "axes with levels")
-PAIRS = [("llama", name) for name in ENCODINGS] + [("gpt_neox", name) for name in OF_GPT_NEOX]
 
 
-@pytest.mark.parametrize(("family", "encoding"), PAIRS, ids=lambda value: value)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_generate(family, encoding, saved):
     """In chunks of prompts, and again with prefixes in the cache."""
     model, folder = saved(family, **ENCODINGS[encoding])
