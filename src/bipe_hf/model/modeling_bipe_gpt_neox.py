@@ -159,12 +159,6 @@ class BipeGPTNeoXModel(BipeModelMixin, BipeGPTNeoXPreTrainedModel, GPTNeoXModel)
         return self.final_layer_norm(hidden_states)
 
 
-def _name_head_in_files(model_class: type[PreTrainedModel]) -> None:
-    """A file calls the head of this family `embed_out`; transformers renames it by the name of its own class alone."""
-    renaming = WeightRenaming(r"^embed_out\.", "lm_head.")
-    register_checkpoint_conversion_mapping(model_class.__name__, [renaming], overwrite=True)
-
-
 # The constructors of the heads build the base model themselves, once.
 
 
@@ -175,19 +169,12 @@ class BipeGPTNeoXForCausalLM(BipeCausalLMMixin, BipeGPTNeoXPreTrainedModel, GPTN
         config ([`BipeGPTNeoXConfig`]): sizes and positional encoding.
     """
 
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        _name_head_in_files(cls)
-
     def __init__(self, config: BipeGPTNeoXConfig):
         PreTrainedModel.__init__(self, config)
         self.gpt_neox = BipeGPTNeoXModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.register_load_state_dict_pre_hook(_rename_head)
         self.post_init()
-
-
-_name_head_in_files(BipeGPTNeoXForCausalLM)
 
 
 class BipeGPTNeoXForSequenceClassification(
@@ -246,6 +233,12 @@ def _rename_head(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix:
     """Gives the head of a file the name that it has in the model: Trainer reads files past `from_pretrained`."""
     if f"{prefix}embed_out.weight" in state_dict:
         state_dict[f"{prefix}lm_head.weight"] = state_dict.pop(f"{prefix}embed_out.weight")
+
+
+# In a file the head of this family is called `embed_out`. transformers renames it for its own class alone. A subclass
+# of somebody else's has another name, but this type of model.
+for _name in ("BipeGPTNeoXForCausalLM", BipeGPTNeoXConfig.model_type):
+    register_checkpoint_conversion_mapping(_name, [WeightRenaming(r"^embed_out\.", "lm_head.")], overwrite=True)
 
 
 AUTO_CLASSES = {
