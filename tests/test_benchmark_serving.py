@@ -26,7 +26,7 @@ def test_ratios_over_their_limits_end_well(seconds, tmp_path, capsys):
     output = tmp_path / "serving.json"
     benchmark_serving.main(["--rounds", "2", "--requests", "3", "--answer", "10", "--output", str(output)])
     table = output.with_suffix(".md").read_text()
-    assert table in capsys.readouterr().out + "\n"
+    assert table in capsys.readouterr().out
     assert "| stock Llama | 30.0 |" in table
     assert "| BiPE-ALiBi | 27.3 | 0.909 (0.909 to 0.909) | 0.88 |" in table
 

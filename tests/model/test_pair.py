@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments, default_data
 from word_tokenizer import make_word_tokenizer
 
 from bipe_hf import BipeTokenizer
+from bipe_hf.model.pair_bipe import compare_pair
 
 
 OTHER = {
@@ -92,6 +93,16 @@ def test_a_pair_that_belongs_together_and_a_plain_tokenizer_give_no_warning(fami
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
         AutoTokenizer.from_pretrained(tmp_path / name)
+        type(model).from_pretrained(tmp_path / name)
+    assert said(log) == []
+
+
+def test_what_is_no_pair_is_not_judged(log, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "config.json").write_text("null")
+    (tmp_path / "tokenizer_config.json").write_text("[1]")
+    for name in (tmp_path, tmp_path / "file", tmp_path / "missing", "no/such/name/at-all", "nobody/nothing"):
+        compare_pair(name, token=None, revision="main")
     assert said(log) == []
 
 

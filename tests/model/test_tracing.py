@@ -76,7 +76,7 @@ def test_a_traced_model_serves_every_batch_and_length(family, name):
         torch.testing.assert_close(alone(ids), model(ids), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["rope", "alibi", "levels"])
+@pytest.mark.parametrize("name", ["factors", "alibi", "levels"])
 def test_a_traced_model_keeps_what_its_arguments_say(family, name):
     """Documents that are packed otherwise than those of the trace, and given segments: no trace decides these."""
     model = model_of(family, name)
@@ -102,7 +102,7 @@ NEEDS_ONNX = "needs pip install '.[onnx]', which make test does"
 WITHOUT_ONNX = {"aten.cummax.default", "aten.view.dtype", "aten.__rshift__.Tensor"}
 
 
-@pytest.mark.parametrize("name", ["tokens", "hybrid", "levels"])
+@pytest.mark.parametrize("name", ["tokens", "hybrid", "alibi with levels"])
 def test_an_exported_graph_has_nothing_that_onnx_lacks(family, name):
     """The exporter that starts from `torch.export` takes half a minute a model; this is where it failed."""
     program = torch.export.export(model_of(family, name), inputs_of(2, 12))
@@ -128,7 +128,7 @@ def onnx_session(model, folder, **options):
 AXES = {0: "batch", 1: "length"}
 
 
-@pytest.mark.parametrize("name", ["levels", "t5"])
+@pytest.mark.parametrize("name", ["alibi with levels", "t5"])
 def test_the_older_onnx_exporter(family, name, tmp_path):
     pytest.importorskip("onnx", reason=NEEDS_ONNX)
     model = model_of(family, name)

@@ -11,6 +11,8 @@ import pytest
 STUB = Path(__file__).parent / "stub"
 SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_DISABLE_COMPILE_CACHE": "0",
+    "VLLM_USE_AOT_COMPILE": "1",  # programs are counted
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs here, where a test can look inside
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",

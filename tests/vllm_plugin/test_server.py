@@ -13,7 +13,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hub_server import Hub, Repository
+from hub_server import Hub
 from paths import ROOT
 from vllm_engine import SETTINGS, random_prompts, tokens_of_generate
 from word_tokenizer import make_word_tokenizer
@@ -38,8 +38,7 @@ def server(request, saved, tmp_path_factory):
     with Hub({"token": "alice"}) as hub:
         environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
         if request.param == "hub":
-            hub.repositories["alice/model"] = Repository()
-            hub.repositories["alice/model"].commit("main", {file.name: file.read_bytes() for file in folder.iterdir()})
+            hub.publish("alice/model", folder)
             folder = "alice/model"
             home = str(tmp_path_factory.mktemp("home"))
             environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}

@@ -195,7 +195,8 @@ class BipeGenerationMixin:
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         before = initial_state(1, self.device, len(self.config.inner_separator_token_ids))
         segments = decoder.segmenter.flat(token, token == 0, before)
-        decoder.inter_encoding(segments, decoder.get_input_embeddings()(token))
+        states = torch.zeros(1, 1, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        decoder.inter_encoding(segments, states)
 
     def generate_batch(self, inputs: list[list[int]], *args, **kwargs) -> dict[str, GenerationOutput]:
         """As transformers does: the answers are those of [`generate`] to each prompt by itself.

@@ -39,7 +39,7 @@ from .layer_pattern_bipe import LayerInputs, TokenLayers, layer_kind, windowed
 from .logits_bipe import LayerLogits, check_backend
 from .packing_bipe import find_documents
 from .paged_bipe import check_paged, paged_mask, paged_segments
-from .pair_bipe import HUB, compare_pair
+from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .segmentation_bipe import (
     Segmenter,
@@ -147,8 +147,7 @@ class BipePreTrainedMixin(PushMixin):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded  # beside it what `output_loading_info` asks for
-            where = {name: kwargs[name] for name in HUB if name in kwargs}
-            compare_pair(pretrained_model_name_or_path, model.config, **where)
+            compare_pair(pretrained_model_name_or_path, model.config, **kwargs)
         return loaded
 
     def resize_token_embeddings(

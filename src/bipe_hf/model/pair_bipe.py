@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
@@ -14,7 +15,7 @@ HUB = ("cache_dir", "revision", "subfolder")
 """Arguments of `from_pretrained` that say where files are."""
 
 
-def compare_pair(name: str | Path, loaded: PreTrainedConfig | None = None, **where: str | None) -> None:
+def compare_pair(name: str | Path, loaded: PreTrainedConfig | None = None, /, **given: Any) -> None:
     """Warns where a [`BipeTokenizer`] finds other segments than the BiPE model that is saved beside it.
 
     The model's own hold in any case (see `renumber` of `segmentation_bipe`); what the tokenizer says of a text is then
@@ -23,8 +24,9 @@ def compare_pair(name: str | Path, loaded: PreTrainedConfig | None = None, **whe
     Args:
         name: a folder, or a name on the Hub, of which the files that were fetched before are looked at.
         loaded: configuration of the model, where it is not the saved one.
-        where: those of `HUB` that were given.
+        given: arguments of `from_pretrained`, of which those of `HUB` count.
     """
+    where = {name: given[name] for name in HUB if name in given}
     config = _read(name, "config.json", where) if loaded is None else loaded.to_dict()
     tokenizer = _read(name, "tokenizer_config.json", where)
     if "segmentation" not in config or "separator_token_ids" not in tokenizer:
@@ -44,11 +46,12 @@ def compare_pair(name: str | Path, loaded: PreTrainedConfig | None = None, **whe
 
 def _read(name: str | Path, file: str, where: dict) -> dict:
     """What a file of JSON holds; nothing where there is none or it is not ours to judge."""
-    path = cached_file(name, file, local_files_only=True, _raise_exceptions_for_missing_entries=False, **where)
     try:
-        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+        path = cached_file(name, file, local_files_only=True, _raise_exceptions_for_missing_entries=False, **where)
+        held = None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _levels(fields: dict) -> list[list[int]]:

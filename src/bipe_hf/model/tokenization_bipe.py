@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from .counting_bipe import SegmentCounter
 from .errors_bipe import InputError
-from .pair_bipe import HUB, compare_pair
+from .pair_bipe import compare_pair
 from .push_bipe import PushMixin
 from .separators_bipe import Level, find_levels, find_separators
 from .travel_bipe import check_code, write_code
@@ -206,7 +206,7 @@ class BipeTokenizer(PushMixin, TokenizersBackend):
                     " wrap it again: BipeTokenizer.from_tokenizer(tokenizer, separators=...)."
                 )
         loaded = super().from_pretrained(pretrained_model_name_or_path, *init_inputs, **kwargs)
-        compare_pair(pretrained_model_name_or_path, **{name: kwargs[name] for name in HUB if name in kwargs})
+        compare_pair(pretrained_model_name_or_path, **kwargs)
         return loaded
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple[str, ...]:

@@ -31,10 +31,7 @@ _DELIMITERS = {".tsv": "\t", ".tab": "\t", ".psv": "|"}  # other than a comma
 _NOT_OF_DATASETS = {".tab", ".psv", ".jsonlines"}  # endings by which `datasets` knows no builder
 _TEXTS = {".html", ".md", ".py", ".rst", ".tex", ".txt"}  # only to tell a missing file from a Hub name
 _SAVED_DATA_SET = (datasets.config.DATASETDICT_JSON_FILENAME, datasets.config.DATASET_STATE_JSON_FILENAME)
-_AS_WRITTEN = {
-    "keep_default_na": False,
-    "na_values": [""],
-}  # of csv: NA, None and null are words
+_AS_WRITTEN = {"keep_default_na": False, "na_values": [""]}  # of csv: NA, None and null are words
 _HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?::([\w.-]+))?")
 
 
@@ -86,7 +83,7 @@ def holds_tables(path: Path) -> bool:
 
 
 def check_one_kind(folder: Path, files: Iterable[Path]) -> str:
-    """The kind that all of these files of a folder are of: `text`, or the ending of tables.
+    """The kind that all of these files of a folder are of: `text`, a builder of `TABLES`, or one of `_DELIMITERS`.
 
     Raises `InputError` where there are several.
     """
