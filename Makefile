@@ -27,7 +27,7 @@ test-upstream: $(INSTALLED)
 # The models in vLLM on a CPU, in an environment of 3 GB. For pytest: make test-vllm ARGS="-k drafts"
 test-vllm: $(VLLM)/.installed
 	PYTHONPATH=tests/vllm_plugin/stub TRITON_INTERPRET=1 OMP_NUM_THREADS=1 \
-	  $(VLLM)/bin/python -m pytest tests/vllm_plugin $(ARGS)
+	  $(VLLM)/bin/python -m pytest --numprocesses 2 --dist loadfile tests/vllm_plugin $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
