@@ -53,6 +53,11 @@ def fewer_bits_of_map() -> list[str]:
     return fewer_bits(name="kinds/tables")
 
 
+def fewer_bits_on_new_tables() -> list[str]:
+    """The same on tables of sources that training has not seen."""
+    return fewer_bits(name="kinds/tables_other")
+
+
 def as_range(percents: Sequence[str]) -> tuple[str, str]:
     """Two of them as they stand with "to" between."""
     least, greatest = percents
@@ -233,6 +238,7 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     " ahead of ALiBi on {};": lambda: [lower_on("BiPE-RoPE", "RoPE", 256), lower_on("BiPE-ALiBi", "ALiBi", 256)],
     # levels.md
     "and get better with length: {} (256 tokens) and {} (4,096) fewer bits per byte than ALiBi": fewer_bits_of_map,
+    "On tables of sources that training has not seen they have {} and {} fewer bits": fewer_bits_on_new_tables,
     "On logs RoPE is {} lower at the train length, which is less than seeds differ by.": lambda: [
         Comparison("kinds/logs_unseen").less("RoPE", "hybrid over segments", 256, "perplexity")
     ],
