@@ -1,13 +1,11 @@
 """Which segment every token of a text stands in, found beside a tokenizer at little of its cost.
 
-Lists and few tokens are counted token by token, arrays as a whole: what a list gains in a short text, an array gains
-in a batch.
+Few tokens are counted one by one, many as an array: what a list gains in a short text, an array gains in a batch.
 """
 
 import gc
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
@@ -50,33 +48,30 @@ class SegmentCounter:
             masks: for each text a list of its length, 0 at padding, which stands on one side; None where nothing is
                 padding.
         """
-        if self._levels == 1:
-            of_row = self._segments
-        else:
-            of_row = self._levels_of_text if len(rows) == 1 else partial(self._levels_of_one_of_many, known={})
+        texts = rows if masks is None else list(map(_without_padding, rows, masks))
         was_enabled = gc.isenabled()
         gc.disable()  # it looks for garbage again and again while lists come, and finds none
         try:
-            if masks is None:
-                return [of_row(ids) for ids in rows]
-            return [self._of_padded_row(ids, mask, of_row) for ids, mask in zip(rows, masks, strict=True)]
+            if self._levels == 1:
+                found = [
+                    list(accumulate(map(self._is_separator, ids[:-1]), initial=0)) if ids else [] for ids in texts
+                ]
+            elif sum(map(len, texts)) > FEW_TOKENS:
+                found = self._of_many_tokens(texts)
+            else:
+                found = list(map(self._of_few_tokens, texts))
         finally:
             if was_enabled:
                 gc.enable()
+        if masks is None:
+            return found
+        return [self._with_padding(each, mask) for each, mask in zip(found, masks, strict=True)]
 
-    def _of_padded_row(self, ids: Sequence[int], mask: Sequence[int], of_row: Callable[[Sequence[int]], list]) -> list:
-        count = sum(mask)
-        if count == len(ids):
-            return of_row(ids)
-        padding = [self.padding] * (len(ids) - count)
-        if mask[0] == 1:
-            return of_row(ids[:count]) + padding
-        return padding + of_row(ids[len(padding) :])
+    def _with_padding(self, found: list, mask: Sequence[int]) -> list:
+        padding = [self.padding] * (len(mask) - len(found))
+        return found + padding if not padding or mask[0] else padding + found
 
-    def _segments(self, ids: Sequence[int]) -> list[int]:
-        return list(accumulate(map(self._is_separator, ids[:-1]), initial=0)) if ids else []
-
-    def _levels_of_text(self, ids: Sequence[int]) -> list[list[int]]:
+    def _of_few_tokens(self, ids: Sequence[int]) -> list[list[int]]:
         found, level_of, zeros = [], self._level_of, [0] * self._levels
         add, indices = found.append, zeros
         for token_id in ids:
@@ -86,29 +81,22 @@ class SegmentCounter:
                 indices = [*indices[:level], indices[level] + 1, *zeros[level + 1 :]]
         return found
 
-    def _levels_of_one_of_many(self, ids: Sequence[int], known: dict) -> list[list[int]]:
-        """As [`_levels_of_text`]; texts share what is `known`, since most of their units are those of others."""
-        # A unit is [the list that its tokens share, the next unit of the innermost level]; `known` has the first of
-        # these in each unit of the level outside it.
-        found, level_of = [], self._level_of
-        add, innermost, zeros = found.append, self._levels - 1, (0,) * self._levels
-        unit = known.setdefault(zeros, [list(zeros), None])
-        indices = unit[0]
-        for token_id in ids:
-            add(indices)
-            if token_id in level_of:
-                level = level_of[token_id]
-                if level == innermost:
-                    if unit[1] is None:
-                        unit[1] = [[*indices[:-1], indices[-1] + 1], None]
-                    unit = unit[1]
-                else:
-                    first = (*indices[:level], indices[level] + 1, *zeros[level + 1 :])
-                    if first not in known:
-                        known[first] = [list(first), None]
-                    unit = known[first]
-                indices = unit[0]
-        return found
+    def _of_many_tokens(self, texts: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+        """All texts as one, in which the tokens of a unit, which share a list, are counted as one token."""
+        borders = np.cumsum([0, *map(len, texts)])
+        num_tokens = borders[-1]
+        ids = np.fromiter(chain.from_iterable(texts), dtype=np.int64, count=num_tokens)
+        ended = self._level_table.take(ids, mode="clip")
+        starts_text = np.zeros(num_tokens + 1, dtype=bool)
+        starts_text[borders] = True
+        starts_unit = starts_text[:-1].copy()
+        starts_unit[1:] |= ended[:-1] < self._levels
+        firsts = np.flatnonzero(starts_unit)
+        lasts = np.append(firsts[1:], num_tokens) - 1
+        lists, list_of_unit = _lists_of(self._count(ended[lasts], starts_text[firsts]))
+        unit_of_token = starts_unit.cumsum(dtype=np.int32) - 1
+        found = lists.take(list_of_unit).take(unit_of_token).tolist()
+        return [found[begin:end] for begin, end in pairwise(borders.tolist())]
 
     def of_batch(self, ids: np.ndarray, is_token: np.ndarray | None) -> np.ndarray:
         """As [`of_array`], for padding on one side of each row.
@@ -140,7 +128,14 @@ class SegmentCounter:
         ended = self._level_table.take(ids, mode="clip")  # the coarsest level of which a unit ends with the token
         if is_token is not None:
             np.copyto(ended, self._levels, where=~is_token)
-        indices = np.empty((*ids.shape, self._levels), dtype=np.int64)
+        indices = self._count(ended, starts_document)
+        if is_token is not None:
+            np.copyto(indices, PADDING_SEGMENT_ID, where=~is_token[..., None])
+        return indices[..., 0] if self._levels == 1 else indices
+
+    def _count(self, ended: np.ndarray, starts_document: np.ndarray | None) -> np.ndarray:
+        """The indices at all levels, of shape `(..., length, levels)`, from the coarsest that ends with each token."""
+        indices = np.empty((*ended.shape, self._levels), dtype=np.int64)
         for level in range(self._levels):
             ends = ended == level
             index = ends.cumsum(axis=-1, dtype=np.int64)
@@ -152,6 +147,28 @@ class SegmentCounter:
             if restarts is not None:
                 index -= np.maximum.accumulate(index * restarts, axis=-1)
             indices[..., level] = index
-        if is_token is not None:
-            np.copyto(indices, PADDING_SEGMENT_ID, where=~is_token[..., None])
-        return indices[..., 0] if self._levels == 1 else indices
+        return indices
+
+
+def _lists_of(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as objects of an array, and which of them is each row of `units`, of shape `(units, levels)`.
+
+    Texts of a batch have most of their units in common: then every one that there may be is one list.
+    """
+    sizes = units.max(axis=0) + 1
+    if sizes.prod() > len(units):
+        lists, list_of_unit = units.tolist(), np.arange(len(units))
+    else:
+        lists, list_of_unit = (
+            np.indices(sizes).reshape(len(sizes), -1).T.tolist(),
+            np.ravel_multi_index(units.T, sizes),
+        )
+    return np.fromiter(lists, dtype=object, count=len(lists)), list_of_unit
+
+
+def _without_padding(ids: Sequence[int], mask: Sequence[int]) -> Sequence[int]:
+    """The tokens of a row, of which one side may be padding, where `mask` is 0."""
+    count = sum(mask)
+    if count == len(ids):
+        return ids
+    return ids[:count] if mask[0] else ids[len(ids) - count :]
