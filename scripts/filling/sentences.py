@@ -206,6 +206,13 @@ def of_stock(*cells: tuple[str, int]) -> list[str]:
     return [f"{found[model][str(length)]:.1f}" for model, length in cells]
 
 
+def throughput() -> list[str]:
+    """Tokens a second under a server, of those of stock Llama: median, least and greatest round of each model."""
+    rounds = json.loads((ROOT / "results" / "benchmark_serving.json").read_text(encoding="utf-8"))["rounds"]
+    ratios = [[times["stock"] / times[name] for times in rounds] for name in ("bipe_rope", "bipe_alibi")]
+    return [f"{value:.2f}" for each in ratios for value in (statistics.median(each), min(each), max(each))]
+
+
 SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     # choose.md
     "It has {} (256 tokens) to {} (4,096) fewer bits per byte than ALiBi, the best over tokens, after 800 steps, and"
@@ -272,6 +279,10 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
     ),
     "The same LoRA without the schedule got {} and {} (": lambda: of_stock(
         ("LoRA without", 2048), ("LoRA without", 16384)
+    ),
+    # serving.md
+    "BiPE-RoPE writes {} times as many tokens a second ({} to {} over seven rounds), BiPE-ALiBi {} ({} to {}):": (
+        throughput
     ),
     # finetune.md
     "On SmolLM2 twenty steps ended at perplexity {}, where LoRA on its own encoding has {} and the stock model {} (": (
