@@ -135,6 +135,7 @@ class BipePreTrainedMixin(PushMixin):
 
         Args:
             pretrained_model_name_or_path: a folder, a name on the Hub, or None where `state_dict` is given.
+            gguf_file: refused.
 
         Raises:
             ValueError: for `gguf_file`, which lacks weights that would be random then.
