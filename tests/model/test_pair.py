@@ -97,6 +97,19 @@ def test_a_pair_that_belongs_together_and_a_plain_tokenizer_give_no_warning(fami
     assert said(log) == []
 
 
+def test_a_name_on_the_hub_is_judged_by_the_files_that_were_fetched(family, log, tmp_path):
+    repository, commit = tmp_path / "models--alice--model", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    model = family.make_causal_lm(**TINY)
+    for each in (model, tokenizer_with([[4]])):
+        each.save_pretrained(repository / "snapshots" / commit)
+    log.clear()
+    for loaded in (AutoTokenizer, type(model)):
+        loaded.from_pretrained("alice/model", cache_dir=tmp_path)
+        assert {message.split(":")[0] for message in said(log)} == {"alice/model"}
+
+
 def test_what_is_no_pair_is_not_judged(log, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "config.json").write_text("null")
