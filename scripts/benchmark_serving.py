@@ -118,20 +118,18 @@ def answer_all(url: str, prompts: list[str], length: int) -> float:
     return seconds
 
 
-def ratios(record: dict) -> dict[str, float]:
-    """Throughput of each BiPE model over that of the stock model."""
-    return {
-        name: statistics.median(times["stock"] / times[name] for times in record["rounds"])
-        for name in MODELS
-        if name != "stock"
-    }
+def ratios(record: dict) -> dict[str, tuple[float, float, float]]:
+    """Throughput of each BiPE model over that of the stock model: median, least and greatest of the rounds."""
+    found = {name: [times["stock"] / times[name] for times in record["rounds"]] for name in LIMITS}
+    return {name: (statistics.median(each), min(each), max(each)) for name, each in found.items()}
 
 
 def under_limit(record: dict) -> list[str]:
     """One line for each ratio that is under its limit."""
-    found = ratios(record)
     return [
-        f"{MODELS[name]} {found[name]:.3f}, limit {limit:.2f}" for name, limit in LIMITS.items() if found[name] < limit
+        f"{MODELS[name]} {median:.3f}, limit {LIMITS[name]:.2f}"
+        for name, (median, _, _) in ratios(record).items()
+        if median < LIMITS[name]
     ]
 
 
@@ -145,9 +143,8 @@ def document(record: dict) -> str:
     rows = []
     for name, title in MODELS.items():
         speed = statistics.median(num_tokens / times[name] for times in record["rounds"])
-        of_stock = [times["stock"] / times[name] for times in record["rounds"]]
-        limits = f"{found[name]:.3f} ({min(of_stock):.3f} to {max(of_stock):.3f})" if name in found else ""
-        rows.append(f"| {title} | {speed:.1f} | {limits} | {LIMITS.get(name, '')} |")
+        ratio = "{:.3f} ({:.3f} to {:.3f})".format(*found[name]) if name in found else ""
+        rows.append(f"| {title} | {speed:.1f} | {ratio} | {LIMITS.get(name, '')} |")
     head = ["| | tokens a second | of stock Llama (least and greatest) | at least |", "| --- | ---: | ---: | ---: |"]
     return "\n\n".join([f"Measured with {environment}; {settings}.", "\n".join([*head, *rows])])
 

@@ -1,5 +1,6 @@
 """The benchmark of serving: its ratios, and that one under its limit fails the command."""
 
+import json
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -44,3 +45,8 @@ def test_a_server_that_answers_shorter_than_asked_is_no_measurement(monkeypatch)
     monkeypatch.setattr(benchmark_serving.requests, "post", lambda *args, **kwargs: answer)
     with pytest.raises(AssertionError):
         benchmark_serving.answer_all("http://nowhere", ["w1"], 5)
+
+
+def test_the_committed_table_is_that_of_the_committed_rounds():
+    record = json.loads((ROOT / "results" / "benchmark_serving.json").read_text())
+    assert (ROOT / "results" / "benchmark_serving.md").read_text() == benchmark_serving.document(record) + "\n"

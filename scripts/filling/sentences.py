@@ -9,6 +9,8 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
+from benchmark_serving import ratios
+
 from .comparison import ROOT, Comparison, percent
 
 
@@ -208,9 +210,8 @@ def of_stock(*cells: tuple[str, int]) -> list[str]:
 
 def throughput() -> list[str]:
     """Tokens a second under a server, of those of stock Llama: median, least and greatest round of each model."""
-    rounds = json.loads((ROOT / "results" / "benchmark_serving.json").read_text(encoding="utf-8"))["rounds"]
-    ratios = [[times["stock"] / times[name] for times in rounds] for name in ("bipe_rope", "bipe_alibi")]
-    return [f"{value:.2f}" for each in ratios for value in (statistics.median(each), min(each), max(each))]
+    record = json.loads((ROOT / "results" / "benchmark_serving.json").read_text(encoding="utf-8"))
+    return [f"{value:.2f}" for each in ratios(record).values() for value in each]
 
 
 SENTENCES: dict[str, Callable[[], Sequence[str]]] = {

@@ -8,7 +8,7 @@ from tiny import LEVELS, TINY
 
 
 ENCODINGS = {
-    **{name.removeprefix("bipe_"): fields for name, fields in every_encoding.ENCODINGS.items()},
+    **every_encoding.ENCODINGS,
     "kerple with levels": {"inter_encoding": "kerple", **LEVELS},
 }
 IDS = torch.randint(0, 60, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -19,7 +19,7 @@ def gradients(family, name, backend, trained="", mask=None, **checkpointing) -> 
     torch.manual_seed(0)
     model = FAMILIES[family].make_causal_lm(
         **TINY,
-        **every_encoding.shape_for(family, f"bipe_{name}"),
+        **every_encoding.shape_for(family, name),
         **ENCODINGS[name],
         attn_implementation=backend,
     )

@@ -11,7 +11,7 @@ from tiny import LEVELS, TINY
 
 
 ENCODINGS = {
-    **{name.removeprefix("bipe_"): fields for name, fields in every_encoding.ENCODINGS.items()},
+    **every_encoding.ENCODINGS,
     "tokens": {"segmentation": "tokens", "intra_encoding": "none"},
     "document": {"segmentation": "document", "inter_encoding": "none"},
     "fixed": {"segmentation": "fixed", "fixed_segment_length": 4},
@@ -45,9 +45,7 @@ def quiet():
 def model_of(family, name):
     torch.manual_seed(0)
     return Logits(
-        FAMILIES[family].make_causal_lm(
-            **{**TINY, **every_encoding.shape_for(family, f"bipe_{name}"), **ENCODINGS[name]}
-        )
+        FAMILIES[family].make_causal_lm(**{**TINY, **every_encoding.shape_for(family, name), **ENCODINGS[name]})
     )
 
 
