@@ -7,11 +7,27 @@ from itertools import islice
 
 import pytest
 from paths import ROOT
+from transformers import TokenizersBackend
+
+from bipe_hf import BipeTokenizer
 
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import tokenizer_speed
+
+
+class Clock:
+    """A clock that stands still until it is moved; a call gives the seconds."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture
@@ -51,8 +67,33 @@ def test_both_tokenizers_are_timed_on_every_text(small, tmp_path, capsys):
             for mine, base in zip(*(row["models"][name]["all"] for name in ("levels", "wrapped")), strict=True)
         ]
         assert row["models"]["levels"]["ratio"] == pytest.approx(sum(ratios) / 2)
+        assert len(row["within"]) == 2
+        assert min(row["within"]) > 1
     assert output.with_suffix(".md").read_text() == tokenizer_speed.document(record)
     assert tokenizer_speed.document(record) in capsys.readouterr().out
+
+
+def test_within_a_call_is_what_levels_add(monkeypatch):
+    """On a clock where the tokenizer's own part takes 4 s, what levels add 1 s, and the caller 5 s around both."""
+    clock = Clock()
+    monkeypatch.setattr(tokenizer_speed.time, "perf_counter", clock)
+    monkeypatch.setattr(TokenizersBackend, "_encode_plus", lambda self: clock.passes(4))
+
+    def with_levels(self):
+        clock.passes(0.25)
+        super(BipeTokenizer, self)._encode_plus()
+        clock.passes(0.75)
+
+    monkeypatch.setattr(BipeTokenizer, "_encode_plus", with_levels)
+    tokenizer = BipeTokenizer.__new__(BipeTokenizer)
+
+    def call():
+        clock.passes(2)
+        tokenizer._encode_plus()
+        clock.passes(3)
+
+    assert tokenizer_speed.within(call, 3) == [pytest.approx(10 / 9)] * 3
+    assert BipeTokenizer._encode_plus is with_levels
 
 
 @pytest.mark.parametrize("words", [["--rounds", "0"], ["--output", "nowhere/speed.json"], ["--output", "speed.txt"]])
