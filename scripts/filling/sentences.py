@@ -282,9 +282,8 @@ SENTENCES: dict[str, Callable[[], Sequence[str]]] = {
         ("LoRA without", 2048), ("LoRA without", 16384)
     ),
     # serving.md
-    "BiPE-RoPE writes {} times as many tokens a second ({} to {} over seven rounds), BiPE-ALiBi {} ({} to {}):": (
-        throughput
-    ),
+    "BiPE-RoPE writes {} times as many tokens a second ({} to {} in four launches of the servers), BiPE-ALiBi {} ({}"
+    " to {}):": throughput,
     # finetune.md
     "On SmolLM2 twenty steps ended at perplexity {}, where LoRA on its own encoding has {} and the stock model {} (": (
         lambda: of_stock(("LoRA with the schedule", 2048), ("LoRA without", 2048), ("stock", 2048))

@@ -339,7 +339,10 @@ class BipeModelMixin:
             )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if isinstance(cache, PagedAttentionCache):
+        is_paged = isinstance(cache, PagedAttentionCache)
+        if kwargs.get("cu_seq_lens_q") is not None and attention_mask is None and not is_paged:
+            _check_lengths(kwargs["cu_seq_lens_q"], position_ids, inputs_embeds)
+        if is_paged:
             segments = paged_segments(
                 self.segmenter, input_ids, kwargs["cu_seq_lens_q"], kwargs["logits_processor_args"]
             )
@@ -854,6 +857,32 @@ def _starts_document(
             "attend to the documents before theirs. Pass packed documents without a cache."
         )
     return starts
+
+
+def _check_lengths(cu_seq_lens_q: torch.Tensor, position_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> None:
+    """Raises `ValueError` where documents start elsewhere by lengths than by `position_ids`. No traced graph can.
+
+    Beside an `attention_mask` nothing reads the lengths, neither here nor in the stock models.
+    """
+    if is_tracing():
+        return
+    starts = _starts_document(position_ids, None, inputs_embeds, None)
+    if starts is None:
+        starts = torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+    starts[:, 0] = True
+    by_positions = starts.flatten().nonzero()[:, 0].tolist()
+    *by_lengths, end = cu_seq_lens_q.tolist()
+    if by_lengths != by_positions or end != starts.numel():
+        raise InputError(
+            f"cu_seq_lens_q says that documents start at {_few(by_lengths)} and end at {end}, position_ids that they"
+            f" start at {_few(by_positions)} and end at {starts.numel()}. Pass those of one collator, or position_ids"
+            " alone"
+        )
+
+
+def _few(numbers: list[int]) -> str:
+    """The first of them, for a message."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def _resumes_document(is_token: torch.Tensor, starts_document: torch.Tensor) -> torch.Tensor:
