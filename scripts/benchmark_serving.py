@@ -5,11 +5,11 @@
 
 Each model has a server with continuous batching, in a process of its own. In every round each server in turn, another
 one first, answers the same requests: `--requests` clients at once, prompts of mixed length, answers of one length. The
-ratio is the median over rounds of tokens a second of BiPE over those of stock Llama in the same round. Two servers of
-one model were seen to differ by 13 % as long as they ran. So all are launched `--launches` times, another one first,
-and the median of each launch says how far that goes. With one thread a server leaves the other core to the clients;
-with large pages it matters less where its memory lies. The machine should have nothing else to do. `--shape tiny`
-shows every microsecond of Python. A ratio under its limit is named at the end, and the exit status is 1.
+ratio is the median over rounds of tokens a second of BiPE over those of stock Llama in the same round. All
+servers are launched `--launches` times, another one first, since where the memory of one lies may tell as long as it
+runs; large pages lessen that. With one thread a server leaves the other core to the clients. The machine should have
+nothing else to do. `--shape tiny` shows every microsecond of Python. A ratio under its limit is named at the end, and
+the exit status is 1. At the default sizes it takes twenty minutes.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 from benchmark import environment
@@ -130,24 +131,34 @@ def answer_all(url: str, prompts: list[str], length: int) -> float:
     return seconds
 
 
-def ratios(record: dict) -> dict[str, tuple[float, float, float]]:
-    """Throughput of each BiPE model over that of the stock model: the median of all rounds, and the least and the
-    greatest median of a launch.
-    """
+class Ratio(NamedTuple):
+    """Throughput of a BiPE model over that of the stock model."""
+
+    median: float
+    """Of all rounds."""
+    rounds: tuple[float, float]
+    """The least and the greatest."""
+    launches: tuple[float, float]
+    """The least and the greatest median of one."""
+
+
+def ratios(record: dict) -> dict[str, Ratio]:
+    """Of each BiPE model."""
     found = {}
     for name in LIMITS:
         launches = [[times["stock"] / times[name] for times in rounds] for rounds in record["launches"] if rounds]
-        medians = [statistics.median(each) for each in launches]
-        found[name] = statistics.median(ratio for each in launches for ratio in each), min(medians), max(medians)
+        rounds, medians = [ratio for each in launches for ratio in each], [*map(statistics.median, launches)]
+        spreads = ((min(each), max(each)) for each in (rounds, medians))
+        found[name] = Ratio(statistics.median(rounds), *spreads)
     return found
 
 
 def under_limit(record: dict) -> list[str]:
     """One line for each ratio that is under its limit."""
     return [
-        f"{MODELS[name]} {median:.3f}, limit {LIMITS[name]:.2f}"
-        for name, (median, _, _) in ratios(record).items()
-        if median < LIMITS[name]
+        f"{MODELS[name]} {ratio.median:.3f}, limit {LIMITS[name]:.2f}"
+        for name, ratio in ratios(record).items()
+        if ratio.median < LIMITS[name]
     ]
 
 
@@ -161,12 +172,13 @@ def document(record: dict) -> str:
     rows = []
     for name, title in MODELS.items():
         speed = statistics.median(num_tokens / times[name] for rounds in record["launches"] for times in rounds)
-        ratio = "{:.3f} ({:.3f} to {:.3f})".format(*found[name]) if name in found else ""
+        ratio = ""
+        if name in found:
+            median, rounds, launches = found[name]
+            ratio = "{:.3f} ({:.3f} to {:.3f}; {:.3f} to {:.3f})".format(median, *rounds, *launches)
         rows.append(f"| {title} | {speed:.1f} | {ratio} | {LIMITS.get(name, '')} |")
-    head = [
-        "| | tokens a second | of stock Llama (least and greatest launch) | at least |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    columns = ["", "tokens a second", "of stock Llama (least and greatest round; launch)", "at least"]
+    head = [f"| {' | '.join(columns)} |", "| --- | ---: | ---: | ---: |"]
     return "\n\n".join([f"Measured with {environment}; {settings}.", "\n".join([*head, *rows])])
 
 

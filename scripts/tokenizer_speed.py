@@ -9,7 +9,9 @@ same text. Both are timed in turns, another one first in each round. The ratio i
 within a round, as in scripts/benchmark.py; the limit that we hold ourselves to is 1.10. The machine should have
 nothing else to do. Since the two are timed seconds apart, the ratio scatters with the machine. So each call with
 levels is timed within, too: how long it takes over how long it would without what `BipeTokenizer` does behind the
-tokenizer's own part. The file is written after every row; all of them take about twelve minutes.
+tokenizer's own part. Where garbage is collected counts where it happens, mostly in the tokenizer's own part; where
+many calls keep their results (one line a call), only the first ratio has all that lists of indices cost. The file is
+written after every row; all of them take about eighteen minutes.
 """
 
 import argparse
@@ -167,7 +169,7 @@ def document(record: dict) -> str:
     legend = (
         "Ratio: the median over rounds of the ratio within a round; in brackets where it lies with 95 % probability,"
         " and the ratio of the two least times. Within the call: its time over that without what levels add to it,"
-        " median, least and greatest; nothing else of the machine is in it."
+        " median, least and greatest; a collection of garbage counts where it happens."
     )
     return f"Measured with {in_words(record['environment'])}; {settings}.\n\n{legend}\n\n{markdown(rows)}\n"
 

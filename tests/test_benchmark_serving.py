@@ -30,7 +30,7 @@ def test_ratios_over_their_limits_end_well(seconds, tmp_path, capsys):
     table = output.with_suffix(".md").read_text()
     assert table in capsys.readouterr().out
     assert "| stock Llama | 30.0 |" in table
-    assert "| BiPE-ALiBi | 27.3 | 0.909 (0.909 to 0.909) | 0.88 |" in table
+    assert "| BiPE-ALiBi | 27.3 | 0.909 (0.909 to 0.909; 0.909 to 0.909) | 0.88 |" in table
     assert [len(rounds) for rounds in json.loads(output.read_text())["launches"]] == [3, 3]
 
 
@@ -38,14 +38,23 @@ def test_a_ratio_is_the_median_of_all_rounds_and_its_spread_that_of_launches():
     """Servers of one launch are slow by a quarter, those of the others are not."""
     fast, slow = ({"stock": 1.0, "bipe_rope": times, "bipe_alibi": 1.0} for times in (1.0, 1.25))
     record = {"launches": [[fast, fast, slow], [slow, slow, slow], [fast, fast, fast], []]}
-    assert benchmark_serving.ratios(record) == {"bipe_rope": (1.0, 0.8, 1.0), "bipe_alibi": (1.0, 1.0, 1.0)}
+    assert benchmark_serving.ratios(record) == {
+        "bipe_rope": (1.0, (0.8, 1.0), (0.8, 1.0)),
+        "bipe_alibi": (1.0, (1.0, 1.0), (1.0, 1.0)),
+    }
+    record["launches"] = [[fast, slow, slow], [fast, slow, slow]]
+    assert benchmark_serving.ratios(record)["bipe_rope"] == (0.8, (0.8, 1.0), (0.8, 0.8))
 
 
-def test_another_model_is_first_each_time():
-    names = list(benchmark_serving.MODELS)
-    firsts = [benchmark_serving.turned(number)[0] for number in range(6)]
-    assert firsts == names * 2
-    assert sorted(benchmark_serving.turned(4)) == sorted(names)
+def test_another_server_is_first_in_each_round_and_launch(seconds, monkeypatch):
+    launched, asked = [], []
+    monkeypatch.setattr(benchmark_serving, "served", lambda name, options: launched.append(name) or nullcontext(name))
+    monkeypatch.setattr(benchmark_serving, "answer_all", lambda url, prompts, length: asked.append(url) or 1.0)
+    benchmark_serving.main(["--launches", "2", "--rounds", "3"])
+    stock, rope, alibi = benchmark_serving.MODELS
+    assert launched == [stock, rope, alibi, rope, alibi, stock]
+    rounds = [stock, rope, alibi, rope, alibi, stock, alibi, stock, rope]
+    assert asked == [*launched[:3], *rounds, *launched[3:], *rounds]
 
 
 @pytest.mark.parametrize(("name", "title"), [("bipe_rope", "BiPE-RoPE"), ("bipe_alibi", "BiPE-ALiBi")])

@@ -723,13 +723,29 @@ def test_document_lengths_without_positions_are_refused(model):
         model(tokens(1, 6), cu_seq_lens_q=torch.tensor([0, 3, 6]), cu_seq_lens_k=torch.tensor([0, 3, 6]))
 
 
-@pytest.mark.parametrize("lengths", [[0, 6], [0, 2, 6], [0, 3], [0, 3, 5], [0, 3, 4, 6]])
-def test_document_lengths_beside_positions_that_say_otherwise_are_refused(model, lengths):
+def document_lengths(lengths):
+    """As flash attention takes them."""
+    cumulative = torch.tensor(lengths, dtype=torch.int32)
+    return {"cu_seq_lens_q": cumulative, "cu_seq_lens_k": cumulative, "max_length_q": 3, "max_length_k": 3}
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 6], [0, 2, 6], [0, 3], [0, 3, 5], [0, 3, 4, 6]])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_document_lengths_beside_positions_that_say_otherwise_are_refused(model, lengths, with_mask):
     """Stock models attend by the lengths, where they may, and turn by the positions."""
-    positions, lengths = torch.tensor([[0, 1, 2, 0, 1, 2]]), torch.tensor(lengths, dtype=torch.int32)
-    given = {"cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": 3, "max_length_k": 3}
-    with pytest.raises(ValueError, match="cu_seq_lens_q says that documents start at .* position_ids that they"):
-        model(tokens(1, 6), position_ids=positions, **given)
+    given = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), **document_lengths(lengths)}
+    if with_mask:  # of which stock models take no notice where nothing is padding
+        given["attention_mask"] = torch.ones(1, 6, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q is \[.*, but by position_ids it is \[0, 3, 6\]"):
+        model(tokens(1, 6), **given)
+
+
+@pytest.mark.parametrize("lengths", [[0, 3, 6], [0, 3, 6, 6], [0, 3, 3, 6]])
+def test_document_lengths_of_empty_documents_change_nothing(model, lengths):
+    ids, positions = tokens(1, 6), torch.tensor([[0, 1, 2, 0, 1, 2]])
+    with torch.inference_mode():
+        expected = model(ids, position_ids=positions).logits
+        assert torch.equal(model(ids, position_ids=positions, **document_lengths(lengths)).logits, expected)
 
 
 def test_what_the_flattening_collator_gives_is_one_thing(model):

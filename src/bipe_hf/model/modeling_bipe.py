@@ -325,11 +325,11 @@ class BipeModelMixin:
             kwargs: as transformers takes them.
 
         Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `inputs_embeds` comes
-                without `segment_ids` of all levels where separators would have to be read; if the cache holds keys but
-                no segment history; if documents are packed and a cache is given; if the cache is a quantized one and
-                `inter_encoding` has an ALiBi in it or is TAPE; if the attention backend cannot add the bias of
-                `inter_encoding`.
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given; if `cu_seq_lens_q` comes
+                without `position_ids` or with those of other documents; if `inputs_embeds` comes without `segment_ids`
+                of all levels where separators would have to be read; if the cache holds keys but no segment history;
+                if documents are packed and a cache is given; if the cache is a quantized one and `inter_encoding` has
+                an ALiBi in it or is TAPE; if the attention backend cannot add the bias of `inter_encoding`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("You must specify exactly one of input_ids or inputs_embeds")
@@ -340,8 +340,8 @@ class BipeModelMixin:
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         is_paged = isinstance(cache, PagedAttentionCache)
-        if kwargs.get("cu_seq_lens_q") is not None and attention_mask is None and not is_paged:
-            _check_lengths(kwargs["cu_seq_lens_q"], position_ids, inputs_embeds)
+        if kwargs.get("cu_seq_lens_q") is not None and not is_paged:
+            _check_lengths(kwargs["cu_seq_lens_q"], position_ids, attention_mask, inputs_embeds)
         if is_paged:
             segments = paged_segments(
                 self.segmenter, input_ids, kwargs["cu_seq_lens_q"], kwargs["logits_processor_args"]
@@ -859,30 +859,38 @@ def _starts_document(
     return starts
 
 
-def _check_lengths(cu_seq_lens_q: torch.Tensor, position_ids: torch.Tensor, inputs_embeds: torch.Tensor) -> None:
-    """Raises `ValueError` where documents start elsewhere by lengths than by `position_ids`. No traced graph can.
+def _check_lengths(
+    cu_seq_lens_q: torch.Tensor,
+    position_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    inputs_embeds: torch.Tensor,
+) -> None:
+    """Raises `ValueError` where documents start elsewhere by lengths than by `position_ids`, by which attention goes.
 
-    Beside an `attention_mask` nothing reads the lengths, neither here nor in the stock models.
+    No traced graph can. Where tokens are padding, stock models do not read the lengths either.
     """
     if is_tracing():
         return
+    if attention_mask is not None:
+        is_plain = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        if not is_plain or not attention_mask.all():
+            return
     starts = _starts_document(position_ids, None, inputs_embeds, None)
     if starts is None:
         starts = torch.zeros(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
     starts[:, 0] = True
-    by_positions = starts.flatten().nonzero()[:, 0].tolist()
-    *by_lengths, end = cu_seq_lens_q.tolist()
-    if by_lengths != by_positions or end != starts.numel():
+    by_positions = [*starts.flatten().nonzero()[:, 0].tolist(), starts.numel()]
+    by_lengths = torch.as_tensor(cu_seq_lens_q).flatten().unique_consecutive().tolist()  # but for empty documents
+    if by_lengths != by_positions:
         raise InputError(
-            f"cu_seq_lens_q says that documents start at {_few(by_lengths)} and end at {end}, position_ids that they"
-            f" start at {_few(by_positions)} and end at {starts.numel()}. Pass those of one collator, or position_ids"
-            " alone"
+            f"cu_seq_lens_q is {_few(by_lengths)}, but by position_ids it is {_few(by_positions)}: let position_ids"
+            " restart where a document starts, and only there"
         )
 
 
 def _few(numbers: list[int]) -> str:
     """The first of them, for a message."""
-    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"[{', '.join(map(str, numbers[:8]))}{', ...' if len(numbers) > 8 else ''}]"
 
 
 def _resumes_document(is_token: torch.Tensor, starts_document: torch.Tensor) -> torch.Tensor:
