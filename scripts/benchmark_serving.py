@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import requests
 from benchmark import environment
+from benchmarking.measurements import orders_of
 from benchmarking.models import SHAPES, Setting, build
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -61,14 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
         " ".join(f"w{draw.randrange(size)}" for _ in range(draw.randint(1, options.prompt)))
         for _ in range(options.requests)
     ]
+    orders = orders_of(list(MODELS))
     for launch in range(options.launches):
         record["launches"].append([])
         with ExitStack() as stack:
-            urls = {name: stack.enter_context(served(name, options)) for name in turned(launch)}
+            urls = {name: stack.enter_context(served(name, options)) for name in orders[launch % len(orders)]}
             for url in urls.values():  # what happens once
                 answer_all(url, prompts, 1)
             for number in range(options.rounds):
-                seconds = {name: answer_all(urls[name], prompts, options.answer) for name in turned(number)}
+                order = orders[number % len(orders)]
+                seconds = {name: answer_all(urls[name], prompts, options.answer) for name in order}
                 record["launches"][-1].append({name: seconds[name] for name in MODELS})
                 done = f"launch {launch + 1} of {options.launches}, round {number + 1} of {options.rounds}"
                 print(f"{done}: {record['launches'][-1][-1]}", file=sys.stderr)
@@ -79,12 +82,6 @@ def main(arguments: list[str] | None = None) -> None:
     print(document(record))
     if short := under_limit(record):
         sys.exit("\n".join(f"under the limit: {line}" for line in short))
-
-
-def turned(number: int) -> list[str]:
-    """The names of the models, another one first for each number."""
-    first = number % len(MODELS)
-    return [*list(MODELS)[first:], *list(MODELS)[:first]]
 
 
 @contextmanager

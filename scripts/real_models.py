@@ -38,6 +38,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FORMAT = "bipe-hf real models 1"
 TEXT = "The capital of France is Paris. It lies on the Seine! Who would not want to live there?\n"
 ASKED = "What is the capital of France?"
+SHORT = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "learning_rate": 1e-5,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "report_to": "none",
+}
+"""Settings of every training here."""
 SCHEDULE = {"token_share": [1.0, 0.0], "hybrid_alibi_scale": [1e-5, 0.02]}
 
 
@@ -109,18 +119,7 @@ def conversion(stock: Path, work: Path, encoding: str) -> str:
 
 def train(work: Path, folder: str, **settings: object) -> dict[str, object]:
     """What a short training into that folder records."""
-    settings |= {
-        "train_length": 64,
-        "max_validation_blocks": 2,
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
-        "learning_rate": 1e-5,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "output_dir": str(work / folder),
-    }
+    settings |= SHORT | {"train_length": 64, "max_validation_blocks": 2, "output_dir": str(work / folder)}
     return pretrain(settings, overwrite=(work / folder).exists())
 
 
@@ -163,15 +162,9 @@ def instructions(work: Path) -> str:
         "data": str(rows),
         "validation_fraction": 0.25,
         "max_steps": 2,
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": 1,
-        "learning_rate": 1e-5,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
         "output_dir": str(work / "instructed"),
     }
-    result = finetune(settings, overwrite=(work / "instructed").exists())
+    result = finetune(SHORT | settings, overwrite=(work / "instructed").exists())
     return f"validation loss {result['metrics']['loss']:.3f} after 2 steps of answers alone"
 
 

@@ -187,7 +187,7 @@ def times_in_turn(works: dict[str, Work], device: str, budget: float, rounds: in
         For each name the seconds of a step in every round.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    orders = _orders(list(works))
+    orders = orders_of(list(works))
     start = time.perf_counter()
 
     def goes_on(done: int) -> bool:
@@ -205,7 +205,7 @@ def times_in_turn(works: dict[str, Work], device: str, budget: float, rounds: in
     return times
 
 
-def _orders(names: list[str]) -> list[list[str]]:
+def orders_of(names: list[str]) -> list[list[str]]:
     """Another one first each time, and as often behind each of the others."""
     turned = [names[i:] + names[:i] for i in range(len(names))]
     return turned + [order[::-1] for order in reversed(turned)]

@@ -529,8 +529,8 @@ def test_given_segment_ids_override_the_derived_ones(model):
     # Twice the id is another place to all encodings but these: no position, and the one pair of a head turns by token.
     if (model.config.model_type, model.config.inter_encoding) in PLACES_UNREAD:
         assert differences.max() == 0
-    else:
-        assert differences.min() > 1e-3
+    else:  # FIRE divides distances by how far the query stands, which twice the id changes as well
+        assert differences.min() > (1e-3 if model.config.inter_encoding == "fire" else 1e-2)
     cache, steps = DynamicCache(), []
     for start, stop in ((0, 4), (4, 5), (5, 13)):
         step = model(ids[:, start:stop], segment_ids=segment_ids[:, start:stop], past_key_values=cache)
